@@ -1,0 +1,127 @@
+"""The files at the root of the derivative dataset."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from atlasgs_bids.bids.files import save_json, save_text, save_tsv
+from atlasgs_bids.errors import ConfigurationError
+
+PIPELINE = "AtlasGS"
+BIDS_VERSION = "1.10.0"
+
+DESCRIPTIONS = {
+    "anchor": "The T1w image whose space and resolution the results have",
+    "sr": "Image restored at the output resolution from the acquired thick slices",
+    "simulated": "What the restored image predicts for the acquired slices, on their grid",
+    "residual": "Acquired minus simulated slices, on their grid",
+    "FLAIRfov": "Where the field of view of the acquired FLAIR covers the output grid",
+    "T2wfov": "Where the field of view of the acquired T2w covers the output grid",
+    "PDwfov": "Where the field of view of the acquired PDw covers the output grid",
+    "atlasgs": "The Gaussians that were fitted to the anchor",
+}
+"""Every value of ``desc-`` that the app writes."""
+
+BIDSIGNORE = (
+    "*.html",
+    "figures",
+    "*_xfm.*",
+    "*_scaffold.*",
+    "*_metrics.*",
+    "group_*",
+    "*_dwi.bval",
+    "*_dwi.bvec",
+    "*_aslcontext.tsv",
+    ".tmp-*",
+    "logs",
+)
+
+_README = """# AtlasGS results
+
+Every FLAIR, T2w and PDw image with thick slices, restored at isotropic resolution in the space of the same
+participant's T1w image, from this participant's own scans alone.
+
+- `*_space-T1w_res-*_desc-sr_*.nii.gz`: the result, in the intensity units of the acquired image
+- `*_desc-simulated_*.nii.gz`, `*_desc-residual_*.nii.gz`: predicted slices and acquired minus predicted,
+  on the acquired grid: what the result does not explain
+- `*_desc-*fov_mask.nii.gz`: where the acquired field of view covers the result; outside it
+  the image is a guess
+- `*_from-*_to-T1w_mode-image_xfm.txt`: rigid registration, ITK text
+- `*_desc-sr_metrics.tsv`: quality measures without a reference; `group_*.tsv` gathers them
+- `*_desc-anchor_T1w.nii.gz`, `*_desc-atlasgs_scaffold.*`: the T1w image that was used and its Gaussians
+- `sub-*/figures/`: anchor, acquired and result in three planes
+- `logs/`: one file per failure
+
+`descriptions.tsv` explains the `desc-` labels; `.bidsignore` lists the outputs that BIDS has no name for yet.
+"""
+
+
+def write_dataset_files(out_dir: Path, bids_dir: Path, version: str) -> None:
+    """Write dataset_description.json, README.md, descriptions.tsv and .bidsignore where they differ.
+
+    Raises ConfigurationError where out_dir already holds another dataset or cannot be written to.
+    """
+    check_out_dir(out_dir)
+    try:
+        description = dataset_description(out_dir, bids_dir, version)
+        if _read_json(out_dir / "dataset_description.json") != description:
+            save_json(description, out_dir / "dataset_description.json")
+        if not (out_dir / "README.md").exists():
+            save_text(_README, out_dir / "README.md")
+        save_text("\n".join(BIDSIGNORE) + "\n", out_dir / ".bidsignore")
+        rows = [{"desc_id": f"desc-{label}", "description": text} for label, text in DESCRIPTIONS.items()]
+        save_tsv(rows, out_dir / "descriptions.tsv")
+    except OSError as error:
+        raise ConfigurationError(
+            f"out_dir {out_dir} cannot be written to ({error.strerror}); choose a folder that can"
+        ) from error
+
+
+def check_out_dir(out_dir: Path) -> None:
+    """Raise ConfigurationError where out_dir holds a dataset that is not AtlasGS's."""
+    path = out_dir / "dataset_description.json"
+    if not path.exists():
+        return
+    generators = (_read_json(path) or {}).get("GeneratedBy") or [{}]
+    name = generators[0].get("Name") if isinstance(generators, list) else None
+    if name != PIPELINE:
+        raise ConfigurationError(
+            f"out_dir {out_dir} holds another dataset ({name or 'no GeneratedBy'} in its "
+            "dataset_description.json), expected a new folder or AtlasGS results; choose another one"
+        )
+
+
+def dataset_description(out_dir: Path, bids_dir: Path, version: str) -> dict[str, Any]:
+    """Content of the derivative's dataset_description.json."""
+    raw = _read_json(bids_dir / "dataset_description.json") or {}
+    source = {
+        "URL": _link(out_dir, bids_dir),
+        "Version": raw.get("DatasetVersion"),
+        "DOI": raw.get("DatasetDOI"),
+    }
+    return {
+        "Name": f"{PIPELINE} results" + (f" of {raw['Name']}" if raw.get("Name") else ""),
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": PIPELINE, "Version": version}],
+        "SourceDatasets": [{name: value for name, value in source.items() if value}],
+        "DatasetLinks": {"raw": _link(out_dir, bids_dir)},
+        **({"License": raw["License"]} if raw.get("License") else {}),
+    }
+
+
+def _link(out_dir: Path, bids_dir: Path) -> str:
+    """Relative where the results lie in the dataset: the two then move together."""
+    out_dir, bids_dir = out_dir.resolve(), bids_dir.resolve()
+    if out_dir.is_relative_to(bids_dir):
+        return Path(os.path.relpath(bids_dir, out_dir)).as_posix() + "/"
+    return bids_dir.as_uri()
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,182 @@
+"""A BIDS dataset -> the images of one participant; the only importer of pybids."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bids import BIDSLayout, BIDSLayoutIndexer
+from bids.layout import Query
+
+from atlasgs_bids.bids.entities import INPUT_SUFFIXES, parse_entities
+from atlasgs_bids.bids.images import IMAGE_EXTENSIONS, ImageFile, ImageHeader, read_header
+from atlasgs_bids.bids.masks import find_brain_masks
+
+__all__ = [
+    "ImageFile",
+    "ImageHeader",
+    "SubjectInputs",
+    "discover_participant",
+    "list_participants",
+    "list_sessions",
+]
+
+_OTHER_FOLDERS = r"^/(code|models|sourcedata|stimuli|derivatives|phenotype)(/|$)"
+_OTHER_DATATYPES = r"(func|dwi|fmap|perf|eeg|ieeg|emg|meg|pet|beh|micr|motion|nirs|mrs)(/|$)"
+_QUERIES = {None: Query.NONE, "Query.NONE": Query.NONE, "*": Query.ANY, "Query.ANY": Query.ANY}
+_QUERIES |= {"Query.REQUIRED": Query.ANY, "Query.OPTIONAL": Query.OPTIONAL}
+
+
+@dataclass(frozen=True)
+class SubjectInputs:
+    """What one session of a participant (or the participant, where there are no sessions) has."""
+
+    participant: str
+    session: str | None
+    anchors: tuple[ImageFile, ...]
+    """Every T1w of the participant, this session's or not."""
+    targets: tuple[ImageFile, ...]
+    """The FLAIR, T2w and PDw images of this session."""
+    brain_masks: tuple[ImageFile, ...]
+    problem: str | None
+
+
+def list_participants(bids_dir: Path) -> list[str]:
+    """Labels of the participants, without ``sub-``, sorted."""
+    return _labels(bids_dir, "sub")
+
+
+def list_sessions(bids_dir: Path, participant: str) -> list[str]:
+    """Labels of a participant's sessions, without ``ses-``, sorted."""
+    return _labels(bids_dir / f"sub-{participant}", "ses")
+
+
+def discover_participant(
+    bids_dir: Path,
+    participant: str,
+    session_ids: Sequence[str] = (),
+    bids_filters: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[SubjectInputs]:
+    """The images of each session of a participant, in the order of the sessions.
+
+    One index per participant: quick on a large dataset, and whatever breaks it breaks this one only.
+    """
+    try:
+        broken = _broken_sidecars(bids_dir, participant)
+        found = _find_images(bids_dir, participant, bids_filters or {}, broken)
+        masks = find_brain_masks(bids_dir, participant)
+    except Exception as error:  # noqa: BLE001  pybids raises OSError, ValueError and its own kinds
+        problem = f"the dataset's index cannot be built: {error}; run the BIDS validator on the dataset"
+        return [SubjectInputs(participant, None, (), (), (), problem)]
+    anchors = found.pop("t1w")
+    targets = [image for images in found.values() for image in images]
+    sessions = {image.entities.get("session") for image in (*anchors, *targets)}
+    if session_ids:
+        sessions &= set(session_ids)
+    elif not sessions:
+        sessions = {None}
+    return [
+        SubjectInputs(
+            participant,
+            session,
+            anchors=tuple(anchors),
+            targets=tuple(image for image in targets if image.entities.get("session") == session),
+            brain_masks=tuple(masks),
+            problem=None,
+        )
+        for session in sorted(sessions, key=lambda label: label or "")
+    ]
+
+
+def _labels(folder: Path, key: str) -> list[str]:
+    pattern = re.compile(rf"{key}-([0-9a-zA-Z+]+)")
+    matches = (pattern.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
+    return sorted(match.group(1) for match in matches if match)
+
+
+def _find_images(
+    bids_dir: Path,
+    participant: str,
+    bids_filters: Mapping[str, Mapping[str, Any]],
+    broken: Mapping[Path, str],
+) -> dict[str, list[ImageFile]]:
+    queries = {
+        kind: {"suffix": suffix, "datatype": "anat", "extension": list(IMAGE_EXTENSIONS)}
+        | {entity: _query(value) for entity, value in bids_filters.get(kind, {}).items()}
+        for kind, suffix in INPUT_SUFFIXES.items()
+    }
+    layout = _index(bids_dir, participant, [query["suffix"] for query in queries.values()], broken)
+    folder = re.compile(rf"sub-{re.escape(participant)}/(ses-[^/]+/)?anat")
+    found: dict[str, list[ImageFile]] = {}
+    for kind, query in queries.items():
+        # invalid_filters: a sidecar field in a filter is unknown to pybids where no sidecar has it.
+        hits = layout.get(scope="raw", invalid_filters="allow", **query)
+        paths = {Path(hit.path): hit for hit in hits}
+        found[kind] = [
+            _image_file(path, paths[path].get_metadata(), broken)
+            for path in sorted(paths)
+            if folder.fullmatch(path.parent.relative_to(bids_dir).as_posix())
+        ]
+    return found
+
+
+def _query(value: Any) -> Any:
+    """The pybids query of a filter's JSON value: null is "must be absent", "*" is "must be there"."""
+    return _QUERIES.get(value, value) if value is None or isinstance(value, str) else value
+
+
+def _index(bids_dir: Path, participant: str, suffixes: list[Any], broken: Mapping[Path, str]) -> BIDSLayout:
+    ignored = [
+        re.compile(_OTHER_FOLDERS),
+        re.compile(rf"^/sub-(?!{re.escape(participant)}(/|$))"),
+        re.compile(rf"^/sub-[^/]+/(ses-[^/]+/)?{_OTHER_DATATYPES}"),
+        *(re.compile(f"^/{re.escape(path.relative_to(bids_dir).as_posix())}$") for path in broken),
+    ]
+    flat = [suffix for entry in suffixes for suffix in (entry if isinstance(entry, list) else [entry])]
+    indexer = BIDSLayoutIndexer(ignore=ignored, suffix=flat, extension=[*IMAGE_EXTENSIONS, ".json"])
+    return BIDSLayout(bids_dir, validate=False, derivatives=False, indexer=indexer)
+
+
+def _broken_sidecars(bids_dir: Path, participant: str) -> dict[Path, str]:
+    """JSON files that no image can inherit from, and why; one such file aborts pybids' whole index."""
+    subject_dir = bids_dir / f"sub-{participant}"
+    patterns = ("*.json", "anat/*.json", "ses-*/*.json", "ses-*/anat/*.json")
+    paths = [*bids_dir.glob("*.json"), *(path for pattern in patterns for path in subject_dir.glob(pattern))]
+    broken = {}
+    for path in sorted(paths):
+        problem = _sidecar_problem(path)
+        if problem is not None:
+            broken[path] = problem
+    return broken
+
+
+def _sidecar_problem(path: Path) -> str | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"sidecar {path.name} is a broken link; fetch it (`datalad get`) or remove it"
+    except (OSError, ValueError) as error:
+        return f"sidecar {path.name} is not valid JSON ({error}); correct or remove it"
+    if not isinstance(content, dict):
+        return f"sidecar {path.name} holds no JSON object; correct or remove it"
+    return None
+
+
+def _image_file(path: Path, sidecar: Mapping[str, Any], broken: Mapping[Path, str]) -> ImageFile:
+    header, problem = read_header(path)
+    for json_path, reason in broken.items():
+        if problem is None and _inherits(path, json_path):
+            problem = reason
+    return ImageFile(path, parse_entities(path), dict(sidecar), header, problem)
+
+
+def _inherits(image: Path, sidecar: Path) -> bool:
+    """Whether the inheritance principle applies a sidecar to an image."""
+    if sidecar.parent not in image.parents:
+        return False
+    of_image, of_sidecar = parse_entities(image), parse_entities(sidecar)
+    for name in ("datatype", "extension"):
+        del of_sidecar[name]
+    return of_sidecar.items() <= of_image.items()

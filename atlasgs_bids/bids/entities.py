@@ -1,0 +1,110 @@
+"""BIDS file names <-> entities, in the order of the specification."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+
+INPUT_SUFFIXES = {"t1w": "T1w", "flair": "FLAIR", "t2w": "T2w", "pdw": "PDw"}
+"""Kind of input (the key in a filter file) -> BIDS suffix; ``t1w`` is the anchor, the others are targets."""
+
+ENTITIES = (
+    ("sub", "subject"),
+    ("ses", "session"),
+    ("sample", "sample"),
+    ("task", "task"),
+    ("acq", "acquisition"),
+    ("nuc", "nucleus"),
+    ("voi", "volume"),
+    ("ce", "ceagent"),
+    ("trc", "tracer"),
+    ("stain", "staining"),
+    ("rec", "reconstruction"),
+    ("dir", "direction"),
+    ("run", "run"),
+    ("mod", "modality"),
+    ("echo", "echo"),
+    ("flip", "flip"),
+    ("inv", "inv"),
+    ("mt", "mt"),
+    ("part", "part"),
+    ("proc", "proc"),
+    ("hemi", "hemi"),
+    ("chunk", "chunk"),
+    ("from", "from"),
+    ("to", "to"),
+    ("mode", "mode"),
+    ("space", "space"),
+    ("seg", "segmentation"),
+    ("res", "res"),
+    ("den", "den"),
+    ("label", "label"),
+    ("desc", "desc"),
+)
+"""Key in a file name and pybids' name of each entity, in the order in which a name lists them."""
+
+DERIVATIVE_ENTITIES = ("space", "segmentation", "res", "den", "label", "desc")
+"""Entities that no raw image has."""
+
+EXTENSIONS = (".nii.gz", ".nii", ".json", ".tsv", ".txt", ".npz", ".ply", ".png")
+
+_NAMES = dict(ENTITIES)
+_KEYS = {name: key for key, name in ENTITIES}
+_ORDER = {name: position for position, (_, name) in enumerate(ENTITIES)}
+_NOT_IN_THE_NAME = ("suffix", "extension", "datatype")
+
+
+def split_extension(name: str) -> tuple[str, str]:
+    """Stem and extension of a file name; ``.nii.gz`` is one extension.
+
+    >>> split_extension("sub-01_T1w.nii.gz")
+    ('sub-01_T1w', '.nii.gz')
+    """
+    for extension in EXTENSIONS:
+        if name.endswith(extension):
+            return name.removesuffix(extension), extension
+    return PurePath(name).stem, PurePath(name).suffix
+
+
+def parse_entities(path: PurePath) -> dict[str, str]:
+    """Entities of a file by its own name, with ``suffix``, ``extension`` and ``datatype`` (its folder).
+
+    pybids matches its patterns against the whole path, so that a dataset below a folder called
+    ``ses-1`` gets a session; here only the name speaks.
+
+    >>> parse_entities(PurePath("sub-01/anat/sub-01_acq-axial_run-02_T2w.nii.gz"))["run"]
+    '02'
+    """
+    stem, extension = split_extension(path.name)
+    *pairs, suffix = stem.split("_")
+    entities = {}
+    for pair in pairs:
+        key, _, value = pair.partition("-")
+        entities[_NAMES.get(key, key)] = value
+    return {**entities, "suffix": suffix, "extension": extension, "datatype": path.parent.name}
+
+
+def entity_string(entities: Mapping[str, str]) -> str:
+    """The part of a name before the suffix, in the order of the specification.
+
+    >>> entity_string({"desc": "sr", "subject": "01", "run": "02"})
+    'sub-01_run-02_desc-sr'
+    """
+    named = [(name, value) for name, value in entities.items() if name not in _NOT_IN_THE_NAME and value]
+    named.sort(key=lambda pair: _ORDER.get(pair[0], _ORDER["from"]))
+    return "_".join(f"{_KEYS.get(name, name)}-{value}" for name, value in named)
+
+
+def image_label(entities: Mapping[str, str]) -> str:
+    """Short name of one image of a session: ``FLAIR``, ``acq-axial_T2w``.
+
+    >>> image_label({"subject": "01", "acquisition": "axial", "suffix": "T2w"})
+    'acq-axial_T2w'
+    """
+    own = entity_string(
+        {name: value for name, value in entities.items() if name not in ("subject", "session")}
+    )
+    return "_".join(filter(None, [own, entities["suffix"]]))
+
+
+def session_label(participant: str, session: str | None) -> str:
+    """How messages call one session of a participant: ``sub-01`` or ``sub-01 ses-1``."""
+    return f"sub-{participant}" + (f" ses-{session}" if session else "")

@@ -1,0 +1,119 @@
+"""Atomic writes: a file is either whole under its name or absent."""
+
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+_TEMPORARY = re.compile(r"\.tmp-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}_.+")
+_STALE_AFTER_S = 48 * 3600
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` with the same extension, renamed to it when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(
+        f".tmp-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}_{path.name}"
+    )
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems cannot flush a folder
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale_temporaries(folder: Path) -> int:
+    """Number of temporary files that were removed: their process has died, or they are two days old.
+
+    A live process's files stay, so that jobs which share a folder do not disturb each other.
+    """
+    n_removed = 0
+    for path in folder.rglob(".tmp-*") if folder.is_dir() else ():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        here = match["host"] == socket.gethostname()
+        if (here and not _is_alive(int(match["pid"]))) or time.time() - path.stat().st_mtime > _STALE_AFTER_S:
+            path.unlink(missing_ok=True)
+            n_removed += 1
+    return n_removed
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def save_image(image: nib.Nifti1Image, path: Path) -> None:
+    with atomic(path) as temporary:
+        nib.save(image, temporary)
+
+
+def save_bytes(content: bytes, path: Path) -> None:
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def save_text(text: str, path: Path) -> None:
+    save_bytes(text.encode("utf-8"), path)
+
+
+def save_json(content: Mapping[str, Any], path: Path) -> None:
+    save_text(json.dumps(content, indent=2, ensure_ascii=False, default=_plain, allow_nan=False) + "\n", path)
+
+
+def save_tsv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows; the columns are the union of their keys in order of appearance, absent values ``n/a``."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = ["\t".join(columns)]
+    lines += ["\t".join(_cell(row.get(column)) for column in columns) for row in rows]
+    save_text("\n".join(lines) + "\n", path)
+
+
+def load_tsv(path: Path) -> list[dict[str, str]]:
+    """Rows of a TSV file, as text."""
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.6g}" if np.isfinite(value) else "n/a"
+    text = "" if value is None else re.sub(r"\s+", " ", str(value)).strip()
+    return text or "n/a"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

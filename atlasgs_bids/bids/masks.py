@@ -1,0 +1,51 @@
+"""Brain masks that other pipelines left in the dataset's derivatives."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from atlasgs_bids.bids.entities import DERIVATIVE_ENTITIES, parse_entities
+from atlasgs_bids.bids.images import IMAGE_EXTENSIONS, ImageFile, ImageHeader, read_header
+
+
+def find_brain_masks(bids_dir: Path, participant: str) -> list[ImageFile]:
+    """Brain masks in T1w space of the derivatives that lie in the dataset."""
+    folders = [*bids_dir.glob(f"derivatives/*/sub-{participant}/anat")]
+    folders += bids_dir.glob(f"derivatives/*/sub-{participant}/ses-*/anat")
+    masks = []
+    for path in sorted(path for folder in folders for path in folder.glob("sub-*desc-brain_mask.nii*")):
+        entities = parse_entities(path)
+        if entities["extension"] in IMAGE_EXTENSIONS and entities.get("space", "T1w") == "T1w":
+            header, problem = read_header(path)
+            masks.append(ImageFile(path, entities, {}, header, problem))
+    return masks
+
+
+def choose_brain_mask(masks: Sequence[ImageFile], anchor: ImageFile) -> tuple[ImageFile | None, list[str]]:
+    """The brain mask derivative that fits the anchor, if any, and warnings about those that do not."""
+    ignored = {*DERIVATIVE_ENTITIES, "suffix", "extension", "datatype"}
+    warnings = []
+    for mask in masks:
+        own = {name: value for name, value in mask.entities.items() if name not in ignored}
+        if mask.entities.get("session") != anchor.entities.get("session"):
+            continue
+        if not own.items() <= anchor.entities.items():
+            continue
+        if mask.problem is not None or mask.header is None:
+            warnings.append(f"brain mask {mask.path} not used: {mask.problem}")
+        elif anchor.header is None or not _covers(mask.header, anchor.header):
+            warnings.append(f"brain mask {mask.path} not used: its grid does not cover {anchor.path.name}")
+        else:
+            return mask, warnings
+    return None, warnings
+
+
+def _covers(mask: ImageHeader, anchor: ImageHeader) -> bool:
+    """Whether the mask's field of view holds the anchor's, to within one voxel of the mask."""
+    if len(mask.shape) != 3:
+        return False
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in anchor.shape[:3]], [1], indexing="ij"), -1)
+    mask_from_anchor = np.linalg.inv(mask.world_from_voxel) @ anchor.world_from_voxel
+    corners_voxel = (corners.reshape(-1, 4) @ mask_from_anchor.T)[:, :3]
+    return bool((corners_voxel >= -1).all() and (corners_voxel <= np.array(mask.shape)).all())

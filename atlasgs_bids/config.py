@@ -1,0 +1,64 @@
+"""RunConfig: everything one invocation was asked to do, frozen and without side effects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atlasgs_bids.core.settings import CoreSettings
+from atlasgs_bids.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    bids_dir: Path
+    out_dir: Path
+    """Root of the derivative dataset (``derivatives/`` already resolved to ``derivatives/atlasgs``)."""
+    analysis_level: str
+    """``participant`` or ``group``."""
+    participant_labels: tuple[str, ...] = ()
+    """Without ``sub-``; empty: all."""
+    session_ids: tuple[str, ...] = ()
+    """Without ``ses-``; empty: all."""
+    bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Query of each kind of input (``t1w``, ``flair``, ``t2w``, ``pdw``): pybids entity -> value or list."""
+    skip_bids_validation: bool = False
+    work_dir: Path | None = None
+    """Caches and other throw-away files; None: a folder under the system's temporary directory."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:n``."""
+    overwrite: bool = False
+    dry_run: bool = False
+    verbosity: int = 0
+    registration: str = "rigid"
+    """``rigid`` or ``header``."""
+    resolution: str | float = "iso"
+    """``iso``, ``anchor`` or a voxel size in mm."""
+    slice_profile: str | Path = "box"
+    """``box``, ``gaussian`` or a two-column text file (offset in mm, weight)."""
+    core: CoreSettings = field(default_factory=CoreSettings)
+
+
+def resolve_out_dir(out_dir: Path) -> Path:
+    """Root of the derivative dataset: a folder called ``derivatives`` gets ``atlasgs`` appended.
+
+    >>> resolve_out_dir(Path("/data/derivatives")).as_posix()
+    '/data/derivatives/atlasgs'
+    """
+    out_dir = out_dir.absolute()
+    return out_dir / "atlasgs" if out_dir.name == "derivatives" else out_dir
+
+
+def check_paths(config: RunConfig) -> None:
+    """Raise ConfigurationError where a run would write into the dataset that it reads."""
+    bids_dir, out_dir = config.bids_dir.resolve(), config.out_dir.resolve()
+    derivatives = bids_dir / "derivatives"
+    if out_dir.is_relative_to(bids_dir) and derivatives not in out_dir.parents:
+        raise ConfigurationError(
+            f"out_dir {config.out_dir} lies inside bids_dir, which is only ever read; "
+            f"choose a folder outside it or {derivatives / 'atlasgs'}"
+        )
+    if config.work_dir is not None and config.work_dir.resolve().is_relative_to(bids_dir):
+        raise ConfigurationError(
+            f"work dir {config.work_dir} lies inside bids_dir, which is only ever read; choose one outside it"
+        )

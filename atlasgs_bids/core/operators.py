@@ -1,0 +1,106 @@
+"""Linear operators: fixed shapes, an exact adjoint, composition with ``@``."""
+
+import warnings
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class LinearOperator(ABC):
+    """A linear map between tensors of fixed shapes.
+
+    ``forward`` takes a tensor of ``shape_in`` and returns one of ``shape_out``; ``adjoint`` is its exact
+    transpose: <A x, y> = <x, Aᵀ y>. Both return new tensors on the device of their operand.
+    """
+
+    shape_in: tuple[int, ...]
+    shape_out: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """A x."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Aᵀ y."""
+
+    def __matmul__(self, inner: "LinearOperator") -> "LinearOperator":
+        return Composition(self, inner)
+
+
+class Composition(LinearOperator):
+    """Outer after inner."""
+
+    def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
+        if outer.shape_in != inner.shape_out:
+            raise ValueError(f"cannot compose: outer takes {outer.shape_in}, inner gives {inner.shape_out}")
+        self.outer, self.inner = outer, inner
+        self.shape_in, self.shape_out = inner.shape_in, outer.shape_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer.forward(self.inner.forward(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.adjoint(self.outer.adjoint(y))
+
+
+class SparseOperator(LinearOperator):
+    """A sparse matrix, kept together with its transpose so that both products run by rows."""
+
+    def __init__(
+        self,
+        row_starts: Int[Tensor, " m_plus_1"],
+        columns: Int[Tensor, " nnz"],
+        values: Float[Tensor, " nnz"],
+        n_columns: int,
+    ) -> None:
+        n_rows = len(row_starts) - 1
+        self.shape_in, self.shape_out = (n_columns,), (n_rows,)
+        self.matrix = _csr(row_starts, columns, values, (n_rows, n_columns))
+        self.transposed = _csr(*_transpose(row_starts, columns, values, n_columns), (n_columns, n_rows))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.matrix @ x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.transposed @ y
+
+    @property
+    def T(self) -> "SparseOperator":  # noqa: N802 - the transpose has this name in numpy and torch
+        """The transposed operator, on the same memory."""
+        flipped = object.__new__(SparseOperator)
+        flipped.shape_in, flipped.shape_out = self.shape_out, self.shape_in
+        flipped.matrix, flipped.transposed = self.transposed, self.matrix
+        return flipped
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    # 32-bit indices halve the memory traffic, and are the ones for which torch's CPU product has MKL.
+    index_type = torch.int32 if max(len(values), *shape) < 2**31 else torch.int64
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse")  # "beta state", once per process
+        return torch.sparse_csr_tensor(
+            starts.to(index_type), columns.to(index_type), values, size=shape, check_invariants=False
+        )
+
+
+def _transpose(
+    starts: Tensor, columns: Tensor, values: Tensor, n_columns: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CSR arrays of the transpose; rows stay in ascending order within a column."""
+    if values.device.type == "cpu":
+        from scipy.sparse import csr_matrix  # noqa: PLC0415 - counting sort; torch's sort takes ten times as long
+
+        shape = (len(starts) - 1, n_columns)
+        flipped = csr_matrix((values.numpy(), columns.numpy(), starts.numpy()), shape=shape).T.tocsr()
+        return (
+            torch.from_numpy(flipped.indptr), torch.from_numpy(flipped.indices), torch.from_numpy(flipped.data)
+        )  # fmt: skip
+    counts = starts[1:] - starts[:-1]
+    rows = torch.repeat_interleave(torch.arange(len(counts), device=values.device), counts)
+    order = torch.argsort(columns, stable=True)
+    new_starts = torch.zeros(n_columns + 1, dtype=torch.int64, device=values.device)
+    new_starts[1:] = torch.bincount(columns, minlength=n_columns).cumsum(0)
+    return new_starts, rows[order], values[order]

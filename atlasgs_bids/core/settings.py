@@ -1,0 +1,59 @@
+"""Settings of the numerical core; each default of the program is written here, once.
+
+No import of torch: the command line reads its defaults from here.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ScaffoldSettings:
+    """Stage 1: the geometry that is fitted to the anchor."""
+
+    n_gaussians: int | None = None
+    """Number of Gaussians; None: ``gaussians_per_voxel`` times the support's voxels, up to ``max_gaussians``."""
+    gaussians_per_voxel: float = 1.0
+    """Below 1, what a target can show is bounded: at 0.67 by 34 dB on a FLAIR, at 1 by 82 dB (decision 0003)."""
+    max_gaussians: int = 3_000_000
+    n_steps: int = 40
+    """Adam steps at most."""
+    target_psnr_db: float = 50.0
+    """PSNR of the anchor at which the geometry is good enough."""
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """The graph prior (core/priors/graph.py); chosen on data in decision 0004."""
+
+    n_neighbours: int = 32
+    distance_scale: float = 1.2
+    """σ of the weight over distance, in mean spacings of the Gaussians."""
+    similarity_scale: float = 0.05
+    """σ of the weight over feature distance, in units of the anchor's 99th percentile."""
+    local_mean_weight: float = 2.0
+    """How much the anchor's local mean (σ = 1 voxel) counts beside its amplitude."""
+
+
+@dataclass(frozen=True)
+class AppearanceSettings:
+    """Stage 2: the amplitudes that are fitted to the acquired slices."""
+
+    regularization: float | None = None
+    """Weight λ of the prior; None: chosen from held-out slices."""
+    candidates: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01)
+    """λ that are tried, largest first: each solution starts the next solve."""
+    search_tolerance: float = 1e-3
+    """Relative residual at which the solves of that search stop."""
+    tolerance: float = 1e-4
+    """Relative residual at which conjugate gradients stop."""
+    max_iterations: int = 200
+
+
+@dataclass(frozen=True)
+class CoreSettings:
+    scaffold: ScaffoldSettings = field(default_factory=ScaffoldSettings)
+    graph: GraphSettings = field(default_factory=GraphSettings)
+    appearance: AppearanceSettings = field(default_factory=AppearanceSettings)
+    chunk_elements: int = 2**24
+    """Gaussian-voxel pairs that the reference kernel holds at once: the one number that bounds its memory."""
+    seed: int = 0

@@ -1,0 +1,208 @@
+"""Volume(data, affine) <-> NIfTI."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from atlasgs_bids.errors import InputError
+
+_SCANNER_CODE = 1
+_MAX_DISAGREEMENT_MM = 0.1
+_MAX_DISAGREEMENT_DEG = 0.1
+_MAX_VOXEL_SIZE_RATIO = 1.01
+_RECOPY = "copy it again from its source, or convert it again from DICOM"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A sampling grid: voxel centres at integer indices, RAS world in mm."""
+
+    shape: tuple[int, int, int]
+    world_from_voxel: npt.NDArray[np.float64]
+    """(4, 4) affine, voxel index -> world mm."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3-D image in memory."""
+
+    data: npt.NDArray[np.float32]
+    world_from_voxel: npt.NDArray[np.float64]
+    observed: npt.NDArray[np.bool_] | None = None
+    """False where the file held NaN or infinity (``data`` is 0 there); None: all voxels are observed."""
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that the voxels lie on."""
+        n_i, n_j, n_k = self.data.shape
+        return Grid((n_i, n_j, n_k), self.world_from_voxel)
+
+
+def voxel_sizes_mm(world_from_voxel: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """(3,) distance between neighbouring voxel centres along each voxel axis, mm."""
+    return np.linalg.norm(np.asarray(world_from_voxel, dtype=np.float64)[:3, :3], axis=0)
+
+
+def load_volume(path: str | Path) -> Volume:
+    """The 3-D image in a NIfTI file, float32 in the units of its scl_slope and scl_inter.
+
+    A 4-D file with one volume counts as 3-D. NaN and infinity become 0 and are marked in ``observed``.
+    Raises InputError for a file that is missing, unreadable, of another shape, constant, or nowhere finite.
+    """
+    path = Path(path)
+    image = _open_image(path)
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
+        raise InputError(
+            f"{path.name}: shape {shape}, expected one 3-D volume; "
+            "extract the volume that you want, or leave the file out with --bids-filter-file"
+        )
+    world_from_voxel = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(world_from_voxel).all() or abs(np.linalg.det(world_from_voxel[:3, :3])) < 1e-9:
+        raise InputError(
+            f"{path.name}: the header's affine is singular or not finite, "
+            "expected voxel axes of non-zero length in mm; convert the image again from DICOM"
+        )
+    data = _read_data(image, path).reshape(shape[:3])
+    finite = np.isfinite(data)
+    if not finite.any():
+        raise InputError(f"{path.name}: every voxel is NaN or infinite, expected an image; {_RECOPY}")
+    lowest, highest = float(data[finite].min()), float(data[finite].max())
+    if lowest == highest:
+        raise InputError(f"{path.name}: every voxel is {lowest:g}, expected an image; {_RECOPY}")
+    if finite.all():
+        return Volume(data, world_from_voxel)
+    return Volume(np.where(finite, data, np.float32(0)), world_from_voxel, finite)
+
+
+def to_nifti(
+    data: npt.NDArray[Any],
+    world_from_voxel: npt.ArrayLike,
+    dtype: npt.DTypeLike = np.float32,
+    like_header: nib.Nifti1Header | None = None,
+) -> nib.Nifti1Image:
+    """NIfTI image in mm with sform and qform both set, unscaled values of ``dtype``.
+
+    The form codes say what the world is: that of ``like_header`` (its sform code, else its qform code),
+    or 1 (scanner). Floating values are rounded where ``dtype`` is an integer.
+    """
+    values = np.asarray(data)
+    if np.issubdtype(np.dtype(dtype), np.integer) and np.issubdtype(values.dtype, np.floating):
+        values = np.rint(values)
+    code = _SCANNER_CODE
+    if like_header is not None:
+        code = int(like_header["sform_code"]) or int(like_header["qform_code"]) or _SCANNER_CODE
+    affine = np.asarray(world_from_voxel, dtype=np.float64)
+    image = nib.Nifti1Image(values.astype(dtype), affine)
+    # The sform is written last: set_qform also rewrites pixdim, and the qform cannot hold a shear.
+    image.set_qform(affine, code=code)
+    image.set_sform(affine, code=code)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def check_orientation(
+    sform: npt.ArrayLike | None,
+    sform_code: int,
+    qform: npt.ArrayLike | None,
+    qform_code: int,
+    shape: tuple[int, ...] = (256, 256, 256),
+) -> str | None:
+    """Warning text where sform and qform are both set and place the image differently; else None.
+
+    Differently means more than 0.1 mm at a corner of ``shape``, or 0.1 degrees. Raises InputError where
+    handedness or voxel size differ: then one of the two is wrong and left may be right.
+    """
+    if sform is None or qform is None or sform_code <= 0 or qform_code <= 0:
+        return None
+    by_sform, by_qform = np.asarray(sform, dtype=np.float64), np.asarray(qform, dtype=np.float64)
+    sizes_sform, sizes_qform = voxel_sizes_mm(by_sform), voxel_sizes_mm(by_qform)
+    seen = f"sform (code {sform_code}) and qform (code {qform_code})"
+    remedy = "set both to the right one (fslorient -copysform2qform or -copyqform2sform)"
+    determinants = np.linalg.det(by_sform[:3, :3]), np.linalg.det(by_qform[:3, :3])
+    if not np.isfinite(determinants).all() or min(abs(det) for det in determinants) < 1e-9:
+        raise InputError(f"{seen}: one of them is singular, expected two valid affines; {remedy}")
+    if determinants[0] * determinants[1] < 0:
+        raise InputError(
+            f"{seen} have opposite handedness, expected the same: left and right are uncertain; {remedy}"
+        )
+    ratios = np.maximum(sizes_sform / sizes_qform, sizes_qform / sizes_sform)
+    if ratios.max() > _MAX_VOXEL_SIZE_RATIO:
+        raise InputError(
+            f"{seen} have voxel sizes {_sizes_text(sizes_sform)} and {_sizes_text(sizes_qform)} mm, "
+            f"expected the same; {remedy}"
+        )
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in shape[:3]], [1], indexing="ij"), -1).reshape(-1, 4)
+    apart_mm = float(np.linalg.norm((corners @ (by_sform - by_qform).T)[:, :3], axis=1).max())
+    apart_deg = _rotation_between_deg(by_sform[:3, :3], by_qform[:3, :3])
+    if apart_mm <= _MAX_DISAGREEMENT_MM and apart_deg <= _MAX_DISAGREEMENT_DEG:
+        return None
+    return (
+        f"{seen} differ by up to {apart_mm:.1f} mm and {apart_deg:.1f} degrees, expected the same place; "
+        f"the sform is used; if it is the wrong one, {remedy}"
+    )
+
+
+def _open_image(path: Path) -> nib.Nifti1Image:
+    """The NIfTI image, data not yet read; InputError with the remedy where that fails."""
+    if not path.exists():
+        if path.is_symlink():
+            raise InputError(
+                f"{path.name}: a link to a file that is not here, expected the image; "
+                f"fetch it with `datalad get '{path}'` (or `git annex get`)"
+            )
+        raise InputError(f"{path.name}: no such file, expected an image at {path}; {_RECOPY}")
+    try:
+        image = nib.load(path)
+    except (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
+        raise InputError(f"{path.name}: not a readable NIfTI image ({error}); {_RECOPY}") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise InputError(f"{path.name}: a {type(image).__name__}, expected NIfTI; convert it to .nii.gz")
+    return image
+
+
+def _read_data(image: nib.Nifti1Image, path: Path) -> npt.NDArray[np.float32]:
+    if image.get_data_dtype().kind not in "iufb":
+        raise InputError(
+            f"{path.name}: data type {image.get_data_dtype()}, expected real numbers; "
+            "convert it to a magnitude image"
+        )
+    try:
+        if path.suffix == ".gz":
+            _check_sum(path)
+        # float64 beyond the range of float32 becomes infinity here and is then marked as not observed.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(image.dataobj).astype(np.float32)
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise InputError(
+            f"{path.name}: the header is readable but the data are not ({error}): "
+            f"the file is truncated or damaged; {_RECOPY}"
+        ) from error
+
+
+def _check_sum(path: Path) -> None:
+    """Reads to the end, where gzip compares its checksum; nibabel stops at the last voxel, before that."""
+    with gzip.open(path) as stream:
+        while stream.read(2**24):
+            pass
+
+
+def _rotation_between_deg(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+    relative = (first / np.linalg.norm(first, axis=0)).T @ (second / np.linalg.norm(second, axis=0))
+    # Half the Frobenius distance is accurate at small angles, where arccos of the trace is not.
+    half_sine = np.linalg.norm(relative - np.eye(3)) / (2 * np.sqrt(2))
+    return float(np.degrees(2 * np.arcsin(min(1.0, float(half_sine)))))
+
+
+def _sizes_text(sizes_mm: npt.NDArray[np.float64]) -> str:
+    return " x ".join(f"{size:.3g}" for size in sizes_mm)

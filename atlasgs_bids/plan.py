@@ -1,0 +1,281 @@
+"""Inputs and settings -> what will be done for each session, and why; pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from atlasgs_bids.bids.discover import SubjectInputs
+from atlasgs_bids.bids.entities import DERIVATIVE_ENTITIES, image_label, session_label
+from atlasgs_bids.bids.images import ImageFile, ImageHeader
+from atlasgs_bids.bids.masks import choose_brain_mask
+from atlasgs_bids.config import RunConfig
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.slices import SliceGeometry, slice_geometry
+from atlasgs_bids.imaging.volume import check_orientation, voxel_sizes_mm
+
+MAX_ANCHOR_ANISOTROPY = 3.0
+"""Longest over shortest voxel side from which a T1w is no anchor."""
+ISOTROPIC_ENOUGH = 1.5
+"""Anisotropy up to which an anchor counts as isotropic."""
+MIN_THICKNESS_RATIO = 1.5
+"""Slice spacing over in-plane spacing, or over the anchor's voxel, from which an image is restored."""
+MAX_OUTPUT_VOXELS = 1e9
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    source: ImageFile
+    geometry: SliceGeometry
+    label: str
+    """``FLAIR``, ``acq-axial_T2w``."""
+
+
+@dataclass(frozen=True)
+class SubjectPlan:
+    """One session of a participant: what will be restored, from what, and what will not be."""
+
+    participant: str
+    session: str | None
+    anchor: ImageFile
+    anchor_reason: str
+    brain_mask: ImageFile | None
+    targets: tuple[TargetPlan, ...]
+    skipped: tuple[tuple[Path, str], ...]
+    """Images that need no restoration or are none of the app's, with the reason."""
+    warnings: tuple[str, ...]
+    failures: tuple[tuple[str, str], ...]
+    """Label and message of the targets that cannot be used."""
+
+    @property
+    def label(self) -> str:
+        """``sub-01`` or ``sub-01 ses-1``."""
+        return session_label(self.participant, self.session)
+
+
+def plan_subject(inputs: SubjectInputs, config: RunConfig) -> SubjectPlan:
+    """The plan of one session; raises InputError where it has no usable T1w."""
+    if inputs.problem is not None:
+        raise InputError(inputs.problem)
+    anchor, anchor_reason, refused, warnings = _choose_anchor(inputs)
+    _check_resolution(config.resolution, anchor)
+    anchor_voxel_mm = float(voxel_sizes_mm(_header(anchor).world_from_voxel).min())
+    brain_mask, mask_warnings = choose_brain_mask(inputs.brain_masks, anchor)
+    targets: list[TargetPlan] = []
+    skipped = list(refused)
+    failures: list[tuple[str, str]] = []
+    warnings += mask_warnings
+    for image in inputs.targets:
+        label = image_label(image.entities)
+        reason = _not_raw_magnitude(image)
+        if reason is None and label in {target.label for target in targets}:
+            reason = "another file has the same name but for the extension"
+        if reason is not None:
+            skipped.append((image.path, reason))
+            continue
+        try:
+            geometry, orientation_warning = _target_geometry(image)
+        except InputError as error:
+            failures.append((label, str(error)))
+            continue
+        reason = _thin_enough(geometry, anchor_voxel_mm)
+        if reason is not None:
+            skipped.append((image.path, reason))
+            continue
+        targets.append(TargetPlan(image, geometry, label))
+        warnings += [f"{label}: {text}" for text in (*geometry.warnings, *orientation_warning)]
+    return SubjectPlan(
+        participant=inputs.participant,
+        session=inputs.session,
+        anchor=anchor,
+        anchor_reason=anchor_reason,
+        brain_mask=brain_mask,
+        targets=tuple(targets),
+        skipped=tuple(skipped),
+        warnings=tuple(warnings),
+        failures=tuple(failures),
+    )
+
+
+def _choose_anchor(
+    inputs: SubjectInputs,
+) -> tuple[ImageFile, str, list[tuple[Path, str]], list[str]]:
+    """The T1w to use, why this one, the session's T1w images that cannot be used, and warnings."""
+    judged = [(image, _anchor_problem(image)) for image in inputs.anchors]
+    usable = [image for image, problem in judged if problem is None]
+    refused = [(image, problem) for image, problem in judged if problem is not None]
+    sessions = sorted({image.entities.get("session") for image in usable}, key=lambda label: label or "")
+    if not sessions:
+        problems = [p if i.path.name in p else f"{i.path.name}: {p}" for i, p in refused]
+        raise InputError(
+            f"{'; '.join(problems) or 'found no T1w image'}; expected a T1w with a voxel anisotropy below "
+            f"{MAX_ANCHOR_ANISOTROPY:g} as the anchor; add one, or point to it with --bids-filter-file"
+        )
+    session = inputs.session if inputs.session in sessions else sessions[0]
+    candidates = sorted((i for i in usable if i.entities.get("session") == session), key=_anchor_rank)
+    anchor = candidates[0]
+    header = _header(anchor)
+    warnings = []
+    if session != inputs.session:
+        where = f"ses-{session}" if session else "outside the sessions"
+        warnings.append(f"no usable T1w in this session; {anchor.path.name} ({where}) is the anchor")
+    conflict = _orientation_conflict(anchor)
+    warnings += [f"{anchor.path.name}: {conflict}"] if conflict else []
+    if _anisotropy(header) > ISOTROPIC_ENOUGH:
+        warnings.append(
+            f"{anchor.path.name} has voxels of {_sides(header)} mm, expected isotropic ones; "
+            "the results can be no better along its longest side"
+        )
+    here = [(i.path, problem) for i, problem in refused if i.entities.get("session") == inputs.session]
+    return anchor, _anchor_reason(candidates), here, warnings
+
+
+def _anchor_problem(image: ImageFile) -> str | None:
+    """Why a T1w cannot be the anchor."""
+    problem = image.problem or _not_raw_magnitude(image)
+    if problem is not None or image.header is None:
+        return problem or "no header"
+    shape = image.header.shape
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape[:3]) < 2:
+        return f"shape {shape}, expected one 3-D volume"
+    anisotropy = _anisotropy(image.header)
+    if anisotropy >= MAX_ANCHOR_ANISOTROPY:
+        return f"thick slices, voxels of {_sides(image.header)} mm (anisotropy {anisotropy:.1f})"
+    try:
+        _orientation_conflict(image)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _anchor_rank(image: ImageFile) -> tuple[object, ...]:
+    """Sort key: isotropic, smallest voxel, no contrast agent, first run, path."""
+    header = _header(image)
+    volume_mm3 = float(np.prod(voxel_sizes_mm(header.world_from_voxel)))
+    return (
+        _anisotropy(header) > ISOTROPIC_ENOUGH,
+        # Three digits: the last bits of an affine must not overrule the order of the runs.
+        float(f"{volume_mm3:.3g}"),
+        "ceagent" in image.entities,
+        int(image.entities.get("run", 0)),
+        image.path.as_posix(),
+    )
+
+
+def _anchor_reason(candidates: list[ImageFile]) -> str:
+    """Why the first of the ranked candidates was taken."""
+    first = candidates[0]
+    if len(candidates) == 1:
+        return f"the only usable T1w, {_sides(_header(first))} mm"
+    ranks = [_anchor_rank(image) for image in candidates[:2]]
+    words = (
+        "isotropic",
+        "the smallest voxels",
+        "without contrast agent",
+        "the first run",
+        "the first by name",
+    )
+    word = next(word for word, best, second in zip(words, *ranks, strict=True) if best != second)
+    others = ", ".join(image.path.name for image in candidates[1:])
+    return f"{word} of {len(candidates)} T1w images, {_sides(_header(first))} mm (not {others})"
+
+
+def _check_resolution(resolution: str | float, anchor: ImageFile) -> None:
+    """Raise InputError where the output grid would hold more voxels than any machine renders."""
+    if isinstance(resolution, str):
+        return
+    header = _header(anchor)
+    volume_mm3 = float(np.prod(voxel_sizes_mm(header.world_from_voxel)) * np.prod(header.shape[:3]))
+    n_voxels = volume_mm3 / resolution**3
+    if n_voxels > MAX_OUTPUT_VOXELS:
+        raise InputError(
+            f"--resolution {resolution:g} mm makes {n_voxels:.2g} voxels over the field of view of "
+            f"{anchor.path.name}, expected at most {MAX_OUTPUT_VOXELS:.2g}; choose larger voxels"
+        )
+
+
+def _target_geometry(image: ImageFile) -> tuple[SliceGeometry, list[str]]:
+    """How the target's slices lie, and a warning about its orientation; InputError where it is unusable."""
+    if image.problem is not None or image.header is None:
+        raise InputError(image.problem or "no header")
+    shape = image.header.shape
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
+        raise InputError(
+            f"{image.path.name} has shape {shape}, expected one 3-D volume; "
+            "extract the volume that you want, or leave the file out with --bids-filter-file"
+        )
+    warning = _orientation_conflict(image)
+    geometry = slice_geometry(shape[:3], image.header.world_from_voxel, image.sidecar)
+    return geometry, [warning] if warning else []
+
+
+def _thin_enough(geometry: SliceGeometry, anchor_voxel_mm: float) -> str | None:
+    """Why an image needs no restoration; None: its slices are thick."""
+    in_plane_mm = max(geometry.in_plane_mm)
+    limit_mm = MIN_THICKNESS_RATIO * min(in_plane_mm, anchor_voxel_mm)
+    if geometry.spacing_mm >= limit_mm * (1 - 1e-3):  # an affine's last bits decide nothing
+        return None
+    return (
+        f"slice spacing {geometry.spacing_mm:.3g} mm is below {MIN_THICKNESS_RATIO:g} times the in-plane "
+        f"spacing ({in_plane_mm:.3g} mm) and the anchor's voxel ({anchor_voxel_mm:.3g} mm)"
+    )
+
+
+def _not_raw_magnitude(image: ImageFile) -> str | None:
+    part = image.entities.get("part", "mag")
+    if part != "mag":
+        return f"part-{part} is no magnitude image"
+    derived = [name for name in DERIVATIVE_ENTITIES if name in image.entities]
+    return f"a derivative ({derived[0]} in its name) among raw images" if derived else None
+
+
+def _orientation_conflict(image: ImageFile) -> str | None:
+    header = _header(image)
+    return check_orientation(header.sform, header.sform_code, header.qform, header.qform_code, header.shape)
+
+
+def _header(image: ImageFile) -> ImageHeader:
+    assert image.header is not None, "an image without a header is refused before"
+    return image.header
+
+
+def _anisotropy(header: ImageHeader) -> float:
+    sides_mm = voxel_sizes_mm(header.world_from_voxel)
+    return float(sides_mm.max() / sides_mm.min())
+
+
+def _sides(header: ImageHeader) -> str:
+    return " x ".join(f"{side:.3g}" for side in voxel_sizes_mm(header.world_from_voxel))
+
+
+def plan_table(plans: Iterable[SubjectPlan], failures: Iterable[tuple[str, str]] = ()) -> Table:
+    """One row for each image: what it is for, or why it is not used; ``failures``: who has no plan."""
+    table = Table("participant", "image", "role", "details", title="Plan", title_justify="left")
+    for plan in plans:
+        rows = [("anchor", plan.anchor.path.name, plan.anchor_reason)]
+        if plan.brain_mask is not None:
+            rows.append(("brain mask", plan.brain_mask.path.name, plan.brain_mask.path.as_posix()))
+        rows += [("restore", target.source.path.name, _target_details(target)) for target in plan.targets]
+        rows += [("skip", path.name, reason) for path, reason in plan.skipped]
+        rows += [("FAIL", label, message) for label, message in plan.failures]
+        rows += [("warning", "", text) for text in plan.warnings]
+        if not plan.targets and not plan.failures:
+            rows.append(("nothing", "", "no thick-slice FLAIR, T2w or PDw to restore"))
+        for role, name, details in rows:
+            table.add_row(plan.label, escape(name), role, escape(details))
+        table.add_section()
+    for label, message in failures:
+        table.add_row(label, "", "FAIL", escape(message))
+    return table
+
+
+def _target_details(target: TargetPlan) -> str:
+    geometry = target.geometry
+    in_plane = " x ".join(f"{side:.3g}" for side in geometry.in_plane_mm)
+    return (
+        f"slices every {geometry.spacing_mm:.3g} mm, {geometry.thickness_mm:.3g} mm thick "
+        f"({geometry.thickness_source}), in plane {in_plane} mm"
+    )

@@ -1,0 +1,97 @@
+"""Progress of a run: rich bars on a terminal, log lines elsewhere."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+logger = logging.getLogger("atlasgs_bids")
+
+_LOG_EVERY_S = 30.0
+
+
+class Progress:
+    """Reports the stages of a run; a context manager that owns the bars while it is open."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._quiet = False
+        self._stack = ExitStack()
+        self._bars: Bars | None = None
+
+    @classmethod
+    def quiet(cls) -> "Progress":
+        """One that says nothing, for use as a library."""
+        progress = cls()
+        progress._quiet = True
+        return progress
+
+    def __enter__(self) -> "Progress":  # noqa: PYI034 - Self needs Python 3.11
+        if self.console.is_terminal and not self._quiet:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
+            self._bars = self._stack.enter_context(
+                Bars(SpinnerColumn(), *columns, console=self.console, transient=True)
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars = None
+        self._stack.close()
+
+    @contextmanager
+    def stage(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """A named stage of ``total`` steps; yields the function that advances it by so many steps."""
+        if self._quiet:
+            yield lambda _n_steps: None
+            return
+        started_s = time.monotonic()
+        outcome = "failed"
+        try:
+            with self._shown(label, total) as advance:
+                yield advance
+            outcome = "done"
+        finally:
+            logger.info("%s: %s in %.1f s", label, outcome, time.monotonic() - started_s)
+
+    @contextmanager
+    def _shown(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        if self._bars is None:
+            yield _LoggedSteps(label, total)
+            return
+        bars, task = self._bars, self._bars.add_task(label, total=total)
+        try:
+            yield lambda n_steps: bars.advance(task, n_steps)
+        finally:
+            bars.remove_task(task)
+
+
+class _LoggedSteps:
+    """A stage where there is no terminal: a line at its start, then one every 30 s."""
+
+    def __init__(self, label: str, total: int | None) -> None:
+        logger.info("%s ...", label)
+        self._label, self._total = label, total
+        self._n_done = 0
+        self._logged_s = time.monotonic()
+
+    def __call__(self, n_steps: int) -> None:
+        self._n_done += n_steps
+        if time.monotonic() - self._logged_s >= _LOG_EVERY_S:
+            self._logged_s = time.monotonic()
+            of_total = f" of {self._total}" if self._total else ""
+            logger.info("%s: step %d%s", self._label, self._n_done, of_total)

@@ -1,0 +1,1 @@
+"""The paper's experiments: simulated slices with a known truth."""

@@ -1,0 +1,237 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import SimpleITK
+from scipy.spatial.transform import Rotation
+
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.grid import foreground_mask
+from atlasgs_bids.imaging.itk import itk_image
+from atlasgs_bids.imaging.registration import (
+    Registration,
+    _problem,
+    read_itk_transform,
+    register,
+    write_itk_transform,
+)
+from atlasgs_bids.imaging.volume import Volume
+from tests.imaging.phantom import FLAIR, T1W, T2W, acquire, head, rigid, stack_affine
+
+CENTRE = np.array([0.0, -20.0, 5.0])
+POINTS = CENTRE + 60 * np.array([[x, y, z] for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)])
+NOISE = 3.0
+
+
+@pytest.fixture(scope="module")
+def anchor():
+    """Coarse and quick, for everything but the accuracy."""
+    return head(T1W, 3, noise=NOISE)
+
+
+@pytest.fixture(scope="module")
+def foreground(anchor):
+    return foreground_mask(anchor)
+
+
+def scan(contrast, target_from_anchor, axis=2, size_mm=3):
+    """A tilted, noisy stack of 10 mm slices of the head after it has moved by ``target_from_anchor``."""
+    image = head(contrast, size_mm)
+    tilt = Rotation.from_euler("xyz", (8, 5, -6), degrees=True).as_matrix()
+    shape, world_from_voxel = stack_affine(image, axis, size_mm, 10.0, tilt)
+    # The stack is planned on the head, so it lies where the head lies.
+    world_from_voxel = target_from_anchor @ world_from_voxel
+    return acquire(image, shape, world_from_voxel, np.linalg.inv(target_from_anchor), noise=NOISE)
+
+
+def errors(found, truth):
+    """(mean mm over the points, degrees)."""
+    apart = found @ np.linalg.inv(truth)
+    moved = [POINTS @ m[:3, :3].T + m[:3, 3] for m in (found, truth)]
+    angle = Rotation.from_matrix(apart[:3, :3]).magnitude()
+    return np.linalg.norm(moved[0] - moved[1], axis=1).mean(), np.degrees(angle)
+
+
+def of_length_15(direction):
+    return 15 * np.array(direction) / np.linalg.norm(direction)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "axis", "turn", "shift"),
+    [
+        (FLAIR, 2, (1, 1, -1), (-1, 2, 1)),
+        (T2W, 2, (-1, 0.2, 0.5), (1, 0.3, -2)),
+        (T2W, 0, (0, 1, 1), (1, 1, 1)),
+        (FLAIR, 1, (0.3, -1, 1), (0, -1, 1)),
+    ],
+    ids=["axial FLAIR", "axial T2w", "sagittal T2w", "coronal FLAIR"],
+)
+def test_a_head_15_mm_and_15_degrees_away_is_found(contrast, axis, turn, shift):
+    anchor = head(T1W, 2, noise=NOISE)
+    truth = rigid(of_length_15(turn), of_length_15(shift), CENTRE)
+    found = register(anchor, foreground_mask(anchor), scan(contrast, truth, axis, 2), "rigid", 0)
+    error_mm, error_deg = errors(found.target_from_anchor, truth)
+    assert found.method == "rigid"
+    assert found.warnings == ()
+    assert error_mm < 0.3
+    assert error_deg < 0.3
+    assert found.rotation_deg == pytest.approx(15, abs=0.3)
+    assert found.displacement_mm > 10
+    assert found.metric_before is not None
+    assert found.metric_after > 2 * found.metric_before
+
+
+def test_an_extracted_brain_is_found_in_a_whole_head_and_stays_where_it_is():
+    brain = head(T1W, 3, with_scalp=False)
+    found = register(brain, foreground_mask(brain), scan(T2W, np.eye(4)), "rigid", 0)
+    assert found.method == "rigid"
+    assert max(errors(found.target_from_anchor, np.eye(4))) < 0.3
+
+
+def test_left_handed_axes_and_unobserved_voxels(anchor, foreground):
+    truth = rigid([3, -2, 4], [2, -3, 4], CENTRE)
+    target = scan(FLAIR, truth)
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = target.data.shape[0] - 1
+    observed = np.ones(target.data.shape, dtype=bool)
+    observed[20:35, 25:40] = False
+    data = np.where(observed, target.data[::-1], 0)
+    found = register(anchor, foreground, Volume(data, target.world_from_voxel @ flip, observed), "rigid", 0)
+    assert found.method == "rigid"
+    assert max(errors(found.target_from_anchor, truth)) < 0.3
+
+
+def test_the_number_of_threads_changes_nothing(anchor, foreground):
+    target = scan(FLAIR, rigid([4, 0, 0], [0, 4, 0], CENTRE))
+    n_before = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    found = []
+    try:
+        for n_threads in (1, 2):
+            SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(n_threads)
+            found.append(register(anchor, foreground, target, "rigid", 0))
+    finally:
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(n_before)
+    np.testing.assert_array_equal(found[0].target_from_anchor, found[1].target_from_anchor)
+    assert found[0].metric_after == found[1].metric_after
+
+
+def test_headers_that_share_no_world_are_found_with_a_warning(anchor, foreground):
+    truth = rigid([0, 0, 5], [0, 0, 140], CENTRE)
+    found = register(anchor, foreground, scan(FLAIR, truth), "rigid", 0)
+    assert found.method == "rigid"
+    assert max(errors(found.target_from_anchor, truth)) < 0.3
+    assert "more than expected within a session" in found.warnings[0]
+
+
+def test_header_takes_the_header(anchor, foreground):
+    found = register(anchor, foreground, scan(FLAIR, rigid([9, 0, 0], [9, 0, 0], CENTRE)), "header", 0)
+    np.testing.assert_array_equal(found.target_from_anchor, np.eye(4))
+    assert (found.method, found.rotation_deg, found.translation_mm, found.displacement_mm) == (
+        "header",
+        0,
+        0,
+        0,
+    )
+    assert (found.metric_before, found.metric_after, found.warnings) == (None, None, ())
+
+
+def test_a_target_farther_away_than_a_head_can_be_falls_back_to_the_header(anchor, foreground):
+    found = register(anchor, foreground, scan(FLAIR, rigid([0, 0, 0], [0, 0, 400], CENTRE)), "rigid", 0)
+    assert found.method == "header"
+    np.testing.assert_array_equal(found.target_from_anchor, np.eye(4))
+    assert "registration moved the target by 400 mm" in found.warnings[0]
+    assert "the position in the headers is used instead" in found.warnings[0]
+
+
+def test_too_little_to_compare_falls_back_to_the_header(anchor, foreground):
+    speck = np.zeros_like(foreground)
+    speck[38:40, 44:46, 36:38] = True
+    found = register(anchor, speck, scan(FLAIR, np.eye(4)), "rigid", 0)
+    assert found.method == "header"
+    assert found.metric_before is None
+    assert "registration stopped" in found.warnings[0]
+    assert "the position in the headers is used instead" in found.warnings[0]
+
+
+def test_a_target_without_anatomy_does_not_pass_in_silence(anchor, foreground):
+    shape, world_from_voxel = stack_affine(anchor, 2, 3.0, 10.0)
+    noise = np.random.default_rng(3).normal(100, 10, shape).astype(np.float32)
+    found = register(anchor, foreground, Volume(noise, world_from_voxel), "rigid", 0)
+    assert found.warnings
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        ({"metric_after": 0.199}, None),  # lower by less than the metric is worth
+        ({"metric_before": None}, None),  # the headers have no overlap: nothing to be better than
+        ({"metric_after": 0.19}, "lowered the mutual information from 0.2000 to 0.1900"),
+        ({"metric_after": None}, "off the anchor's foreground"),
+        ({"rotation_deg": 46.0}, "46 degrees, expected at most"),
+        ({"displacement_mm": 151.0}, "151 mm and 5 degrees"),
+    ],
+)
+def test_what_is_not_believed(changes, problem):
+    believable = Registration(np.eye(4), 5.0, 5.0, 5.0, "rigid", 0.2, 0.4)
+    seen = _problem(dataclasses.replace(believable, **changes))
+    assert seen is None if problem is None else problem in seen
+
+
+def test_an_empty_foreground_is_refused(anchor, foreground):
+    with pytest.raises(InputError, match="foreground mask is empty"):
+        register(anchor, np.zeros_like(foreground), anchor, "rigid", 0)
+
+
+def test_an_unknown_method_is_refused(anchor, foreground):
+    with pytest.raises(ValueError, match="expected 'rigid' or 'header'"):
+        register(anchor, foreground, anchor, "affine", 0)
+
+
+def registration(target_from_anchor):
+    return Registration(target_from_anchor, 0.0, 0.0, 0.0, "rigid", None, None)
+
+
+def test_itk_file_holds_the_point_map_in_lps(tmp_path):
+    """Worked by hand: 90 degrees about z (x to y), then 10 mm right, 20 mm anterior, 30 mm up, in RAS."""
+    target_from_anchor = np.array([[0, -1, 0, 10], [1, 0, 0, 20], [0, 0, 1, 30], [0, 0, 0, 1.0]])
+    path = tmp_path / "sub-01_from-FLAIR_to-T1w_mode-image_xfm.txt"
+    write_itk_transform(path, registration(target_from_anchor))
+    # RAS (1, 2, 3) goes to RAS (-2 + 10, 1 + 20, 3 + 30) = (8, 21, 33); in LPS (-1, -2, 3) to (-8, -21, 33).
+    moved = SimpleITK.ReadTransform(str(path)).TransformPoint((-1.0, -2.0, 3.0))
+    np.testing.assert_allclose(moved, (-8, -21, 33), atol=1e-12)
+    assert path.read_text().startswith("#Insight Transform File V1.0")
+    np.testing.assert_allclose(read_itk_transform(path), target_from_anchor, atol=1e-12)
+
+
+def test_itk_file_brings_the_target_onto_the_anchor(tmp_path, anchor):
+    truth = rigid([10, -5, 8], [6, -9, 12], CENTRE)
+    image = head(FLAIR, 3)
+    target = Volume(image.data, truth @ image.world_from_voxel)
+    path = tmp_path / "xfm.txt"
+    write_itk_transform(path, registration(truth))
+    transform = SimpleITK.ReadTransform(str(path))
+    brought = SimpleITK.Resample(itk_image(target), itk_image(anchor), transform, SimpleITK.sitkLinear)
+    np.testing.assert_allclose(SimpleITK.GetArrayFromImage(brought).T, image.data, atol=0.05)
+
+
+def test_transforms_of_other_programs_with_a_centre_are_read(tmp_path):
+    euler = SimpleITK.Euler3DTransform((10.0, 20.0, 30.0), 0.1, -0.2, 0.3, (1.0, 2.0, 3.0))
+    SimpleITK.WriteTransform(euler, str(tmp_path / "other.tfm"))
+    target_from_anchor = read_itk_transform(tmp_path / "other.tfm")
+    expected_lps = euler.TransformPoint((7.0, -8.0, 9.0))
+    moved_ras = target_from_anchor @ [-7.0, 8.0, 9.0, 1.0]
+    np.testing.assert_allclose(moved_ras[:3] * [-1, -1, 1], expected_lps, atol=1e-9)
+
+
+def test_a_file_that_is_no_transform(tmp_path):
+    (tmp_path / "xfm.txt").write_text("nothing of the kind")
+    with pytest.raises(InputError, match=r"xfm\.txt: not readable, expected an ITK transform"):
+        read_itk_transform(tmp_path / "xfm.txt")
+
+
+def test_a_transform_that_is_not_linear(tmp_path):
+    field = SimpleITK.BSplineTransformInitializer(SimpleITK.Image(8, 8, 8, SimpleITK.sitkFloat32), [2, 2, 2])
+    SimpleITK.WriteTransform(field, str(tmp_path / "xfm.txt"))
+    with pytest.raises(InputError, match="expected a linear transform"):
+        read_itk_transform(tmp_path / "xfm.txt")

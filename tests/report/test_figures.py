@@ -1,0 +1,112 @@
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
+
+from atlasgs_bids.report.figures import target_figure
+
+SHAPE = (30, 40, 24)
+SIZES_MM = (2.0, 1.5, 3.0)
+
+
+def head_with_a_spot():
+    """An ellipsoid in RAS with a bright spot on the patient's right, in front and above; its mask."""
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij"))
+    inside = (grid**2).sum(axis=0) < 0.8
+    image = np.where(inside, 100.0, 0).astype(np.float32)
+    image[20:24, :, :] += 100 * inside[20:24, :, :]
+    return image, inside
+
+
+def draw(path, image, mask, affine, **changes):
+    arguments = {"anchor": image, "acquired": image * 0.5, "result": image * 0.5, **changes}
+    target_figure(path, **arguments, world_from_voxel=affine, title="sub-01 FLAIR", mask=mask)
+    return imread(path)
+
+
+def test_the_figure_is_a_dark_png_of_a_readable_size(tmp_path):
+    image, mask = head_with_a_spot()
+    picture = draw(tmp_path / "figure.png", image, mask, np.diag([*SIZES_MM, 1]))
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert 1000 < picture.shape[1] < 2000
+    assert picture[:5, :5, :3].max() < 0.1
+
+
+@pytest.mark.parametrize(
+    "codes", ["".join(c) for c in itertools.product("RL", "AP", "SI")] + ["PSR", "AIL", "SLP", "IRA"]
+)
+def test_the_picture_does_not_depend_on_the_order_of_the_voxels(tmp_path, codes):
+    image, mask = head_with_a_spot()
+    affine = np.diag([*SIZES_MM, 1.0])
+    orientation = axcodes2ornt(tuple(codes))
+    to_codes = np.empty_like(orientation)
+    to_codes[orientation[:, 0].astype(int), 0] = np.arange(3)
+    to_codes[orientation[:, 0].astype(int), 1] = orientation[:, 1]
+    stored = [np.ascontiguousarray(apply_orientation(a, to_codes)) for a in (image, mask)]
+    stored_affine = affine @ inv_ornt_aff(to_codes, SHAPE)
+    expected = draw(tmp_path / "ras.png", image, mask, affine)
+    picture = draw(tmp_path / "other.png", *stored, stored_affine)
+    np.testing.assert_array_equal(picture, expected)
+
+
+def panel(picture, row, column):
+    height, width = picture.shape[0] // 3, picture.shape[1] // 3
+    return picture[row * height : (row + 1) * height, column * width : (column + 1) * width, 0]
+
+
+def test_the_patients_right_is_on_the_left_of_the_axial_and_coronal_planes(tmp_path):
+    image, mask = head_with_a_spot()
+    picture = draw(tmp_path / "figure.png", image, mask, np.diag([*SIZES_MM, 1]))
+    for row in (0, 1):
+        for column in range(3):
+            bright = np.argwhere(panel(picture, row, column) > 0.9)[:, 1]
+            assert np.median(bright) < 0.45 * picture.shape[1] / 3
+
+
+@pytest.mark.parametrize(("where", "rows", "side"), [(1, (2,), 1), (2, (1, 2), 0)], ids=["face", "vertex"])
+def test_the_face_is_on_the_left_and_the_vertex_on_top(tmp_path, where, rows, side):
+    _, mask = head_with_a_spot()
+    image = np.where(mask, 50.0, 0).astype(np.float32)
+    high = [slice(None)] * 3
+    high[where] = slice(int(0.65 * SHAPE[where]), int(0.8 * SHAPE[where]))
+    image[tuple(high)] *= 5
+    picture = draw(tmp_path / "figure.png", image, mask, np.diag([*SIZES_MM, 1]))
+    for row in rows:
+        shown = panel(picture, row, 1)
+        dim, bright = (
+            np.argwhere((shown > low) & (shown < up))[:, side].mean() for low, up in ((0.1, 0.5), (0.9, 2))
+        )
+        assert bright < dim
+
+
+def test_acquired_and_result_share_their_window_and_the_anchor_has_its_own(tmp_path):
+    image, mask = head_with_a_spot()
+    affine = np.diag([*SIZES_MM, 1])
+    expected = draw(tmp_path / "a.png", image, mask, affine)
+    other_anchor = draw(tmp_path / "b.png", image, mask, affine, anchor=image * 1000)
+    np.testing.assert_array_equal(other_anchor, expected)
+    brighter_result = draw(tmp_path / "c.png", image, mask, affine, result=image * 7)
+    assert (panel(brighter_result, 0, 1) > 0.3).mean() < 0.1 * (panel(expected, 0, 1) > 0.3).mean()
+
+
+def test_single_outliers_do_not_darken_everything(tmp_path):
+    image, mask = head_with_a_spot()
+    spiked = image.copy()
+    spiked[15, 20, 3] = 1e6
+    expected, picture = (draw(tmp_path / "a.png", i, mask, np.diag([*SIZES_MM, 1])) for i in (image, spiked))
+    assert panel(picture, 0, 1).mean() == pytest.approx(panel(expected, 0, 1).mean(), rel=0.1)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, -3.0])
+def test_flat_images_and_an_empty_mask_still_give_a_figure(tmp_path, value):
+    flat = np.full(SHAPE, value, dtype=np.float32)
+    draw(tmp_path / "figure.png", flat, np.zeros(SHAPE, dtype=bool), np.diag([*SIZES_MM, 1]))
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_the_format_does_not_hang_on_the_name(tmp_path):
+    image, mask = head_with_a_spot()
+    target_figure(tmp_path / ".figure.tmp", image, image, image, np.eye(4), "title", mask)
+    assert (tmp_path / ".figure.tmp").read_bytes().startswith(b"\x89PNG")
