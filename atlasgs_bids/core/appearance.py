@@ -42,7 +42,8 @@ def fit_appearance(
     """min_a ‖A S a − y‖²_W + λ aᵀ L a by preconditioned conjugate gradients.
 
     ``weights`` is W (0: not observed). λ is taken from ``settings`` or chosen as the one that predicts every
-    fifth slice best from the others. ``on_step(1)`` is called after each solve: one for each candidate, one more.
+    fifth slice best from the others.
+    ``on_step(1)`` is called after each solve: one for each candidate and one more.
     """
     held_out_rms: dict[float, float] = {}
     start = None
@@ -69,7 +70,7 @@ def _choose_regularization(
 ) -> tuple[float, dict[float, float], Tensor | None]:
     observed = torch.movedim(weights > 0, slice_axis, 0).flatten(1).any(1).nonzero().squeeze(1)
     if len(observed) < _LEAST_SLICES:
-        # Too few slices to spare any: the middle of the candidates, where the error is flat on every scan tried.
+        # Too few slices to spare any: a middle candidate; the error is flat there on every scan tried.
         return sorted(settings.candidates)[len(settings.candidates) // 2 - 1], {}, None
     held_out = torch.zeros_like(weights)
     torch.movedim(held_out, slice_axis, 0)[observed[_HOLD_OUT_EVERY // 2 :: _HOLD_OUT_EVERY]] = 1.0

@@ -44,7 +44,7 @@ class ProjectedGaussians:
 
 
 def rotations(quaternions: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
-    """Rotation matrix of each quaternion (w, x, y, z), normalised first; a zero quaternion gives NaN-free zeros.
+    """Rotation matrix of each quaternion (w, x, y, z), normalised first.
 
     >>> rotations(torch.tensor([[2.0, 0.0, 0.0, 0.0]])).tolist()
     [[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]]

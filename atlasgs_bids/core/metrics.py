@@ -29,7 +29,7 @@ def ssim(truth: Image, image: Image, mask: Mask) -> float:
     from skimage.metrics import structural_similarity  # noqa: PLC0415 - only where a truth is at hand
 
     data_range = float(np.ptp(truth[mask]))
-    _, similarity = structural_similarity(
+    _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
         truth.astype(np.float64), image.astype(np.float64), data_range=data_range, full=True
     )
     return float(np.asarray(similarity)[mask].mean())
@@ -63,7 +63,7 @@ def sharpness_ratio(image: Image, mask: Mask, normal_vox: npt.NDArray[np.float64
 
     ``normal_vox`` is the slice normal in the index coordinates of a grid of cubic voxels.
     """
-    slopes = np.stack([axis[mask] for axis in np.gradient(image.astype(np.float32))])
+    slopes = np.stack([np.gradient(image.astype(np.float32), axis=axis)[mask] for axis in range(3)])
     normal = (normal_vox / np.linalg.norm(normal_vox)).astype(np.float32)
     through = np.tensordot(normal, slopes, axes=1)
     total = float(np.mean((slopes**2).sum(axis=0)))

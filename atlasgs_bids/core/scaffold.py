@@ -1,7 +1,8 @@
 """Stage 1: the geometry of the Gaussians, fitted to the anchor."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +22,7 @@ from atlasgs_bids.core.splat.render import splat
 _LEARNING_RATES = {"means": 0.03, "log_scales": 0.03, "quaternions": 0.03, "amplitudes": 0.02}
 """Per Adam step: voxels, log units, quaternion units, fraction of the anchor's maximum."""
 _SCALE_LIMITS_VOX = (0.25, 3.0)
+_LOG_SCALE_LIMITS = (math.log(_SCALE_LIMITS_VOX[0]), math.log(_SCALE_LIMITS_VOX[1]))
 _FLAT_WEIGHT = 0.3
 """Sampling weight of a voxel without gradient, relative to one at the 90th percentile of the gradient."""
 
@@ -58,8 +60,12 @@ def fit_scaffold(
     scale = float(anchor[support].abs().max())
     target = anchor / scale
     start_vox = _initial_positions(target, support, settings)
-    # In voxels, so that one set of learning rates fits every voxel size; to mm at the end.
-    means = start_vox.clone().requires_grad_()
+    # World axes in units of the voxel size, so that one set of learning rates fits every voxel size.
+    size_mm = voxel_size_mm(world_from_voxel)
+    world_from_voxel = world_from_voxel.to(target)
+    voxel_from_scaled = torch.linalg.inv(world_from_voxel.double()).to(target)
+    voxel_from_scaled[:3, :3] *= size_mm
+    means = (world_points(start_vox, world_from_voxel) / size_mm).requires_grad_()
     log_scales = (
         torch.full_like(start_vox, _initial_scale_vox(len(start_vox), support)).log().requires_grad_()
     )
@@ -79,12 +85,11 @@ def fit_scaffold(
     )
     n_total = settings.scaffold.n_steps
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, n_total), eta_min=0.003)
-    identity = torch.eye(4, device=device)
     n_support = float(support.sum())
     weight = support.to(target.dtype)
 
     def loss_now() -> Tensor:
-        projected = project(means, log_scales.exp(), quaternions, identity)
+        projected = project(means, log_scales.exp(), quaternions, voxel_from_scaled)
         shape = (anchor.shape[0], anchor.shape[1], anchor.shape[2])
         rendered = splat(projected, amplitudes, shape, settings.chunk_elements)
         return (weight * (rendered - target) ** 2).sum()
@@ -101,18 +106,23 @@ def fit_scaffold(
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            log_scales.clamp_(*(float(torch.tensor(limit).log()) for limit in _SCALE_LIMITS_VOX))
+            log_scales.clamp_(*_LOG_SCALE_LIMITS)
         n_steps += 1
         on_step(1)
     else:
         with torch.no_grad():
             psnr_db = _psnr_db(loss_now(), n_support)
-    fitted = Gaussians(means.detach(), log_scales.detach().exp(), quaternions.detach(), amplitudes.detach())
-    return Scaffold(_to_world(fitted, world_from_voxel.to(device), scale), psnr_db, n_steps)
+    gaussians = Gaussians(
+        means_mm=means.detach() * size_mm,
+        scales_mm=log_scales.detach().exp() * size_mm,
+        quaternions=torch.nn.functional.normalize(quaternions.detach(), dim=1),
+        amplitudes=amplitudes.detach() * scale,
+    )
+    return Scaffold(gaussians, psnr_db, n_steps)
 
 
 def _psnr_db(loss: Tensor, n_support: float) -> float:
-    return -10 * float(torch.log10(loss.detach() / n_support + 1e-20))
+    return -10 * math.log10(float(loss.detach()) / n_support + 1e-20)
 
 
 def _initial_positions(target: Tensor, support: Tensor, settings: CoreSettings) -> Tensor:
@@ -126,59 +136,6 @@ def _initial_positions(target: Tensor, support: Tensor, settings: CoreSettings) 
 
 
 def _initial_scale_vox(n_gaussians: int, support: Tensor) -> float:
-    """σ of half the mean spacing: neighbours then overlap by about one σ (measured: 0.4 and 0.6 are worse)."""
+    """Half the mean spacing; 0.4 and 0.6 of it were fitted more slowly."""
     spacing = (float(support.sum()) / n_gaussians) ** (1 / 3)
     return min(max(0.5 * spacing, _SCALE_LIMITS_VOX[0]), _SCALE_LIMITS_VOX[1])
-
-
-def _to_world(gaussians: Gaussians, world_from_voxel: Tensor, scale: float) -> Gaussians:
-    """Voxel units to mm, for a grid of near-cubic voxels; the rotation is taken over by the quaternions.
-
-    An anchor with unequal voxel sides is brought to cubic ones before it is fitted (subject.py), so
-    world_from_voxel is a rotation (or reflection) times one voxel size.
-    """
-    size_mm = voxel_size_mm(world_from_voxel)
-    rotation = world_from_voxel[:3, :3].double() / size_mm
-    if torch.linalg.det(rotation) < 0:
-        # A Gaussian has no handedness: R and −R give the same covariance.
-        rotation = -rotation
-    grid_quaternion = _quaternion(rotation.cpu()).to(gaussians.quaternions)
-    quaternions = torch.nn.functional.normalize(_product(grid_quaternion, gaussians.quaternions), dim=1)
-    return replace(
-        gaussians,
-        means_mm=world_points(gaussians.means_mm, world_from_voxel.to(gaussians.means_mm)),
-        scales_mm=gaussians.scales_mm * size_mm,
-        quaternions=quaternions,
-        amplitudes=gaussians.amplitudes * scale,
-    )
-
-
-def _quaternion(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "4"]:
-    """Unit quaternion (w, x, y, z) of a rotation: the largest eigenvector of Bar-Itzhack's matrix (2000)."""
-    r = rotation
-    k = torch.tensor(
-        [
-            [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
-            [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
-            [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
-            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
-        ],
-        dtype=torch.float64,
-    )
-    x, y, z, w = torch.linalg.eigh(k).eigenvectors[:, -1].unbind()
-    return torch.stack([w, x, y, z])
-
-
-def _product(left: Float[Tensor, "4"], right: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
-    """Hamilton product: the rotation ``left`` after each of ``right``."""
-    a, b, c, d = left.unbind()
-    w, x, y, z = right.unbind(1)
-    return torch.stack(
-        [
-            a * w - b * x - c * y - d * z,
-            a * x + b * w + c * z - d * y,
-            a * y - b * z + c * w + d * x,
-            a * z + b * y - c * x + d * w,
-        ],
-        dim=1,
-    )

@@ -11,9 +11,9 @@ class ScaffoldSettings:
     """Stage 1: the geometry that is fitted to the anchor."""
 
     n_gaussians: int | None = None
-    """Number of Gaussians; None: ``gaussians_per_voxel`` times the support's voxels, up to ``max_gaussians``."""
+    """Number of Gaussians; None: by ``gaussians_per_voxel``, up to ``max_gaussians``."""
     gaussians_per_voxel: float = 1.0
-    """Below 1, what a target can show is bounded: at 0.67 by 34 dB on a FLAIR, at 1 by 82 dB (decision 0003)."""
+    """Of the support. Fewer bound what a target can show: 34 dB at 0.67, 82 dB at 1 (decision 0003)."""
     max_gaussians: int = 3_000_000
     n_steps: int = 40
     """Adam steps at most."""

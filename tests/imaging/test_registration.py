@@ -57,19 +57,19 @@ def of_length_15(direction):
 
 
 @pytest.mark.parametrize(
-    ("contrast", "axis", "turn", "shift"),
+    ("contrast", "axis", "size_mm", "turn", "shift"),
     [
-        (FLAIR, 2, (1, 1, -1), (-1, 2, 1)),
-        (T2W, 2, (-1, 0.2, 0.5), (1, 0.3, -2)),
-        (T2W, 0, (0, 1, 1), (1, 1, 1)),
-        (FLAIR, 1, (0.3, -1, 1), (0, -1, 1)),
+        (FLAIR, 2, 2, (1, 1, -1), (-1, 2, 1)),
+        (T2W, 2, 2, (-1, 0.2, 0.5), (1, 0.3, -2)),
+        (T2W, 0, 3, (0, 1, 1), (1, 1, 1)),
+        (FLAIR, 1, 3, (0.3, -1, 1), (0, -1, 1)),
     ],
     ids=["axial FLAIR", "axial T2w", "sagittal T2w", "coronal FLAIR"],
 )
-def test_a_head_15_mm_and_15_degrees_away_is_found(contrast, axis, turn, shift):
-    anchor = head(T1W, 2, noise=NOISE)
+def test_a_head_15_mm_and_15_degrees_away_is_found(contrast, axis, size_mm, turn, shift):
+    anchor = head(T1W, size_mm, noise=NOISE)
     truth = rigid(of_length_15(turn), of_length_15(shift), CENTRE)
-    found = register(anchor, foreground_mask(anchor), scan(contrast, truth, axis, 2), "rigid", 0)
+    found = register(anchor, foreground_mask(anchor), scan(contrast, truth, axis, size_mm), "rigid", 0)
     error_mm, error_deg = errors(found.target_from_anchor, truth)
     assert found.method == "rigid"
     assert found.warnings == ()

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -34,9 +32,7 @@ def test_the_figure_is_a_dark_png_of_a_readable_size(tmp_path):
     assert picture[:5, :5, :3].max() < 0.1
 
 
-@pytest.mark.parametrize(
-    "codes", ["".join(c) for c in itertools.product("RL", "AP", "SI")] + ["PSR", "AIL", "SLP", "IRA"]
-)
+@pytest.mark.parametrize("codes", ["LAS", "RPS", "LPI", "PSR", "AIL", "SLP"])
 def test_the_picture_does_not_depend_on_the_order_of_the_voxels(tmp_path, codes):
     image, mask = head_with_a_spot()
     affine = np.diag([*SIZES_MM, 1.0])

@@ -1,4 +1,4 @@
-"""The graph prior: Gaussians that lie close and look alike in the anchor have like amplitudes in the target."""
+"""The graph prior: Gaussians that are close, and alike in the anchor, are alike in the target."""
 
 import numpy as np
 import torch

@@ -25,8 +25,8 @@ _pjit = numba.njit(
 
 @_jit
 def _range(centre, half_extent, size):
-    low = max(0, int(math.ceil(centre - half_extent)))
-    high = min(size - 1, int(math.floor(centre + half_extent)))
+    low = max(0, math.ceil(centre - half_extent))
+    high = min(size - 1, math.floor(centre + half_extent))
     return low, high
 
 
@@ -55,7 +55,7 @@ def slab_lists(means, half_extents, nx):
 
 @_pjit
 def scatter(means, precisions, half_extents, amplitudes, starts, members, numerator, denominator):
-    """numerator[x] = Σ_i w_i(x) a_i and denominator[x] = Σ_i w_i(x); both arrays (nx, ny, nz), overwritten."""
+    """numerator[x] = Σ_i w_i(x) a_i and denominator[x] = Σ_i w_i(x); both (nx, ny, nz), overwritten."""
     nx, ny, nz = denominator.shape
     for slab in numba.prange(starts.shape[0] - 1):
         x0 = slab * _SLAB
@@ -85,7 +85,7 @@ def scatter(means, precisions, half_extents, amplitudes, starts, members, numera
 
 
 @_pjit
-def gather(
+def gather(  # noqa: PLR0913, PLR0917 - plain arrays are what numba compiles well
     means,
     precisions,
     half_extents,

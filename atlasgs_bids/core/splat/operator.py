@@ -12,7 +12,7 @@ from atlasgs_bids.core.splat.render import DENSITY_FLOOR
 
 
 class SplatOperator(LinearOperator):
-    """f = S a on a grid with any affine; kept as a sparse matrix, since a solve applies it hundreds of times."""
+    """f = S a on a grid with any affine; a sparse matrix, since a solve applies it hundreds of times."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ DENSITY_FLOOR = 1e-6
 
 class _NormalizedSplat(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         means_vox: Tensor,
         precisions_vox: Tensor,
@@ -34,7 +34,7 @@ class _NormalizedSplat(torch.autograd.Function):
         return rendered
 
     @staticmethod
-    def backward(ctx: Any, grad_rendered: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_rendered: Tensor) -> tuple[Tensor | None, ...]:
         means_vox, precisions_vox, amplitudes, half_extents_vox, denominator, rendered = ctx.saved_tensors
         projected = ProjectedGaussians(means_vox, precisions_vox, half_extents_vox)
         grad_amplitudes, grad_means, grad_precisions = kernels.gather(

@@ -1,0 +1,83 @@
+"""The anchor as the pipeline uses it: image, foreground, support, and what lies outside."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.grid import foreground_mask, resample_mask
+from atlasgs_bids.imaging.volume import Grid, Volume, load_volume, voxel_sizes_mm
+
+_MARGIN_VOXELS = 2
+_BRAIN_AT_MOST_ML = 2200.0
+_EMPTY_FRACTION = 0.1
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    volume: Volume
+    foreground: BoolArray
+    """Head or brain."""
+    support: BoolArray
+    """The foreground and a margin of background: where Gaussians are placed."""
+    exterior_is_empty: bool
+    """Whether what lies outside the support has no signal (air, or set to zero)."""
+    is_brain: bool
+    """Whether the foreground is a brain without skull."""
+
+    @property
+    def scale(self) -> float:
+        """99th percentile of the foreground: the unit in which intensities are alike."""
+        return max(float(np.percentile(self.volume.data[self.foreground], 99)), 1e-6)
+
+    def sampled(
+        self, points_vox: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The anchor and its local mean (σ = 1 voxel) at points (n, 3), linearly interpolated; each (n,)."""
+        smooth = ndimage.gaussian_filter(self.volume.data, 1.0)
+        amplitude, local_mean = (
+            ndimage.map_coordinates(image, points_vox.T, order=1, mode="nearest").astype(np.float32)
+            for image in (self.volume.data, smooth)
+        )
+        return amplitude, local_mean
+
+    def support_on(self, grid: Grid) -> BoolArray:
+        """The support on another grid of the same world."""
+        return self._on(self.support, grid)
+
+    def foreground_on(self, grid: Grid) -> BoolArray:
+        """The foreground on another grid of the same world."""
+        return self._on(self.foreground, grid)
+
+    def _on(self, mask: BoolArray, grid: Grid) -> BoolArray:
+        return resample_mask(Volume(mask.astype(np.float32), self.volume.world_from_voxel), grid)
+
+
+def load_anchor(path: Path, brain_mask_path: Path | None) -> Anchor:
+    """The anchor from its files; InputError where there is nothing to work with."""
+    volume = load_volume(path)
+    if brain_mask_path is None:
+        foreground = foreground_mask(volume)
+    else:
+        foreground = resample_mask(load_volume(brain_mask_path), volume.grid)
+        if not foreground.any():
+            raise InputError(
+                f"{brain_mask_path.name}: empty on the grid of {path.name}, expected a brain mask of this "
+                "T1w; repair or remove it"
+            )
+    support = ndimage.binary_dilation(foreground, iterations=_MARGIN_VOXELS)
+    inside = float(np.abs(volume.data[foreground]).mean())
+    outside = float(np.abs(volume.data[~support]).mean()) if not support.all() else 0.0
+    volume_ml = float(foreground.sum() * np.prod(voxel_sizes_mm(volume.world_from_voxel)) / 1000)
+    return Anchor(
+        volume=volume,
+        foreground=foreground,
+        support=support,
+        exterior_is_empty=outside < _EMPTY_FRACTION * inside,
+        is_brain=brain_mask_path is not None or volume_ml < _BRAIN_AT_MOST_ML,
+    )

@@ -1,0 +1,44 @@
+"""What each column of ``desc-sr_metrics.tsv`` means: the JSON dictionary beside it."""
+
+from typing import Any
+
+_COLUMNS: dict[str, tuple[str, str | None]] = {
+    "consistency_rms": ("RMS of acquired minus simulated slices, over the observed voxels", "arbitrary"),
+    "consistency_to_noise": ("consistency_rms over noise_sd; about 1 where the fit explains them", None),
+    "noise_sd": ("Noise within the acquired slices, from diagonal differences", "arbitrary"),
+    "sharpness_before": (
+        "RMS slope through the slices over RMS slope within them, cubic interpolation; 1: isotropic", None
+    ),
+    "sharpness_after": ("The same of the result", None),
+    "edge_agreement_before": ("Correlation of the edges with the anchor's, cubic interpolation", None),
+    "edge_agreement_after": ("The same of the result", None),
+    "registration_rotation": ("Rotation from the headers' position to the registered one", "degree"),
+    "registration_translation": ("Displacement of the centre of the anchor's foreground", "mm"),
+    "registration_displacement": ("Mean displacement over the anchor's foreground", "mm"),
+    "registration_method": ("rigid: found by registration; header: as stored in the headers", None),
+    "fov_coverage": ("Part of the anchor's foreground inside the target's field of view", None),
+    "slice_thickness": ("Slice thickness used", "mm"),
+    "slice_spacing": ("Distance between slice centres", "mm"),
+    "n_gaussians": ("Gaussians of the scaffold", None),
+    "anchor_psnr": ("PSNR of the anchor rendered from the scaffold, in its foreground", "dB"),
+    "regularization": ("Weight of the prior", None),
+    "held_out_rms": ("RMS error on held-out slices at that weight", "arbitrary"),
+    "solver_iterations": ("Conjugate gradient steps of the last solve", None),
+    "solver_relative_residual": ("Relative residual at which the last solve ended", None),
+    "solver_converged": ("Whether that is below the tolerance", None),
+    "seconds_scaffold": ("Time to fit the scaffold; 0 where it was reused", "s"),
+    "seconds_registration": ("Time to register", "s"),
+    "seconds_appearance": ("Time to fit the amplitudes", "s"),
+    "seconds_render": ("Time to render, measure and write", "s"),
+    "peak_memory": ("Peak resident memory of the process so far", "MiB"),
+    "peak_gpu_memory": ("Peak memory that tensors held on the GPU so far", "MiB"),
+    "device": ("Where it was computed", None),
+}  # fmt: skip
+
+
+def metrics_dictionary() -> dict[str, dict[str, Any]]:
+    """Column name -> its description and units, as BIDS data dictionaries have them."""
+    return {
+        name: {"Description": text, **({"Units": units} if units else {})}
+        for name, (text, units) in _COLUMNS.items()
+    }
