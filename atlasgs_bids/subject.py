@@ -96,7 +96,7 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
     scaffold = _scaffold(plan, config, progress)
     finished, failures = [], []
     for target, outputs in pending:
-        try:  # noqa: PERF203 - a target takes a minute
+        try:
             _process_target(plan, target, outputs, scaffold, config, progress)
             finished.append(target.label)
         except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other

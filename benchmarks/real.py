@@ -206,7 +206,7 @@ def write_report(options: argparse.Namespace, rows: list[Row]) -> None:
         table.add_column(heading, justify="left" if heading == "target" else "right")
     for line in cells:
         table.add_row(*line)
-    Console().print(table)
+    Console(width=120).print(table)
     print(f"wall and peak: one process restores {len(options.targets)} target(s), from start to end")
 
     lines = [" | ".join(line) for line in (columns, ["---"] * len(columns), *cells)]

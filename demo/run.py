@@ -62,12 +62,19 @@ def main() -> int:
     console.print()
     console.print(table_of(comparisons))
     console.print(
-        "Both columns use the same registration. Lesion: contrast to its surroundings, truth = 100 %."
+        "Both methods use the registration that AtlasGS found. Lesion: its contrast to its surroundings, "
+        "truth = 100 %; the T1w does not show it.\n"
     )
-    console.print(f"\nDataset   {bids_dir}\nResults   {out_dir}\nTruth     {truth_dir}", soft_wrap=True)
-    console.print(
-        "Figures   " + "\n          ".join(str(path) for path in sorted(out_dir.glob("sub-*/figures/*")))
-    )
+    paths = {
+        "Dataset": [bids_dir],
+        "Results": [out_dir],
+        "Truth": [truth_dir],
+        "Tables": sorted(out_dir.glob("group_*.tsv")),
+        "Figures": sorted(out_dir.glob("sub-*/figures/*")),
+    }
+    for name, files in paths.items():
+        for path in files:
+            console.print(f"{name:8}  {path}", soft_wrap=True, highlight=False)
     console.print(f"Took {time.monotonic() - started:.0f} s")
     return 0
 

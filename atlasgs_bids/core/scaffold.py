@@ -122,7 +122,8 @@ def fit_scaffold(
 
 
 def _psnr_db(loss: Tensor, n_support: float) -> float:
-    return -10 * math.log10(float(loss.detach()) / n_support + 1e-20)
+    mean_square = float(loss.detach()) / n_support
+    return -10 * math.log10(max(mean_square, 1e-20))
 
 
 def _initial_positions(target: Tensor, support: Tensor, settings: CoreSettings) -> Tensor:
@@ -137,5 +138,5 @@ def _initial_positions(target: Tensor, support: Tensor, settings: CoreSettings) 
 
 def _initial_scale_vox(n_gaussians: int, support: Tensor) -> float:
     """Half the mean spacing; 0.4 and 0.6 of it were fitted more slowly."""
-    spacing = (float(support.sum()) / n_gaussians) ** (1 / 3)
+    spacing = math.pow(float(support.sum()) / n_gaussians, 1 / 3)
     return min(max(0.5 * spacing, _SCALE_LIMITS_VOX[0]), _SCALE_LIMITS_VOX[1])

@@ -1,5 +1,7 @@
 """The kernel for a device: numba on the CPU, the torch reference elsewhere; one interface (reference.py)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -62,6 +64,7 @@ def pairs(
     return starts, columns, weights
 
 
-def _arrays(projected: ProjectedGaussians) -> tuple:  # type: ignore[type-arg]
+def _arrays(projected: ProjectedGaussians) -> tuple[Any, Any, Any]:
     fields = projected.means_vox, projected.precisions_vox, projected.half_extents_vox
-    return tuple(field.detach().contiguous().numpy() for field in fields)
+    means, precisions, half_extents = (field.detach().contiguous().numpy() for field in fields)
+    return means, precisions, half_extents

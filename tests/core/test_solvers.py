@@ -1,0 +1,74 @@
+"""Conjugate gradients and composed operators against dense algebra."""
+
+import pytest
+import torch
+
+from atlasgs_bids.core.operators import SparseOperator
+from atlasgs_bids.core.solvers import conjugate_gradient
+from tests.helpers import assert_adjoint, dense_matrix
+
+
+def _spd(n: int) -> torch.Tensor:
+    a = torch.randn(n, n, dtype=torch.float64)
+    return a @ a.T + torch.diag(torch.linspace(1, 50, n, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_matches_a_dense_solve(preconditioned: bool) -> None:
+    matrix, right_side = _spd(30), torch.randn(30, dtype=torch.float64)
+    solution = conjugate_gradient(
+        lambda x: matrix @ x,
+        right_side,
+        inverse_diagonal=1 / matrix.diagonal() if preconditioned else None,
+        tolerance=1e-12,
+    )
+    assert solution.converged
+    torch.testing.assert_close(solution.value, torch.linalg.solve(matrix, right_side), rtol=1e-8, atol=1e-8)
+    true_residual = float((right_side - matrix @ solution.value).norm() / right_side.norm())
+    assert true_residual == pytest.approx(solution.relative_residual, abs=1e-11)
+
+
+def test_warm_start_at_the_solution_takes_no_step() -> None:
+    matrix, right_side = _spd(12), torch.randn(12, dtype=torch.float64)
+    exact = torch.linalg.solve(matrix, right_side)
+    solution = conjugate_gradient(lambda x: matrix @ x, right_side, start=exact, tolerance=1e-9)
+    assert solution.n_steps == 0
+    assert solution.converged
+
+
+def test_says_when_it_did_not_converge() -> None:
+    solution = conjugate_gradient(
+        lambda x: _BAD @ x, torch.ones(20, dtype=torch.float64), tolerance=1e-12, max_iterations=2
+    )
+    assert not solution.converged
+    assert solution.n_steps == 2
+    assert solution.relative_residual > 1e-12
+
+
+_BAD = torch.diag(torch.logspace(0, 4, 20, dtype=torch.float64))
+
+
+def test_zero_right_side() -> None:
+    solution = conjugate_gradient(lambda x: _BAD @ x, torch.zeros(20, dtype=torch.float64))
+    assert solution.converged
+    assert not solution.value.any()
+
+
+def test_sparse_operator_and_composition() -> None:
+    first = (torch.rand(6, 9, dtype=torch.float64) - 0.5).relu()
+    second = (torch.rand(4, 6, dtype=torch.float64) - 0.5).relu()
+    ops = []
+    for dense in (second, first):
+        csr = dense.numpy()
+        rows, columns = csr.nonzero()
+        starts = torch.zeros(len(csr) + 1, dtype=torch.int64)
+        starts[1:] = torch.bincount(torch.from_numpy(rows), minlength=len(csr)).cumsum(0)
+        values = torch.from_numpy(csr[rows, columns])
+        ops.append(SparseOperator(starts, torch.from_numpy(columns), values, csr.shape[1]))
+    product = ops[0] @ ops[1]
+    assert_adjoint(product)
+    assert_adjoint(ops[0].T)
+    torch.testing.assert_close(dense_matrix(product), second @ first)
+    torch.testing.assert_close(dense_matrix(ops[1].T), first.T)
+    with pytest.raises(ValueError, match="cannot compose"):
+        _ = ops[1] @ ops[0]
