@@ -136,7 +136,7 @@ def test_gaussians_outside_and_degenerate_give_no_nan() -> None:
     )
     leaves = [value.clone().requires_grad_() for value in vars(gaussians).values()]
     image = render(Gaussians(*leaves), leaves[3], SHAPE, torch.eye(4), 1000)
-    assert float(image[4, 4, 4]) == pytest.approx(2.0, rel=1e-5)
+    assert image[4, 4, 4].item() == pytest.approx(2.0, rel=1e-5)
     image.sum().backward()
     assert all(bool(leaf.grad.isfinite().all()) for leaf in leaves if leaf.grad is not None)
 
