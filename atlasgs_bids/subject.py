@@ -177,12 +177,15 @@ def _process_target(
         logger.warning("%s: %s", label, text)
     with clock.measure("appearance"):
         op, weights = _observation(target, acquired, registration, scaffold, config)
-        n_solves = 1 if config.core.appearance.regularization is not None else 5
+        settings = config.core.appearance
+        n_solves = 1 + (len(settings.candidates) if settings.regularization is None else 0)
         with progress.stage(f"{label}: appearance", n_solves) as advance:
             slices = torch.from_numpy(acquired.data).to(config.device)
             appearance = fit_appearance(
-                op, slices, weights, scaffold.prior, target.geometry.axis, config.core.appearance, advance
+                op, slices, weights, scaffold.prior, target.geometry.axis, settings, advance
             )
+    held_out = ", ".join(f"{value:g}: {rms:.4g}" for value, rms in appearance.held_out_rms.items())
+    logger.debug("%s: λ %g; held-out RMS %s", label, appearance.regularization, held_out or "not needed")
     if not appearance.solution.converged:
         logger.warning(
             "%s: the solve stopped at a relative residual of %.1e after %d steps, expected %.0e; "

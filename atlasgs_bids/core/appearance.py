@@ -41,8 +41,8 @@ def fit_appearance(
 ) -> Appearance:
     """min_a ‖A S a − y‖²_W + λ aᵀ L a by preconditioned conjugate gradients.
 
-    ``weights`` is W (0: not observed). λ is taken from ``settings`` or chosen as the one that predicts every
-    fifth slice best from the others.
+    ``weights`` is W (0: not observed). λ is taken from ``settings`` or chosen as the largest one that
+    predicts every fifth slice from the others about as well as any.
     ``on_step(1)`` is called after each solve: one for each candidate and one more.
     """
     held_out_rms: dict[float, float] = {}
@@ -71,7 +71,7 @@ def _choose_regularization(
     observed = torch.movedim(weights > 0, slice_axis, 0).flatten(1).any(1).nonzero().squeeze(1)
     if len(observed) < _LEAST_SLICES:
         # Too few slices to spare any: a middle candidate; the error is flat there on every scan tried.
-        return sorted(settings.candidates)[len(settings.candidates) // 2 - 1], {}, None
+        return sorted(settings.candidates)[len(settings.candidates) // 2], {}, None
     held_out = torch.zeros_like(weights)
     torch.movedim(held_out, slice_axis, 0)[observed[_HOLD_OUT_EVERY // 2 :: _HOLD_OUT_EVERY]] = 1.0
     training, validation = weights * (1 - held_out), weights * held_out
@@ -86,7 +86,9 @@ def _choose_regularization(
         rms[candidate] = float(((validation * error**2).sum() / validation.sum()).sqrt())
         solutions[candidate] = start
         on_step(1)
-    best = min(rms, key=lambda candidate: rms[candidate])
+    # The held-out error is flat where λ is small, and there only the noise in the result still grows.
+    bound = settings.held_out_slack * min(rms.values())
+    best = max(candidate for candidate in rms if rms[candidate] <= bound)
     return best, rms, solutions[best]
 
 

@@ -40,8 +40,10 @@ class AppearanceSettings:
 
     regularization: float | None = None
     """Weight λ of the prior; None: chosen from held-out slices."""
-    candidates: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01)
+    candidates: tuple[float, ...] = (0.1, 0.03, 0.01)
     """λ that are tried, largest first: each solution starts the next solve."""
+    held_out_slack: float = 1.005
+    """The largest λ whose held-out RMS is within this factor of the least is taken (decision 0004)."""
     search_tolerance: float = 1e-3
     """Relative residual at which the solves of that search stop."""
     tolerance: float = 1e-4
