@@ -180,9 +180,12 @@ def _main_components(mask: BoolArray) -> BoolArray:
 def _closed(mask: BoolArray, sizes_mm: npt.NDArray[np.float64]) -> BoolArray:
     """The mask dilated and then eroded by a box that reaches ``_CLOSING_MM`` to each side."""
     size = _box_size(_CLOSING_MM, sizes_mm)
-    # Both filters repeat the border: the erosion does not eat the mask where the image ends.
-    dilated = ndimage.maximum_filter(mask, size, mode="nearest")
-    return np.asarray(ndimage.minimum_filter(dilated, size, mode="nearest"))
+    # Continued beyond the border where it touches it, and only there: the erosion neither eats a neck that
+    # the image cuts, nor leaves the air between a vertex and the border.
+    padded = np.pad(mask, [(n, n) for n in size], mode="edge")
+    dilated = ndimage.maximum_filter(padded, size, mode="constant", cval=0)
+    eroded = ndimage.minimum_filter(dilated, size, mode="constant", cval=0)
+    return np.asarray(eroded[tuple(slice(n, -n) for n in size)])
 
 
 def _box_size(reach_mm: float, sizes_mm: npt.NDArray[np.float64]) -> list[int]:
