@@ -1,14 +1,16 @@
 """One invocation: validate, discover, plan, process, report; one failure stops nobody else."""
 
 import logging
+import os
 import platform
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from os import getpid
+from pathlib import Path
 
 from rich.console import Console
 from rich.highlighter import NullHighlighter
@@ -160,7 +162,22 @@ def _checked_settings(config: RunConfig) -> RunConfig:
             raise ConfigurationError(
                 f"work dir {config.work_dir} cannot be made ({error.strerror}); choose another one"
             ) from error
+    _place_caches(config.work_dir)
     return replace(config, device=_resolved_device(config.device))
+
+
+def _place_caches(work_dir: Path | None) -> None:
+    """Compiled kernels and font lists go to the work dir, or below /tmp where the app cannot write beside itself.
+
+    A variable that the user has set wins. Must run before numba and matplotlib are imported.
+    """
+    package = Path(__file__).parent
+    if work_dir is None:
+        if os.access(package, os.W_OK):
+            return
+        work_dir = Path(tempfile.gettempdir()) / f"atlasgs-{os.getuid()}"
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(work_dir / "numba"))
+    os.environ.setdefault("MPLCONFIGDIR", str(work_dir / "matplotlib"))
 
 
 def _resolved_device(device: str) -> str:
@@ -211,7 +228,7 @@ def _print_plan(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> Non
 def _record(failure: Failed, config: RunConfig) -> None:
     """Log a failure and write its crash file, at once: a later failure must not lose it."""
     now = datetime.now(timezone.utc)
-    name = f"crash-{now:%Y%m%dT%H%M%SZ}-{failure.label.replace(' ', '_')}-{getpid()}.txt"
+    name = f"crash-{now:%Y%m%dT%H%M%SZ}-{failure.label.replace(' ', '_')}-{os.getpid()}.txt"
     path = config.out_dir / "logs" / name
     text = (
         f"{failure.label}\n{failure.message}\n\n"
