@@ -167,7 +167,7 @@ def _checked_settings(config: RunConfig) -> RunConfig:
 
 
 def _place_caches(work_dir: Path | None) -> None:
-    """Compiled kernels and font lists go to the work dir, or below /tmp where the app cannot write beside itself.
+    """Compiled kernels and font lists go to the work dir, or below /tmp where the package cannot be written.
 
     A variable that the user has set wins. Must run before numba and matplotlib are imported.
     """

@@ -11,12 +11,12 @@ from atlasgs_bids import app
 def test_caches_go_to_the_work_dir_unless_the_user_says_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "restored afterwards")
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
     monkeypatch.setenv("MPLCONFIGDIR", "mine")
     app._place_caches(tmp_path)
     assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path / "numba")
     assert os.environ["MPLCONFIGDIR"] == "mine"
-    monkeypatch.delenv("NUMBA_CACHE_DIR")
 
 
 def test_caches_of_a_read_only_installation_go_below_the_temporary_directory(
