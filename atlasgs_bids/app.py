@@ -23,7 +23,7 @@ from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.files import remove_stale_temporaries, save_text
 from atlasgs_bids.bids.validate import check_dataset, validation_errors
 from atlasgs_bids.config import RunConfig, check_paths
-from atlasgs_bids.errors import AtlasgsError, ConfigurationError
+from atlasgs_bids.errors import ConfigurationError, error_text
 from atlasgs_bids.group import gather
 from atlasgs_bids.imaging.slices import slice_profile
 from atlasgs_bids.plan import SubjectPlan, plan_subject, plan_table
@@ -121,8 +121,7 @@ def _process(plans: Sequence[SubjectPlan], config: RunConfig, progress: Progress
 
 
 def _failed(participant: str, label: str, error: Exception) -> Failed:
-    message = str(error) if isinstance(error, AtlasgsError) else f"{type(error).__name__}: {error}"
-    return Failed(participant, label, message, traceback.format_exc())
+    return Failed(participant, label, error_text(error), traceback.format_exc())
 
 
 def _selected_participants(config: RunConfig) -> list[str]:

@@ -136,11 +136,12 @@ def write_target(
     )
     anchor_image = resample(anchor.volume, grid)
     cubic = resample(result.acquired, grid, result.registration.target_from_anchor)
-    mask = anchor.foreground_on(grid) & result.fov
+    foreground = anchor.foreground_on(grid)
+    mask = foreground & result.fov
     with atomic(outputs.figure) as path:
         title = f"{plan.label} {target.label}"
         target_figure(path, anchor_image, cubic, result.sr, grid.world_from_voxel, title, mask)
-    row = _metrics(target, result, anchor_image, cubic, mask)
+    row = _metrics(target, result, anchor_image, cubic, foreground)
     row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
     row |= {**memory, "device": config.device}
     save_json(metrics_dictionary(), outputs.metrics_json)
@@ -152,17 +153,17 @@ def _metrics(
     result: TargetResult,
     anchor_image: npt.NDArray[np.float32],
     cubic: npt.NDArray[np.float32],
-    mask: npt.NDArray[np.bool_],
+    foreground: npt.NDArray[np.bool_],
 ) -> dict[str, Any]:
     registration, appearance = result.registration, result.appearance
     observed = result.weights > 0
+    mask = foreground & result.fov
     error = (result.acquired.data - result.simulated)[observed].astype(np.float64)
     consistency = float(np.sqrt(np.mean(error**2)))
     noise = noise_sd(result.acquired.data, target.geometry.axis, observed)
     normal_target = slice_normal(result.acquired.world_from_voxel, target.geometry.axis)
     normal_anchor = registration.target_from_anchor[:3, :3].T @ normal_target
     normal_vox = np.linalg.inv(result.grid.world_from_voxel[:3, :3]) @ normal_anchor
-    foreground = result.anchor.foreground_on(result.grid)
     return {
         "consistency_rms": consistency,
         "consistency_to_noise": consistency / noise if noise > 0 else None,

@@ -25,7 +25,7 @@ from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.scaffold import default_n_gaussians, fit_scaffold
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import render
-from atlasgs_bids.errors import AtlasgsError, InputError
+from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.imaging.anchor import Anchor, load_anchor
 from atlasgs_bids.imaging.grid import fov_mask, output_grid
 from atlasgs_bids.imaging.registration import Registration, register
@@ -100,8 +100,7 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
             _process_target(plan, target, outputs, scaffold, config, progress)
             finished.append(target.label)
         except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
-            message = str(error) if isinstance(error, AtlasgsError) else f"{type(error).__name__}: {error}"
-            failures.append(Failure(target.label, message, traceback.format_exc()))
+            failures.append(Failure(target.label, error_text(error), traceback.format_exc()))
     return SubjectResult(tuple(finished), tuple(skipped), tuple(failures))
 
 
@@ -193,8 +192,9 @@ def _process_target(
             label, appearance.solution.relative_residual, appearance.solution.n_steps,
             config.core.appearance.tolerance,
         )  # fmt: skip
-    with clock.measure("render"), progress.stage(f"{label}: rendering and writing") as advance:
-        result = _result(acquired, registration, appearance, op, weights, scaffold, config)
+    with progress.stage(f"{label}: rendering and writing") as advance:
+        with clock.measure("render"):
+            result = _result(acquired, registration, appearance, op, weights, scaffold, config)
         write_target(plan, target, outputs, result, config, clock.seconds, _memory(config))
         advance(1)
 

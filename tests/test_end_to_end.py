@@ -198,3 +198,12 @@ def test_a_second_run_leaves_what_is_finished(run):
     after = fingerprints(run.out_dir)
     assert {path: after[path] for path in before} == before
     assert "finished by an earlier run" in again.stderr
+
+
+@pytest.mark.parametrize(("stem", "target"), TARGETS)
+def test_the_metrics_have_the_columns_that_their_dictionary_explains(run, stem, target):
+    table = run.path(stem, f"mod-{target}_space-T1w_res-iso_desc-sr_metrics.tsv")
+    with table.open(encoding="utf-8") as lines:
+        columns = next(csv.reader(lines, delimiter="\t"))
+    dictionary = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
+    assert set(columns) == set(dictionary)

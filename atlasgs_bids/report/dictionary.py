@@ -29,7 +29,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "seconds_scaffold": ("Time to fit the scaffold; 0 where it was reused", "s"),
     "seconds_registration": ("Time to register", "s"),
     "seconds_appearance": ("Time to fit the amplitudes", "s"),
-    "seconds_render": ("Time to render, measure and write", "s"),
+    "seconds_render": ("Time to render the result and the simulated slices", "s"),
     "peak_memory": ("Peak resident memory of the process so far", "MiB"),
     "peak_gpu_memory": ("Peak memory that tensors held on the GPU so far", "MiB"),
     "device": ("Where it was computed", None),
