@@ -225,10 +225,9 @@ def subject(bench: Bench, anchor: np.ndarray, world: Tensor) -> Row:
 
 def head(bench: Bench, anchor: np.ndarray) -> Row:
     """A full head: the brain mirrored until it fills 256 x 256 x 256 voxels, and a ball of 5 M voxels."""
-    brain = anchor[20:148, 40:168, 30:158]
-    tiled = np.concatenate([brain, brain[::-1]], axis=0)
-    tiled = np.concatenate([tiled, tiled[:, ::-1]], axis=1)
-    tiled = np.ascontiguousarray(np.concatenate([tiled, tiled[:, :, ::-1]], axis=2))
+    brain = anchor[tuple(slice(index.min(), index.max() + 1) for index in np.nonzero(anchor > 0))]
+    missing = [(0, max(0, 256 - n)) for n in brain.shape]
+    tiled = np.pad(brain, missing, mode="symmetric")[:256, :256, :256]
     axes = np.ogrid[:256, :256, :256]
     ball = sum(((axis - 127.5) / 127) ** 2 for axis in axes) < (5e6 / (4 / 3 * math.pi * 127**3)) ** (2 / 3)
     tiled = np.where(ball, np.maximum(tiled, 1), 0).astype(np.float32)
@@ -240,7 +239,7 @@ def head(bench: Bench, anchor: np.ndarray) -> Row:
 
 
 def over_voxels(bench: Bench, anchor: np.ndarray, world: Tensor) -> list[Row]:
-    """One forward and all gradients on finer and coarser grids, one Gaussian for each voxel of the support."""
+    """One forward and all gradients on finer and coarser grids, one Gaussian for each foreground voxel."""
     rows: list[Row] = []
     for zoom in (0.5, 0.7, 1.0, 1.4):
         coarse = ndimage.zoom(anchor, zoom, order=1)

@@ -70,6 +70,10 @@ class AppearanceSettings:
     """λ that are tried, largest first: each solution starts the next solve."""
     held_out_slack: float = 1.005
     """The largest λ whose held-out RMS is within this factor of the least is taken (decision 0004)."""
+    expected_regularization: float = 0.03
+    """λ on the difference from what a learned prior expects."""
+    misfit_bound: float = 1.0
+    """Largest misfit of the slices that such a prior may cause, over the noise."""
     search_tolerance: float = 1e-3
     """Relative residual at which the solves of that search stop."""
     tolerance: float = 1e-4
