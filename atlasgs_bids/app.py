@@ -212,7 +212,7 @@ def _log_plan(plan: SubjectPlan) -> None:
     for text in plan.warnings:
         logger.warning("%s: %s", plan.label, text)
     if not plan.targets and not plan.failures:
-        logger.warning("%s: nothing to restore: no thick-slice FLAIR, T2w or PDw", plan.label)
+        logger.warning("%s: nothing to restore: no thick slices", plan.label)
 
 
 def _print_plan(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> None:

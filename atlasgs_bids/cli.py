@@ -77,6 +77,25 @@ def _slice_profile(ctx: click.Context, param: click.Parameter, value: str) -> st
     return Path(value).absolute()
 
 
+def _slice_thickness(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, float]:
+    """``5`` or ``FLAIR=5``, by suffix; ``""``: every other target."""
+    suffixes = [suffix for kind, suffix in INPUT_SUFFIXES.items() if kind != "t1w"]
+    thickness_mm = {}
+    for value in values:
+        suffix, _, number = value.rpartition("=")
+        if suffix and suffix not in suffixes:
+            text = f"{value!r}: {suffix!r} is no target, expected one of {', '.join(suffixes)}"
+            raise click.BadParameter(text, ctx, param)
+        try:
+            thickness_mm[suffix] = float(number)
+        except ValueError as error:
+            text = f"{value!r}, expected mm for all targets (5) or for one kind (FLAIR=5)"
+            raise click.BadParameter(text, ctx, param) from error
+        if not 0 < thickness_mm[suffix] < 100:
+            raise click.BadParameter(f"{value!r}, expected more than 0 and less than 100 mm", ctx, param)
+    return thickness_mm
+
+
 def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         raise click.BadParameter(f"{value!r}, expected auto, cpu, cuda or cuda:n", ctx, param)
@@ -159,7 +178,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "bids_filters",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     callback=_filters,
-    help="JSON file that narrows the inputs: keys t1w, flair, t2w, pdw, each with pybids entities.",
+    help=f"JSON file that narrows the inputs: keys {', '.join(INPUT_SUFFIXES)}, each with pybids entities.",
 )
 @click.option("--skip-bids-validation", is_flag=True, help="Do not validate the dataset first.")
 @click.option("-w", "--work-dir", type=_FOLDER, help="Folder for caches; default: a temporary one.")
@@ -196,6 +215,21 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     default=str(DEFAULTS.slice_profile),
     show_default=True,
     help="Sensitivity through a slice; FILE: two columns, offset in mm and weight.",
+)
+@click.option(
+    "--slice-thickness",
+    "slice_thickness_mm",
+    cls=SpaceListOption,
+    callback=_slice_thickness,
+    metavar="MM|SUFFIX=MM...",
+    help="Slice thickness, for all targets (5) or by kind (FLAIR=5 T2w=4), before that of the sidecars.",
+)
+@click.option(
+    "--combine-stacks",
+    type=click.Choice(["none", "orthogonal", "all"]),
+    default=DEFAULTS.combine_stacks,
+    show_default=True,
+    help="Restore stacks of one contrast together: those in different directions, repeats too, or none.",
 )
 @click.option(
     "--n-gaussians",
@@ -236,8 +270,8 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.version_option(__version__, prog_name="atlasgs")
 @click.pass_context
 def main(ctx: click.Context, /, **options: Any) -> None:
-    """Restore thick-slice FLAIR, T2w and PDw images of a BIDS dataset at isotropic resolution, in the space
-    of each participant's own T1w image.
+    """Restore thick-slice FLAIR, T2w, PDw, diffusion and ASL images of a BIDS dataset at isotropic
+    resolution, in the space of each participant's own T1w image.
 
     BIDS_DIR is the dataset and is only ever read. OUT_DIR receives the results; a folder called derivatives
     gets atlasgs appended. The level is participant, then group, which gathers the metrics.

@@ -21,7 +21,7 @@ class RunConfig:
     session_ids: tuple[str, ...] = ()
     """Without ``ses-``; empty: all."""
     bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Query of each kind of input (``t1w``, ``flair``, ``t2w``, ``pdw``): pybids entity -> value or list."""
+    """Query of each kind of input (``t1w``, ``flair``, ``dwi``, ...): pybids entity -> value or list."""
     skip_bids_validation: bool = False
     work_dir: Path | None = None
     """Caches and other throw-away files; None: a folder under the system's temporary directory."""
@@ -36,7 +36,15 @@ class RunConfig:
     """``iso``, ``anchor`` or a voxel size in mm."""
     slice_profile: str | Path = "box"
     """``box``, ``gaussian`` or a two-column text file (offset in mm, weight)."""
+    slice_thickness_mm: Mapping[str, float] = field(default_factory=dict)
+    """Thickness by BIDS suffix, before that of the sidecars; ``""``: of every other target."""
+    combine_stacks: str = "orthogonal"
+    """Stacks of one contrast in one result: ``none``, ``orthogonal`` (no two parallel) or ``all``."""
     core: CoreSettings = field(default_factory=CoreSettings)
+
+    def given_thickness_mm(self, suffix: str) -> float | None:
+        """The slice thickness that the user gave for images of a suffix."""
+        return self.slice_thickness_mm.get(suffix, self.slice_thickness_mm.get(""))
 
 
 def resolve_out_dir(out_dir: Path) -> Path:

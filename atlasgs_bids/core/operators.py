@@ -1,7 +1,9 @@
 """Linear operators: fixed shapes, an exact adjoint, composition with ``@``."""
 
+import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -44,6 +46,46 @@ class Composition(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
+
+
+class SliceRows(LinearOperator):
+    """The slices of a stack as rows: (x, y, z) -> (n_slices, n_pixels, 1), padded with zeros at the end."""
+
+    def __init__(self, shape: tuple[int, ...], slice_axis: int, n_pixels: int) -> None:
+        self._axis, self._n_own = slice_axis, math.prod(shape) // shape[slice_axis]
+        self._moved_shape = (shape[slice_axis], *(n for i, n in enumerate(shape) if i != slice_axis))
+        self.shape_in, self.shape_out = shape, (shape[slice_axis], n_pixels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.new_zeros(self.shape_out)
+        rows[:, : self._n_own, 0] = torch.movedim(x, self._axis, 0).flatten(1)
+        return rows
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return torch.movedim(y[:, : self._n_own, 0].reshape(self._moved_shape), 0, self._axis).contiguous()
+
+
+class StackedOperator(LinearOperator):
+    """Several operators on one operand, each scaled, their results one below the other along axis 0."""
+
+    def __init__(self, parts: Sequence[LinearOperator], scales: Sequence[float]) -> None:
+        if len({(part.shape_in, part.shape_out[1:]) for part in parts}) != 1:
+            shapes = [(part.shape_in, part.shape_out) for part in parts]
+            raise ValueError(f"cannot stack {shapes}: only the first output axis may differ")
+        self.parts, self.scales = tuple(parts), tuple(scales)
+        self._lengths = [part.shape_out[0] for part in parts]
+        self.shape_in = parts[0].shape_in
+        self.shape_out = (sum(self._lengths), *parts[0].shape_out[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = zip(self.parts, self.scales, strict=True)
+        return torch.cat([scale * part.forward(x) for part, scale in pairs])
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        total = y.new_zeros(self.shape_in)
+        for part, scale, own in zip(self.parts, self.scales, torch.split(y, self._lengths), strict=True):
+            total += scale * part.adjoint(own)
+        return total
 
 
 class SparseOperator(LinearOperator):
