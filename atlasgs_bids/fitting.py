@@ -134,6 +134,7 @@ def _expectations(
             stack = ObservedStack(
                 slices=observation.slices / gain,
                 weights=observation.weights,
+                support=torch.from_numpy(scaffold.anchor.support_on(observation.lattice)).to(config.device),
                 slice_axis=axis,
                 noise_sd=sd / gain,
                 acquisition=observation.acquisition,

@@ -86,6 +86,10 @@ class AppearanceSettings:
     """λ on the difference from what a learned prior expects."""
     misfit_bound: float = 1.0
     """Largest misfit of the slices that such a prior may cause, over the noise."""
+    specific_loss_db: float = 0.1
+    """What rendering may lose against the same objective on voxels before target-specific Gaussians come."""
+    specific_fraction: float = 0.3
+    """Most of them, as a part of the shared ones."""
     n_probes: int = 6
     """Draws that the uncertainty is estimated from."""
     search_tolerance: float = 1e-3

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator
@@ -45,6 +45,8 @@ class ObservedStack:
     slices: Float[Tensor, "x y z"]
     weights: Float[Tensor, "x y z"]
     """0: not observed."""
+    support: Bool[Tensor, "X Y Z"]
+    """Cells of the lattice in which Gaussians were placed; beyond them nothing is expected of them."""
     slice_axis: int
     noise_sd: float
     """Of a native voxel, intensity units."""
@@ -68,7 +70,7 @@ def expect(
     data = Stack(stack.slices, stack.weights, stack.slice_axis, stack.acquisition, anchor)
     prediction = predict(train_prior([data], settings, seed, on_step), data)
     low, high = _WEIGHT_RANGE
-    trust = (stack.noise_sd / prediction.sd.clamp_min(1e-12)).square().clamp(low, high)
+    trust = (stack.noise_sd / prediction.sd.clamp_min(1e-12)).square().clamp(low, high) * stack.support
     lattice_from_world = torch.linalg.inv(stack.world_from_lattice.double()).to(gaussians.means_mm)
     means_vox = world_points(gaussians.means_mm, lattice_from_world)
     return Expectation(
@@ -78,7 +80,8 @@ def expect(
         weights=trust,
         amplitudes=sample_lattice(prediction.image, means_vox),
         amplitude_sd=sample_lattice(prediction.sd, means_vox).clamp_min(1e-12),
-        amplitude_weights=_inside(stack.splat.shape_out, means_vox) * sample_lattice(trust, means_vox),
+        amplitude_weights=_inside(stack.splat.shape_out, means_vox)
+        * sample_lattice(trust, means_vox).clamp_min(_OUTSIDE),
     )
 
 
