@@ -18,8 +18,6 @@ from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.fitting import (
     PlacedStack,
-    fit_stacks,
-    observe_placed,
     place,
     rendered_result,
     rendered_volume,
@@ -34,6 +32,7 @@ from atlasgs_bids.progress import Progress
 from atlasgs_bids.report.figures import target_figure
 from atlasgs_bids.results import TargetResult
 from atlasgs_bids.scaffolding import SessionScaffold
+from atlasgs_bids.target_geometry import fit_target
 from atlasgs_bids.targets import TargetPlan
 from atlasgs_bids.volumes import SeriesPlan
 
@@ -71,12 +70,11 @@ def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
         placed = _placed(run, reference)
         advance(1)
     with measure("appearance"):
-        observation = observe_placed(placed, run.scaffold, config)
-        appearance, stacks = fit_stacks(
-            [placed], [observation], run.scaffold, config, run.progress, f"{run.label} reference"
-        )
-        weights_of_prior = _prior_weights(run, series, observation, appearance)
-    result = rendered_result(appearance, stacks, run.scaffold, config)
+        fit = fit_target([placed], run.scaffold, config, run.progress, f"{run.label} reference")
+        (observation,) = fit.observations
+        run = replace(run, scaffold=fit.scaffold)
+        weights_of_prior = _prior_weights(run, series, observation, fit.appearance)
+    result = rendered_result(fit.appearance, fit.stacks, fit.scaffold, config)
     with measure("render"):
         means = _write_volumes(run, series, observation, weights_of_prior, result)
     _write_companions(run, placed, result.grid)

@@ -36,7 +36,7 @@ class Appearance:
 
 
 @dataclass(frozen=True)
-class _Objective:
+class Objective:
     """‖T a − b‖²_W summed over the terms, + λ (a − a₀)ᵀ L (a − a₀)."""
 
     terms: tuple[tuple[LinearOperator, Tensor, Tensor], ...]
@@ -47,6 +47,7 @@ class _Objective:
     """a₀; None: 0."""
 
     def solve(self, start: Tensor | None, tolerance: float, max_iterations: int) -> Solution:
+        """The amplitudes (n,) or (n, k) that minimise it."""
         right_side = sum(op.adjoint(weights * data) for op, data, weights in self.terms)
         assert isinstance(right_side, Tensor)
         if self.centre is not None:
@@ -96,9 +97,7 @@ def fit_appearance(
     held_out_rms: dict[float, float] = {}
     start = None
     weights = weights.reshape(*weights.shape, *[1] * (slices.ndim - weights.ndim))
-    objective = _Objective(
-        ((slices_from_amplitudes, slices, weights),), prior, settings.regularization or 0.0
-    )
+    objective = Objective(((slices_from_amplitudes, slices, weights),), prior, settings.regularization or 0.0)
     if settings.regularization is None:
         chosen, held_out_rms, start = _choose_regularization(objective, slice_axis, settings, on_step)
         objective = replace(objective, regularization=chosen)
@@ -128,7 +127,7 @@ def fit_expected_appearance(
             (slices_from_amplitudes, slices, weights),
             (expectation.image_from_amplitudes, expectation.image, trust * expectation.weights),
         )
-        objective = _Objective(terms, prior, regularization, expectation.amplitudes)
+        objective = Objective(terms, prior, regularization, expectation.amplitudes)
         solution = objective.solve(start, settings.tolerance, settings.max_iterations)
         error = slices_from_amplitudes.forward(solution.value) - slices
         misfit = float(((weights * error**2).sum() / weights.sum()).sqrt())
@@ -138,7 +137,7 @@ def fit_expected_appearance(
 
 
 def _choose_regularization(
-    objective: _Objective, slice_axis: int, settings: AppearanceSettings, on_step: Callable[[int], None]
+    objective: Objective, slice_axis: int, settings: AppearanceSettings, on_step: Callable[[int], None]
 ) -> tuple[float, dict[float, float], Tensor | None]:
     ((op, slices, weights),) = objective.terms
     observed = torch.movedim(weights > 0, slice_axis, 0).flatten(1).any(1).nonzero().squeeze(1)
