@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.appearance import Appearance, fit_appearance
+from atlasgs_bids.core.appearance import Appearance, fit_appearance, fit_expected_appearance
 from atlasgs_bids.core.metrics import noise_sd
+from atlasgs_bids.core.priors.expectation import Expectation, ObservedStack, expect
+from atlasgs_bids.core.priors.learned import TooLittleDataError
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample_mask
 from atlasgs_bids.imaging.registration import Registration, register
 from atlasgs_bids.imaging.volume import Grid, Volume
-from atlasgs_bids.joint import estimate_gains, join
+from atlasgs_bids.joint import JointObservation, estimate_gains, join
 from atlasgs_bids.observation import Observation, observe
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.results import StackResult, TargetResult
@@ -66,26 +68,26 @@ def fit_stacks(
     settings = config.core.appearance
     axes = [stack.plan.geometry.axis for stack in placed]
     noise_sds = [_noise_sd(stack, own) for stack, own in zip(placed, observations, strict=True)]
+    gains, slice_axis, problem = [1.0], axes[0], _alone(observations[0])
+    if len(placed) > 1:
+        gains = estimate_gains(observations, axes, scaffold.prior, settings)
+        slice_axis, problem = 0, join(observations, axes, gains, noise_sds)
+    expectations: list[Expectation] = []
+    if config.prior == "learned":
+        expectations = _expectations(observations, axes, gains, noise_sds, scaffold, config, progress, label)
     n_solves = 1 + (len(settings.candidates) if settings.regularization is None else 0)
-    with progress.stage(f"{label}: appearance", n_solves) as advance:
-        if len(placed) == 1:
-            gains, slice_axis, (observation,) = [1.0], axes[0], observations
+    with progress.stage(f"{label}: appearance", 1 if expectations else n_solves) as advance:
+        if expectations:
+            appearance = fit_expected_appearance(
+                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior, expectations,
+                noise_sds[0], settings,
+            )  # fmt: skip
+            advance(1)
+        else:
             appearance = fit_appearance(
-                observation.slices_from_amplitudes, observation.slices, observation.weights, scaffold.prior,
+                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
                 slice_axis, settings, advance,
             )  # fmt: skip
-        else:
-            gains = estimate_gains(observations, axes, scaffold.prior, settings)
-            joint = join(observations, axes, gains, noise_sds)
-            appearance = fit_appearance(
-                joint.slices_from_amplitudes,
-                joint.slices,
-                joint.weights,
-                scaffold.prior,
-                0,
-                settings,
-                advance,
-            )
     log_fit(appearance, config, label)
     results = tuple(
         StackResult(
@@ -100,6 +102,41 @@ def fit_stacks(
         for stack, own, gain, sd in zip(placed, observations, gains, noise_sds, strict=True)
     )
     return appearance, results
+
+
+def _alone(observation: Observation) -> JointObservation:
+    return JointObservation(observation.slices, observation.weights, observation.slices_from_amplitudes)
+
+
+def _expectations(
+    observations: Sequence[Observation],
+    axes: Sequence[int],
+    gains: Sequence[float],
+    noise_sds: Sequence[float],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    progress: Progress,
+    label: str,
+) -> list[Expectation]:
+    """What a network trained on each stack expects of it; none where one has too little to learn from."""
+    settings, found = config.core.learned, []
+    with progress.stage(f"{label}: learning", len(observations) * settings.n_steps) as advance:
+        for observation, axis, gain, sd in zip(observations, axes, gains, noise_sds, strict=True):
+            stack = ObservedStack(
+                slices=observation.slices / gain,
+                weights=observation.weights,
+                slice_axis=axis,
+                noise_sd=sd / gain,
+                acquisition=observation.acquisition,
+                splat=observation.splat,
+                world_from_lattice=torch.from_numpy(observation.lattice.world_from_voxel),
+            )
+            try:
+                found.append(expect(stack, scaffold.gaussians, settings, config.core.seed, advance))
+            except TooLittleDataError as error:
+                logger.warning("%s: %s; the graph prior is used", label, error)
+                return []
+    return found
 
 
 def rendered_result(

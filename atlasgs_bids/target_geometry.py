@@ -9,6 +9,7 @@ import torch
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.geometry import Relaxation, TargetData, Term, relax_geometry
+from atlasgs_bids.core.operators import Identity
 from atlasgs_bids.fitting import PlacedStack, covered, fit_stacks, observe_placed
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.volume import Volume
@@ -44,7 +45,6 @@ def fit_target(
     own_anchor = _own_anchor(scaffold.anchor, first.stacks)
     target = TargetData(
         terms=_terms(first),
-        prior=scaffold.prior,
         interpolated=torch.from_numpy(own_anchor.volume.data).to(config.device),
         support=torch.from_numpy(own_anchor.support).to(config.device),
         world_from_voxel=torch.from_numpy(own_anchor.volume.world_from_voxel),
@@ -76,17 +76,24 @@ def _fitted(
 
 
 def _terms(fit: FittedTarget) -> tuple[Term, ...]:
-    """Σ_s (σ_0/σ_s)² ‖g_s A_s S a − y_s‖², as the fit weighs the stacks."""
+    """Σ_s (σ_0/σ_s)² ‖g_s A_s S a − y_s‖², as the fit weighs the stacks, and what was expected of them."""
     unit = fit.stacks[0].noise_sd
-    return tuple(
+    worlds = [torch.from_numpy(own.lattice.world_from_voxel) for own in fit.observations]
+    acquired = [
         Term(
             data_from_lattice=own.acquisition,
             data=own.slices / stack.gain,
             weights=own.weights * (stack.gain * unit / stack.noise_sd) ** 2,
-            world_from_lattice=torch.from_numpy(own.lattice.world_from_voxel),
+            world_from_lattice=world,
         )
-        for own, stack in zip(fit.observations, fit.stacks, strict=True)
-    )
+        for own, stack, world in zip(fit.observations, fit.stacks, worlds, strict=True)
+    ]
+    expectations = fit.appearance.objective.terms[1:]
+    expected = [
+        Term(Identity(tuple(image.shape)), image, weights, world)
+        for (_, image, weights), world in zip(expectations, worlds, strict=bool(expectations))
+    ]
+    return (*acquired, *expected)
 
 
 def _own_anchor(anchor: Anchor, stacks: Sequence[StackResult]) -> Anchor:

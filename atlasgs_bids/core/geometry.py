@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from atlasgs_bids.core.appearance import Appearance, Objective
+from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.objective import Objective
 from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.scaffold import fit_scaffold
@@ -23,10 +24,10 @@ _UNITS = {"means": 0.5, "log_scales": 0.2, "quaternions": 0.2}
 
 @dataclass(frozen=True)
 class Term:
-    """‖M S(θ) a − b‖²_W, what one stack says; S renders into its lattice."""
+    """‖M S(θ) a − b‖²_W: what one stack says, or what is expected of it; S renders into its lattice."""
 
     data_from_lattice: LinearOperator
-    """M, an acquisition; differentiable by torch."""
+    """M: the acquisition, or the identity; differentiable by torch."""
     data: Float[Tensor, "x y z"]
     """b."""
     weights: Float[Tensor, "x y z"]
@@ -39,8 +40,6 @@ class TargetData:
     """A target as its stacks tell it, and interpolated between their slices."""
 
     terms: tuple[Term, ...]
-    prior: GraphLaplacian
-    """Between the scaffold's Gaussians."""
     interpolated: Float[Tensor, "x y z"]
     support: Bool[Tensor, "x y z"]
     """Where ``interpolated`` is known, and Gaussians are wanted."""
@@ -54,7 +53,7 @@ class Relaxation:
 
     gaussians: Gaussians
     objectives: tuple[float, ...]
-    """Objective and penalty after each round, over the first fit's objective; empty if nothing was relaxed."""
+    """Objective and penalty after each round, over the first fit's; empty if nothing was relaxed."""
 
 
 def relax_geometry(
@@ -67,9 +66,9 @@ def relax_geometry(
     """The Gaussians that ``settings.geometry.mode`` asks for, given a fit with the scaffold's geometry.
 
     ``frozen``: ``gaussians`` itself. ``offset`` and ``joint``: means, scales and (joint) rotations θ that
-    lower Σ ‖M S(θ) a − b‖²_W + λ aᵀ L a, λ as in ``first_fit``. ``own``: a scaffold of the interpolated
-    target; ``gaussians`` play no part in it. The amplitudes, and a graph for ``own``, have to be made anew.
-    ``on_step(1)`` is called after each Adam step.
+    lower Σ ‖M S(θ) a − b‖²_W + λ (a − a₀)ᵀ L (a − a₀), the objective of ``first_fit``. ``own``: a scaffold of
+    the interpolated target; ``gaussians`` play no part in it. The amplitudes, and a graph for ``own``, have
+    to be made anew. ``on_step(1)`` is called after each Adam step.
     """
     mode = settings.geometry.mode
     if mode == "frozen":
@@ -90,12 +89,13 @@ def _relax(
     on_step: Callable[[int], None],
 ) -> Relaxation:
     """Rounds of Adam on the moves and conjugate gradients on the amplitudes; the best round counts."""
-    geometry, prior, regularization = settings.geometry, target.prior, first_fit.regularization
-    chunk_elements = settings.chunk_elements
-    amplitudes = first_fit.amplitudes
+    geometry, chunk_elements = settings.geometry, settings.chunk_elements
+    objective, amplitudes = first_fit.objective, first_fit.amplitudes
+    prior = objective.prior
 
     def roughness() -> float:
-        return regularization * float((amplitudes * prior.forward(amplitudes)).sum())
+        difference = amplitudes if objective.centre is None else amplitudes - objective.centre
+        return objective.regularization * float((difference * prior.forward(difference)).sum())
 
     first = float(_misfit(target.terms, scaffold, amplitudes, chunk_elements)) + roughness()
     if not first > 0:  # an image without contrast says nothing about the geometry
@@ -117,7 +117,7 @@ def _relax(
         with torch.no_grad():
             bounded = _bounded(moves, limits)
             moved = _moved(scaffold, bounded)
-            amplitudes = _amplitudes(target, moved, regularization, amplitudes, settings)
+            amplitudes = _amplitudes(target.terms, moved, objective, amplitudes, settings)
             misfit = _misfit(target.terms, moved, amplitudes, chunk_elements)
             total = (float(misfit) + roughness()) / first + float(_penalty(bounded, prior, limits))
         if total < min(objectives):
@@ -181,19 +181,21 @@ def _misfit(
 
 
 def _amplitudes(
-    target: TargetData, gaussians: Gaussians, regularization: float, start: Tensor, settings: CoreSettings
+    terms: Sequence[Term], gaussians: Gaussians, objective: Objective, start: Tensor, settings: CoreSettings
 ) -> Tensor:
-    terms = []
-    for term in target.terms:
+    """The minimiser of the objective with these Gaussians."""
+    with_moved = []
+    for term in terms:
         needed = term.data_from_lattice.adjoint(term.weights) > 0
         splat = SplatOperator(
             gaussians, _lattice_shape(term), term.world_from_lattice, needed, settings.chunk_elements
         )
-        terms.append((term.data_from_lattice @ splat, term.data, term.weights))
-    objective = Objective(tuple(terms), target.prior, regularization)
-    return objective.solve(
-        start, settings.appearance.search_tolerance, settings.appearance.max_iterations
-    ).value
+        with_moved.append((term.data_from_lattice @ splat, term.data, term.weights))
+    return (
+        replace(objective, terms=tuple(with_moved))
+        .solve(start, settings.appearance.search_tolerance, settings.appearance.max_iterations)
+        .value
+    )
 
 
 def _lattice_shape(term: Term) -> tuple[int, int, int]:

@@ -71,6 +71,10 @@ class Case:
     def term(self) -> Term:
         return self.target.terms[0]
 
+    @property
+    def prior(self) -> GraphLaplacian:
+        return self.first_fit.objective.prior
+
     def operator(self, gaussians: Gaussians) -> LinearOperator:
         term = self.term
         splat = SplatOperator(gaussians, term.data_from_lattice.shape_in, term.world_from_lattice)
@@ -81,7 +85,7 @@ class Case:
 
     def objective(self, gaussians: Gaussians, amplitudes: torch.Tensor) -> float:
         error = self.operator(gaussians).forward(amplitudes) - self.term.data
-        rough = (amplitudes * self.target.prior.forward(amplitudes)).sum()
+        rough = (amplitudes * self.prior.forward(amplitudes)).sum()
         return float((self.term.weights * error**2).sum() + self.first_fit.regularization * rough)
 
     def psnr_db(self, gaussians: Gaussians, amplitudes: torch.Tensor) -> float:
@@ -114,7 +118,7 @@ def make_case(anchor: torch.Tensor, truth: torch.Tensor) -> Case:
         slices.numpy(), [1, 1, 1 / FACTOR], [0, 0, 0.5 / FACTOR - 0.5], (SIZE,) * 3, order=3, mode="nearest"
     )
     prior = graph(anchor, gaussians)
-    target = TargetData((term,), prior, torch.from_numpy(interpolated), support(), WORLD)
+    target = TargetData((term,), torch.from_numpy(interpolated), support(), WORLD)
     splat = SplatOperator(gaussians, acquisition.shape_in, term.world_from_lattice)
     return Case(gaussians, truth, target, _fit(acquisition @ splat, term, prior, None))
 
@@ -134,7 +138,7 @@ def test_frozen_is_the_very_same_object(shifted: Case) -> None:
 @pytest.mark.parametrize("mode", ["offset", "joint"])
 def test_a_small_shift_is_followed(shifted: Case, mode: GeometryMode) -> None:
     gaussians, objectives = shifted.relaxed(mode)
-    amplitudes = shifted.fit(gaussians, shifted.target.prior).amplitudes
+    amplitudes = shifted.fit(gaussians, shifted.prior).amplitudes
     frozen_db = shifted.psnr_db(shifted.gaussians, shifted.first_fit.amplitudes)
     assert shifted.psnr_db(gaussians, amplitudes) > frozen_db + 1.0
     before = shifted.objective(shifted.gaussians, shifted.first_fit.amplitudes)
@@ -178,7 +182,7 @@ def test_an_image_without_contrast_moves_nothing(shifted: Case) -> None:
     nothing = replace(
         shifted,
         target=replace(shifted.target, terms=(term,)),
-        first_fit=_fit(shifted.operator(shifted.gaussians), term, shifted.target.prior, 0.1),
+        first_fit=_fit(shifted.operator(shifted.gaussians), term, shifted.prior, 0.1),
     )
     gaussians, objectives = nothing.relaxed("offset")
     assert gaussians is shifted.gaussians
