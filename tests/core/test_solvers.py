@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from atlasgs_bids.core.operators import SparseOperator
+from atlasgs_bids.core.operators import Identity, SparseOperator
 from atlasgs_bids.core.solvers import conjugate_gradient
 from tests.helpers import assert_adjoint, dense_matrix
 
@@ -83,3 +83,10 @@ def test_sparse_operator_and_composition() -> None:
     torch.testing.assert_close(dense_matrix(ops[1].T), first.T)
     with pytest.raises(ValueError, match="cannot compose"):
         _ = ops[1] @ ops[0]
+
+
+def test_identity_gives_a_new_tensor() -> None:
+    op, x = Identity((2, 3)), torch.rand(2, 3)
+    assert_adjoint(op)
+    assert torch.equal(op.forward(x), x)
+    assert op.forward(x).data_ptr() != x.data_ptr()
