@@ -135,12 +135,12 @@ def test_frozen_is_the_very_same_object(shifted: Case) -> None:
     assert objectives == ()
 
 
-@pytest.mark.parametrize("mode", ["offset", "joint"])
-def test_a_small_shift_is_followed(shifted: Case, mode: GeometryMode) -> None:
+@pytest.mark.parametrize(("mode", "least_gain_db"), [("offset", 0.7), ("joint", 1.0)])
+def test_a_small_shift_is_followed(shifted: Case, mode: GeometryMode, least_gain_db: float) -> None:
     gaussians, objectives = shifted.relaxed(mode)
     amplitudes = shifted.fit(gaussians, shifted.prior).amplitudes
     frozen_db = shifted.psnr_db(shifted.gaussians, shifted.first_fit.amplitudes)
-    assert shifted.psnr_db(gaussians, amplitudes) > frozen_db + 1.0
+    assert shifted.psnr_db(gaussians, amplitudes) > frozen_db + least_gain_db
     before = shifted.objective(shifted.gaussians, shifted.first_fit.amplitudes)
     after = shifted.objective(gaussians, amplitudes)
     assert after < 0.7 * before
