@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from atlasgs_bids.config import RunConfig
@@ -15,17 +16,20 @@ from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.core.priors.expectation import Expectation, ObservedStack, expect
 from atlasgs_bids.core.priors.learned import TooLittleDataError
 from atlasgs_bids.core.splat.render import render
+from atlasgs_bids.core.uncertainty import Uncertainty, estimate_uncertainty
 from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample_mask
 from atlasgs_bids.imaging.registration import Registration, register
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.joint import JointObservation, estimate_gains, join
 from atlasgs_bids.observation import Observation, observe
 from atlasgs_bids.progress import Progress
-from atlasgs_bids.results import StackResult, TargetResult
+from atlasgs_bids.results import StackResult, TargetFit, TargetResult
 from atlasgs_bids.scaffolding import SessionScaffold
 from atlasgs_bids.targets import StackPlan
 
 logger = logging.getLogger(__name__)
+
+_SD_SMOOTHING_VOX = 1.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ def fit_stacks(
     config: RunConfig,
     progress: Progress,
     label: str,
-) -> tuple[Appearance, tuple[StackResult, ...]]:
-    """The amplitudes that explain all stacks, and what they say about each of them."""
+) -> TargetFit:
+    """The amplitudes that explain all stacks, what they say of each, and how far they may be off."""
     settings = config.core.appearance
     axes = [stack.plan.geometry.axis for stack in placed]
     noise_sds = [_noise_sd(stack, own) for stack, own in zip(placed, observations, strict=True)]
@@ -88,6 +92,11 @@ def fit_stacks(
                 problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
                 slice_axis, settings, advance,
             )  # fmt: skip
+    with progress.stage(f"{label}: uncertainty") as advance:
+        uncertainty = estimate_uncertainty(
+            appearance.objective, expectations, slice_axis, noise_sds[0], settings, config.core.seed
+        )
+        advance(1)
     log_fit(appearance, config, label)
     results = tuple(
         StackResult(
@@ -101,7 +110,7 @@ def fit_stacks(
         )
         for stack, own, gain, sd in zip(placed, observations, gains, noise_sds, strict=True)
     )
-    return appearance, results
+    return TargetFit(appearance, uncertainty, results)
 
 
 def _alone(observation: Observation) -> JointObservation:
@@ -139,31 +148,52 @@ def _expectations(
     return found
 
 
-def rendered_result(
-    appearance: Appearance, stacks: tuple[StackResult, ...], scaffold: SessionScaffold, config: RunConfig
-) -> TargetResult:
+def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RunConfig) -> TargetResult:
     """The amplitudes on the output grid; 0 outside the acquired field of view and the anchor's support."""
-    anchor = scaffold.anchor
+    anchor, stacks = scaffold.anchor, fit.stacks
     grid = output_grid(anchor.volume.grid, config.resolution)
     fov = np.zeros(grid.shape, dtype=bool)
     for stack in stacks:
         fov |= covered(stack.plan, stack.acquired, stack.registration.target_from_anchor, grid)
     foreground = anchor.foreground_on(grid)
+    inside = fov & anchor.support_on(grid)
     return TargetResult(
         stacks=stacks,
-        appearance=appearance,
+        appearance=fit.appearance,
         grid=grid,
         # Magnitude images have no negative intensities; the least squares fit overshoots at edges.
         sr=rendered_volume(
-            appearance.amplitudes, grid, fov & anchor.support_on(grid), scaffold, config,
+            fit.appearance.amplitudes, grid, inside, scaffold, config,
             floor=0.0 if all(stack.acquired.data.min() >= 0 for stack in stacks) else None,
         ),
+        sd=_rendered_sd(fit.uncertainty, grid, inside, scaffold, config),
         fov=fov,
         anchor=anchor,
         n_gaussians=len(scaffold.gaussians),
         anchor_psnr_db=scaffold.anchor_psnr_db,
         coverage=float((fov & foreground).sum() / max(1, foreground.sum())),
     )  # fmt: skip
+
+
+def _rendered_sd(
+    uncertainty: Uncertainty,
+    grid: Grid,
+    inside: npt.NDArray[np.bool_],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+) -> npt.NDArray[np.float32]:
+    """Standard deviation of the result: the draws' mean square, smoothed, and the expectation's own error."""
+    draws = uncertainty.deviations.unbind(1)
+    variance = np.zeros(grid.shape, np.float32)
+    for draw in draws:
+        variance += rendered_volume(draw, grid, inside, scaffold, config, floor=None) ** 2 / len(draws)
+    # A few draws tell the variance of a voxel to a third only; its neighbours' are much alike.
+    share = ndimage.gaussian_filter(inside.astype(np.float32), _SD_SMOOTHING_VOX)
+    variance = ndimage.gaussian_filter(variance, _SD_SMOOTHING_VOX) / np.maximum(share, np.float32(1e-6))
+    if uncertainty.expected_sd is not None:
+        sd = rendered_volume(uncertainty.expected_sd, grid, inside, scaffold, config, floor=None)
+        variance += sd**2
+    return np.where(inside, np.sqrt(variance), np.float32(0))
 
 
 def rendered_volume(

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.core.appearance import Appearance
+from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.grid import fov_mask, resample
 from atlasgs_bids.imaging.registration import Registration
@@ -33,6 +34,15 @@ class StackResult:
 
 
 @dataclass(frozen=True)
+class TargetFit:
+    """The amplitudes that explain all stacks of a target."""
+
+    appearance: Appearance
+    uncertainty: Uncertainty
+    stacks: tuple[StackResult, ...]
+
+
+@dataclass(frozen=True)
 class TargetResult:
     """Everything that was computed for one target."""
 
@@ -41,6 +51,8 @@ class TargetResult:
     grid: Grid
     sr: FloatArray
     """The result on ``grid``."""
+    sd: FloatArray
+    """Standard deviation of its error."""
     fov: npt.NDArray[np.bool_]
     """Where the acquired slices cover ``grid``."""
     anchor: Anchor

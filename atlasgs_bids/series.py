@@ -70,11 +70,13 @@ def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
         placed = _placed(run, reference)
         advance(1)
     with measure("appearance"):
-        fit = fit_target([placed], run.scaffold, config, run.progress, f"{run.label} reference")
-        (observation,) = fit.observations
-        run = replace(run, scaffold=fit.scaffold)
-        weights_of_prior = _prior_weights(run, series, observation, fit.appearance)
-    result = rendered_result(fit.appearance, fit.stacks, fit.scaffold, config)
+        # One prior for all volumes, linear in them: a network of its own for the mean would not be.
+        with_graph = replace(config, prior="graph")
+        fitted = fit_target([placed], run.scaffold, with_graph, run.progress, f"{run.label} reference")
+        (observation,) = fitted.observations
+        run = replace(run, scaffold=fitted.scaffold)
+        weights_of_prior = _prior_weights(run, series, observation, fitted.fit.appearance)
+    result = rendered_result(fitted.fit, fitted.scaffold, config)
     with measure("render"):
         means = _write_volumes(run, series, observation, weights_of_prior, result)
     _write_companions(run, placed, result.grid)

@@ -99,9 +99,9 @@ def _process_target(
             ]
             advance(1)
         with clock.measure("appearance"):
-            fit = fit_target(placed, scaffold, config, progress, label)
+            fitted = fit_target(placed, scaffold, config, progress, label)
         with clock.measure("render"), progress.stage(f"{label}: rendering") as advance:
-            result = rendered_result(fit.appearance, fit.stacks, fit.scaffold, config)
+            result = rendered_result(fitted.fit, fitted.scaffold, config)
             advance(1)
         save_images(outputs, result, config)
     if result.coverage < MIN_COVERAGE:

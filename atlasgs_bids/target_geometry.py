@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.geometry import Relaxation, TargetData, Term, relax_geometry
 from atlasgs_bids.core.operators import Identity
 from atlasgs_bids.fitting import PlacedStack, covered, fit_stacks, observe_placed
@@ -15,7 +14,7 @@ from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.observation import Observation
 from atlasgs_bids.progress import Progress
-from atlasgs_bids.results import StackResult, mean_interpolated
+from atlasgs_bids.results import StackResult, TargetFit, mean_interpolated
 from atlasgs_bids.scaffolding import SessionScaffold, graph_prior
 
 
@@ -26,8 +25,7 @@ class FittedTarget:
     scaffold: SessionScaffold
     """The session's, or that with Gaussians and a graph of this target."""
     observations: tuple[Observation, ...]
-    appearance: Appearance
-    stacks: tuple[StackResult, ...]
+    fit: TargetFit
 
 
 def fit_target(
@@ -42,7 +40,7 @@ def fit_target(
     mode = config.core.geometry.mode
     if mode == "frozen":
         return first
-    own_anchor = _own_anchor(scaffold.anchor, first.stacks)
+    own_anchor = _own_anchor(scaffold.anchor, first.fit.stacks)
     target = TargetData(
         terms=_terms(first),
         interpolated=torch.from_numpy(own_anchor.volume.data).to(config.device),
@@ -51,7 +49,7 @@ def fit_target(
     )
     with progress.stage(f"{label}: geometry") as advance:
         relaxed: Relaxation = relax_geometry(
-            scaffold.gaussians, first.appearance, target, config.core, advance
+            scaffold.gaussians, first.fit.appearance, target, config.core, advance
         )
     own_scaffold = replace(scaffold, gaussians=relaxed.gaussians)
     if mode == "own":
@@ -59,7 +57,7 @@ def fit_target(
         own_scaffold = replace(own_scaffold, prior=graph_prior(own_anchor, relaxed.gaussians, config))
     else:
         # The geometry has seen every slice, so none is left to choose λ by.
-        config = _with_regularization(config, first.appearance.regularization)
+        config = _with_regularization(config, first.fit.appearance.regularization)
     return _fitted(placed, own_scaffold, config, progress, label)
 
 
@@ -71,14 +69,14 @@ def _fitted(
     label: str,
 ) -> FittedTarget:
     observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
-    appearance, stacks = fit_stacks(placed, observations, scaffold, config, progress, label)
-    return FittedTarget(scaffold, observations, appearance, stacks)
+    fit = fit_stacks(placed, observations, scaffold, config, progress, label)
+    return FittedTarget(scaffold, observations, fit)
 
 
-def _terms(fit: FittedTarget) -> tuple[Term, ...]:
+def _terms(fitted: FittedTarget) -> tuple[Term, ...]:
     """Σ_s (σ_0/σ_s)² ‖g_s A_s S a − y_s‖², as the fit weighs the stacks, and what was expected of them."""
-    unit = fit.stacks[0].noise_sd
-    worlds = [torch.from_numpy(own.lattice.world_from_voxel) for own in fit.observations]
+    unit = fitted.fit.stacks[0].noise_sd
+    worlds = [torch.from_numpy(own.lattice.world_from_voxel) for own in fitted.observations]
     acquired = [
         Term(
             data_from_lattice=own.acquisition,
@@ -86,9 +84,9 @@ def _terms(fit: FittedTarget) -> tuple[Term, ...]:
             weights=own.weights * (stack.gain * unit / stack.noise_sd) ** 2,
             world_from_lattice=world,
         )
-        for own, stack, world in zip(fit.observations, fit.stacks, worlds, strict=True)
+        for own, stack, world in zip(fitted.observations, fitted.fit.stacks, worlds, strict=True)
     ]
-    expectations = fit.appearance.objective.terms[1:]
+    expectations = fitted.fit.appearance.objective.terms[1:]
     expected = [
         Term(Identity(tuple(image.shape)), image, weights, world)
         for (_, image, weights), world in zip(expectations, worlds, strict=bool(expectations))

@@ -63,15 +63,15 @@ def fitted(session):
 
 
 def image(config, fit):
-    return rendered_result(fit.appearance, fit.stacks, fit.scaffold, config).sr
+    return rendered_result(fit.fit, fit.scaffold, config).sr
 
 
 def test_frozen_is_the_sessions_scaffold_and_the_terms_are_what_was_fitted(session, fitted):
     _, fit = fitted("frozen")
     assert fit.scaffold is session[1]
-    assert fit.stacks[1].gain == pytest.approx(GAIN, rel=0.05)
-    amplitudes = fit.appearance.amplitudes
-    ((op, slices, weights),) = fit.appearance.objective.terms
+    assert fit.fit.stacks[1].gain == pytest.approx(GAIN, rel=0.05)
+    amplitudes = fit.fit.appearance.amplitudes
+    ((op, slices, weights),) = fit.fit.appearance.objective.terms
     expected = float((weights * (op.forward(amplitudes) - slices) ** 2).sum())
     terms = _terms(fit)
     assert len(terms) == 2
@@ -94,6 +94,6 @@ def test_other_gaussians_give_much_the_same_image(session, fitted, mode, least_c
 
 def test_a_relaxed_geometry_chooses_no_weight_by_slices_that_it_has_seen(fitted):
     (_, first), (_, again) = fitted("frozen"), fitted("offset")
-    assert first.appearance.held_out_rms
-    assert not again.appearance.held_out_rms
-    assert again.appearance.regularization == first.appearance.regularization
+    assert first.fit.appearance.held_out_rms
+    assert not again.fit.appearance.held_out_rms
+    assert again.fit.appearance.regularization == first.fit.appearance.regularization

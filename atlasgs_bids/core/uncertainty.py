@@ -1,11 +1,14 @@
 """How far a fitted target may be off: draws from the posterior of its amplitudes, calibrated."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from atlasgs_bids.core.objective import Objective, held_out_slices
+from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.settings import AppearanceSettings
 
 _TOLERANCE = 1e-3
@@ -52,16 +55,21 @@ def graph_uncertainty(
     return Uncertainty(factor * deviations, None)
 
 
-def expected_uncertainty(
+def estimate_uncertainty(
     objective: Objective,
-    expected_sd: Float[Tensor, " n"],
+    expectations: Sequence[Expectation],
+    slice_axis: int,
     noise_sd: float,
     settings: AppearanceSettings,
     seed: int,
 ) -> Uncertainty:
-    """The noise of the slices as the solve passes it on, beside the error of the expectation itself."""
+    """That of the graph, or, with expectations, the slices' noise beside the expectations' own error."""
+    if not expectations:
+        return graph_uncertainty(objective, slice_axis, noise_sd, settings, seed)
     deviations = objective.deviations(noise_sd, settings.n_probes, seed, _TOLERANCE, settings.max_iterations)
-    return Uncertainty(deviations, expected_sd)
+    precision = torch.stack([e.amplitude_weights / e.amplitude_sd.square() for e in expectations])
+    weights = torch.stack([e.amplitude_weights for e in expectations])
+    return Uncertainty(deviations, (weights.sum(0) / precision.sum(0)).sqrt())
 
 
 def _calibration(error: Float[Tensor, " m"], variance: Float[Tensor, " m"], noise_sd: float) -> float:

@@ -6,9 +6,10 @@ import torch
 
 from atlasgs_bids.core.objective import Objective
 from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.settings import AppearanceSettings, GraphSettings
-from atlasgs_bids.core.uncertainty import expected_uncertainty, graph_uncertainty
+from atlasgs_bids.core.uncertainty import estimate_uncertainty, graph_uncertainty
 from tests.helpers import dense_matrix, random_gaussians
 
 N = 40
@@ -84,10 +85,17 @@ def test_intervals_of_the_graph_hold_the_truth(noise_sd: float) -> None:
 
 
 def test_an_expectation_passes_its_own_error_on() -> None:
+    """Two stacks: each counts where it is inside its lattice."""
     objective, _ = _objective()
-    sd = torch.rand(N)
-    found = expected_uncertainty(objective, sd, 1.0, AppearanceSettings(), 0)
-    assert found.expected_sd is sd
+    first, second = torch.rand(N) + 0.5, torch.rand(N) + 0.5
+    inside, outside = torch.ones(N), torch.full((N,), 1e-6)
+    image = torch.zeros(1, 1, 1)
+    expectations = [
+        Expectation(objective.terms[0][0], image, image, image, torch.zeros(N), sd, weights)
+        for sd, weights in ((first, inside), (second, outside))
+    ]
+    found = estimate_uncertainty(objective, expectations, 2, 1.0, AppearanceSettings(), 0)
+    torch.testing.assert_close(found.expected_sd, first, rtol=1e-4, atol=0)
     assert found.deviations.shape == (N, AppearanceSettings().n_probes)
 
 

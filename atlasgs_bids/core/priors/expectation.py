@@ -32,6 +32,8 @@ class Expectation:
     """Relative to those of the slices: variance of their noise over that of the expectation."""
     amplitudes: Float[Tensor, " n"]
     """The image at the Gaussians' means."""
+    amplitude_sd: Float[Tensor, " n"]
+    """Its standard deviation there."""
     amplitude_weights: Float[Tensor, " n"]
     """The weights there; tiny, not 0, outside the lattice."""
 
@@ -75,6 +77,7 @@ def expect(
         sd=prediction.sd,
         weights=trust,
         amplitudes=sample_lattice(prediction.image, means_vox),
+        amplitude_sd=sample_lattice(prediction.sd, means_vox).clamp_min(1e-12),
         amplitude_weights=_inside(stack.splat.shape_out, means_vox) * sample_lattice(trust, means_vox),
     )
 
