@@ -158,13 +158,13 @@ def _penalty(bounded: dict[str, Tensor], prior: GraphLaplacian, limits: Relaxati
 
     A move by one unit of every Gaussian costs ``attachment`` times the first fit's objective.
     """
-    total = torch.zeros((), device=prior.diagonal.device)
+    costs = []
     for move in bounded.values():
         fixed = move.detach()
         # Value uᵀ L u and gradient 2 L u from one product, since L is symmetric.
         rough = ((2 * move - fixed) * prior.forward(fixed)).sum()
-        total = total + (limits.smoothness * rough + limits.attachment * (move * move).sum()) / len(move)
-    return total
+        costs.append((limits.smoothness * rough + limits.attachment * (move * move).sum()) / len(move))
+    return torch.stack(costs).sum()
 
 
 def _misfit(
