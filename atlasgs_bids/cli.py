@@ -12,7 +12,13 @@ import click
 from atlasgs_bids import __version__
 from atlasgs_bids.bids.entities import ENTITIES, INPUT_SUFFIXES
 from atlasgs_bids.config import RunConfig, resolve_out_dir
-from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
+from atlasgs_bids.core.settings import (
+    GEOMETRY_MODES,
+    AppearanceSettings,
+    CoreSettings,
+    GeometrySettings,
+    ScaffoldSettings,
+)
 
 DEFAULTS = RunConfig(bids_dir=Path(), out_dir=Path(), analysis_level="participant")
 _SCAFFOLD, _APPEARANCE = DEFAULTS.core.scaffold, DEFAULTS.core.appearance
@@ -254,6 +260,14 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Steps that fit the Gaussians to the T1w.",
 )
 @click.option(
+    "--geometry",
+    type=click.Choice(GEOMETRY_MODES),
+    default=DEFAULTS.core.geometry.mode,
+    show_default=True,
+    help="Gaussians of a target: the T1w's as they are; shifted and scaled a little to fit its slices; "
+    "fitted freely from there; or fitted to the target alone.",
+)
+@click.option(
     "--regularization",
     type=click.FloatRange(min=0, min_open=True),
     default=_APPEARANCE.regularization,
@@ -302,6 +316,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
             tolerance=options.pop("tolerance"),
             max_iterations=options.pop("max_iterations"),
         ),
+        geometry=replace(GeometrySettings(), mode=options.pop("geometry")),
         seed=options.pop("seed"),
     )
     work_dir = options.pop("work_dir")

@@ -18,14 +18,14 @@ from atlasgs_bids.bids.files import atomic, save_image, save_json, save_tsv
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.metrics import edge_agreement, noise_sd, sharpness_ratio
 from atlasgs_bids.imaging.anchor import Anchor
-from atlasgs_bids.imaging.grid import fov_mask, resample
+from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration import write_itk_transform
 from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.imaging.volume import to_nifti, voxel_sizes_mm
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.report.dictionary import metrics_dictionary
 from atlasgs_bids.report.figures import target_figure
-from atlasgs_bids.results import StackResult, TargetResult
+from atlasgs_bids.results import StackResult, TargetResult, mean_interpolated
 from atlasgs_bids.targets import TargetPlan
 
 MIN_COVERAGE = 0.8
@@ -100,7 +100,7 @@ def write_target(
         with atomic(stack_outputs(stack, outputs, result, config).xfm) as path:
             write_itk_transform(path, stack.registration)
     anchor_image = resample(anchor.volume, grid)
-    cubic = _mean_interpolated(result)
+    cubic = mean_interpolated(result.stacks, grid)
     foreground = anchor.foreground_on(grid)
     with atomic(outputs.figure) as path:
         title = f"{plan.label} {target.label}"
@@ -177,6 +177,7 @@ def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
     geometries = [stack.plan.geometry for stack in stacks]
     return {
         "Prior": "graph" if result.appearance.trust is None else "learned",
+        "Geometry": config.core.geometry.mode,
         "Regularization": result.appearance.regularization,
         "SliceThicknessUsed": of_stacks([geometry.thickness_mm for geometry in geometries]),
         "SliceThicknessSource": of_stacks([geometry.thickness_source for geometry in geometries]),
@@ -188,16 +189,6 @@ def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
         "StackNoise": [stack.noise_sd for stack in stacks] if len(stacks) > 1 else None,
         "BiasCorrected": False,
     }
-
-
-def _mean_interpolated(result: TargetResult) -> npt.NDArray[np.float32]:
-    """Cubic interpolation of the stacks, each over its gain, averaged where they overlap."""
-    total, n_stacks = np.zeros(result.grid.shape, np.float32), np.zeros(result.grid.shape, np.float32)
-    for stack in result.stacks:
-        target_from_anchor = stack.registration.target_from_anchor
-        total += resample(stack.acquired, result.grid, target_from_anchor) / np.float32(stack.gain)
-        n_stacks += fov_mask(stack.acquired.grid, result.grid, target_from_anchor)
-    return total / np.maximum(n_stacks, np.float32(1))
 
 
 def _metrics(

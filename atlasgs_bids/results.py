@@ -1,5 +1,6 @@
 """What was computed for one target, on its way from the fit to the files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.anchor import Anchor
+from atlasgs_bids.imaging.grid import fov_mask, resample
 from atlasgs_bids.imaging.registration import Registration
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.targets import StackPlan
@@ -60,3 +62,13 @@ class TargetResult:
     """Part of the anchor's foreground that ``fov`` covers."""
     difference_to_noise: float | None = None
     """ASL: RMS of acquired minus simulated difference of control and label, over its noise."""
+
+
+def mean_interpolated(stacks: Sequence[StackResult], grid: Grid) -> FloatArray:
+    """Cubic interpolation of the stacks, each over its gain, averaged where they overlap."""
+    total, n_stacks = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+    for stack in stacks:
+        target_from_anchor = stack.registration.target_from_anchor
+        total += resample(stack.acquired, grid, target_from_anchor) / np.float32(stack.gain)
+        n_stacks += fov_mask(stack.acquired.grid, grid, target_from_anchor)
+    return np.asarray(total / np.maximum(n_stacks, np.float32(1)))

@@ -18,8 +18,6 @@ from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.fitting import (
     PlacedStack,
-    fit_stacks,
-    observe_placed,
     place,
     rendered_result,
     rendered_volume,
@@ -34,6 +32,7 @@ from atlasgs_bids.progress import Progress
 from atlasgs_bids.report.figures import target_figure
 from atlasgs_bids.results import TargetResult
 from atlasgs_bids.scaffolding import SessionScaffold
+from atlasgs_bids.target_geometry import fit_target
 from atlasgs_bids.targets import TargetPlan
 from atlasgs_bids.volumes import SeriesPlan
 
@@ -71,14 +70,13 @@ def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
         placed = _placed(run, reference)
         advance(1)
     with measure("appearance"):
-        observation = observe_placed(placed, run.scaffold, config)
         # One prior for all volumes, linear in them: a network of its own for the mean would not be.
         with_graph = replace(config, prior="graph")
-        fit = fit_stacks(
-            [placed], [observation], run.scaffold, with_graph, run.progress, f"{run.label} reference"
-        )
-        weights_of_prior = _prior_weights(run, series, observation, fit.appearance)
-    result = rendered_result(fit, run.scaffold, config)
+        fitted = fit_target([placed], run.scaffold, with_graph, run.progress, f"{run.label} reference")
+        (observation,) = fitted.observations
+        run = replace(run, scaffold=fitted.scaffold)
+        weights_of_prior = _prior_weights(run, series, observation, fitted.fit.appearance)
+    result = rendered_result(fitted.fit, fitted.scaffold, config)
     with measure("render"):
         means = _write_volumes(run, series, observation, weights_of_prior, result)
     _write_companions(run, placed, result.grid)

@@ -13,13 +13,14 @@ import torch
 from atlasgs_bids.bids.derivatives import TargetOutputs, target_outputs
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.errors import error_text
-from atlasgs_bids.fitting import fit_stacks, observe_placed, place, rendered_result
+from atlasgs_bids.fitting import place, rendered_result
 from atlasgs_bids.imaging.volume import load_volume
 from atlasgs_bids.outputs import MIN_COVERAGE, coverage_warning, save_images, write_target
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.scaffolding import SessionScaffold, session_scaffold
 from atlasgs_bids.series import SeriesRun, restore_series
+from atlasgs_bids.target_geometry import fit_target
 from atlasgs_bids.targets import TargetPlan
 
 logger = logging.getLogger(__name__)
@@ -98,10 +99,9 @@ def _process_target(
             ]
             advance(1)
         with clock.measure("appearance"):
-            observations = [observe_placed(stack, scaffold, config) for stack in placed]
-            fit = fit_stacks(placed, observations, scaffold, config, progress, label)
+            fitted = fit_target(placed, scaffold, config, progress, label)
         with clock.measure("render"), progress.stage(f"{label}: rendering") as advance:
-            result = rendered_result(fit, scaffold, config)
+            result = rendered_result(fitted.fit, fitted.scaffold, config)
             advance(1)
         save_images(outputs, result, config)
     if result.coverage < MIN_COVERAGE:
