@@ -36,6 +36,9 @@ BIDSIGNORE = (
     "*_dwi.bval",
     "*_dwi.bvec",
     "*_aslcontext.tsv",
+    # The schema knows masks of anat, func and dwi, none of perf.
+    "*_desc-aslfov_mask.*",
+    "*_desc-m0scanfov_mask.*",
     ".tmp-*",
     "logs",
 )
