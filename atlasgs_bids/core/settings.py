@@ -35,6 +35,32 @@ class GraphSettings:
 
 
 @dataclass(frozen=True)
+class LearnedSettings:
+    """The learned prior (core/priors/learned.py); chosen on data in decision 0006."""
+
+    width: int = 96
+    """Channels of the network."""
+    n_blocks: int = 10
+    """Residual blocks of two 3×3 convolutions."""
+    n_steps: int = 1500
+    """Adam steps, shared among the tasks of a target."""
+    batch_voxels: int = 80_000
+    window: int = 64
+    """Voxels of a training window across the blurred axis; along it, windows are whole."""
+    learning_rate: float = 1e-3
+    held_out_fraction: float = 0.05
+    """Of the acquired voxels: kept from training, to measure the error on."""
+    huber_delta: float = 0.2
+    """Residual, in units of the target's range (5th to 95th percentile), beyond which the loss is linear."""
+
+
+LEARNED_FAST = LearnedSettings(width=64, n_blocks=8, n_steps=700)
+"""A GPU, when seconds count."""
+LEARNED_CPU = LearnedSettings(width=32, n_blocks=4, n_steps=600, batch_voxels=40_000)
+"""A network for two cores."""
+
+
+@dataclass(frozen=True)
 class AppearanceSettings:
     """Stage 2: the amplitudes that are fitted to the acquired slices."""
 
@@ -44,6 +70,10 @@ class AppearanceSettings:
     """λ that are tried, largest first: each solution starts the next solve."""
     held_out_slack: float = 1.005
     """The largest λ whose held-out RMS is within this factor of the least is taken (decision 0004)."""
+    expected_regularization: float = 0.03
+    """λ on the difference from what a learned prior expects."""
+    misfit_bound: float = 1.0
+    """Largest misfit of the slices that such a prior may cause, over the noise."""
     search_tolerance: float = 1e-3
     """Relative residual at which the solves of that search stop."""
     tolerance: float = 1e-4
