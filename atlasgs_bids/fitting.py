@@ -14,7 +14,7 @@ from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample_mask
-from atlasgs_bids.imaging.registration import Registration, register
+from atlasgs_bids.imaging.registration import Registration, given_registration, register
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.joint import estimate_gains, join
 from atlasgs_bids.observation import Observation, observe
@@ -40,7 +40,12 @@ def place(
 ) -> PlacedStack:
     """The stack registered to the anchor; what registration warns of is logged."""
     anchor = scaffold.anchor
-    registration = register(anchor.volume, anchor.foreground, acquired, config.registration, config.core.seed)
+    if stack.transform is not None:
+        registration = given_registration(anchor.volume, anchor.foreground, stack.transform)
+    else:
+        registration = register(
+            anchor.volume, anchor.foreground, acquired, config.registration, config.core.seed
+        )
     for text in registration.warnings:
         logger.warning("%s: %s", label, text)
     return PlacedStack(stack, acquired, registration)
