@@ -55,16 +55,9 @@ def restored(tmp_path_factory):
     dataset.add("01", "T1w", session="b", data=0.5 * noisy + 20, world_from_voxel=affine)
     fmriprep = Dataset.create(root / "fmriprep", DatasetType="derivative", GeneratedBy=[{"Name": "fMRIPrep"}])
     preprocessed = fmriprep.add("02", "T1w", entities="desc-preproc")
-    mask = fmriprep.path("02", "mask", entities="desc-brain")
     data, affine = head("T1w")
-    fmriprep.add(
-        "02",
-        "mask",
-        entities="desc-brain",
-        data=np.float32(data > 100),
-        world_from_voxel=affine,
-        voxel_mm=(3, 3, 3),
-    )
+    mask = np.float32(data > 100)
+    fmriprep.add("02", "mask", entities="desc-brain", data=mask, world_from_voxel=affine, voxel_mm=(3, 3, 3))
     transform = SimpleITK.TranslationTransform(3, (-SHIFT_MM, 0.0, 0.0))  # LPS: 2.5 mm to the right in RAS
     path = preprocessed.with_name("sub-02_from-FLAIR_to-T1w_mode-image_xfm.txt")
     SimpleITK.WriteTransform(transform, str(path))
