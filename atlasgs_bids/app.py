@@ -23,6 +23,7 @@ from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.files import remove_stale_temporaries, save_text
 from atlasgs_bids.bids.validate import check_dataset, validation_errors
 from atlasgs_bids.config import RunConfig, check_paths
+from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST
 from atlasgs_bids.errors import ConfigurationError, error_text
 from atlasgs_bids.group import gather
 from atlasgs_bids.imaging.slices import slice_profile
@@ -177,7 +178,15 @@ def _checked_settings(config: RunConfig) -> RunConfig:
                 f"work dir {config.work_dir} cannot be made ({error.strerror}); choose another one"
             ) from error
     _place_caches(config.work_dir)
-    return replace(config, device=_resolved_device(config.device))
+    return _with_prior(replace(config, device=_resolved_device(config.device)))
+
+
+def _with_prior(config: RunConfig) -> RunConfig:
+    """The settings with the prior resolved, and the network that suits the device."""
+    on_cpu = config.device == "cpu"
+    network = LEARNED_CPU if on_cpu else LEARNED_FAST if config.fast else config.core.learned
+    prior = config.prior if config.prior != "auto" else "graph" if on_cpu else "learned"
+    return replace(config, prior=prior, core=replace(config.core, learned=network))
 
 
 def _place_caches(work_dir: Path | None) -> None:

@@ -226,6 +226,15 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Align the targets with the T1w by mutual information, or trust the headers.",
 )
 @click.option(
+    "--prior",
+    type=click.Choice(["auto", "graph", "learned"]),
+    default=DEFAULTS.prior,
+    show_default=True,
+    help="What fills the space between slices: edges of the T1w, or a network trained on the target's own "
+    "slices; auto: learned on a GPU, graph on the CPU.",
+)
+@click.option("--fast", is_flag=True, help="A smaller network: seconds less, and up to 0.5 dB.")
+@click.option(
     "--resolution",
     callback=_resolution,
     metavar="iso|anchor|MM",

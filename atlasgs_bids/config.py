@@ -36,6 +36,10 @@ class RunConfig:
     verbosity: int = 0
     registration: str = "rigid"
     """``rigid`` or ``header``."""
+    prior: str = "auto"
+    """``graph``, ``learned``, or ``auto``: learned on a GPU, graph on the CPU."""
+    fast: bool = False
+    """A smaller network for the learned prior."""
     resolution: str | float = "iso"
     """``iso``, ``anchor`` or a voxel size in mm."""
     slice_profile: str | Path = "box"

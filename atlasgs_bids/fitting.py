@@ -7,23 +7,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.appearance import Appearance, fit_appearance
+from atlasgs_bids.core.appearance import Appearance, fit_appearance, fit_expected_appearance
 from atlasgs_bids.core.metrics import noise_sd
+from atlasgs_bids.core.priors.expectation import Expectation, ObservedStack, expect
+from atlasgs_bids.core.priors.learned import TooLittleDataError
 from atlasgs_bids.core.splat.render import render
+from atlasgs_bids.core.uncertainty import Uncertainty, estimate_uncertainty
 from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample_mask
 from atlasgs_bids.imaging.registration import Registration, given_registration, register
 from atlasgs_bids.imaging.volume import Grid, Volume
-from atlasgs_bids.joint import estimate_gains, join
+from atlasgs_bids.joint import JointObservation, estimate_gains, join
 from atlasgs_bids.observation import Observation, observe
 from atlasgs_bids.progress import Progress
-from atlasgs_bids.results import StackResult, TargetResult
+from atlasgs_bids.results import StackResult, TargetFit, TargetResult
 from atlasgs_bids.scaffolding import SessionScaffold
 from atlasgs_bids.targets import StackPlan
 
 logger = logging.getLogger(__name__)
+
+_SD_SMOOTHING_VOX = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,31 +72,36 @@ def fit_stacks(
     config: RunConfig,
     progress: Progress,
     label: str,
-) -> tuple[Appearance, tuple[StackResult, ...]]:
-    """The amplitudes that explain all stacks, and what they say about each of them."""
+) -> TargetFit:
+    """The amplitudes that explain all stacks, what they say of each, and how far they may be off."""
     settings = config.core.appearance
     axes = [stack.plan.geometry.axis for stack in placed]
     noise_sds = [_noise_sd(stack, own) for stack, own in zip(placed, observations, strict=True)]
+    gains, slice_axis, problem = [1.0], axes[0], _alone(observations[0])
+    if len(placed) > 1:
+        gains = estimate_gains(observations, axes, scaffold.prior, settings)
+        slice_axis, problem = 0, join(observations, axes, gains, noise_sds)
+    expectations: list[Expectation] = []
+    if config.prior == "learned":
+        expectations = _expectations(observations, axes, gains, noise_sds, scaffold, config, progress, label)
     n_solves = 1 + (len(settings.candidates) if settings.regularization is None else 0)
-    with progress.stage(f"{label}: appearance", n_solves) as advance:
-        if len(placed) == 1:
-            gains, slice_axis, (observation,) = [1.0], axes[0], observations
+    with progress.stage(f"{label}: appearance", 1 if expectations else n_solves) as advance:
+        if expectations:
+            appearance = fit_expected_appearance(
+                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior, expectations,
+                noise_sds[0], settings,
+            )  # fmt: skip
+            advance(1)
+        else:
             appearance = fit_appearance(
-                observation.slices_from_amplitudes, observation.slices, observation.weights, scaffold.prior,
+                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
                 slice_axis, settings, advance,
             )  # fmt: skip
-        else:
-            gains = estimate_gains(observations, axes, scaffold.prior, settings)
-            joint = join(observations, axes, gains, noise_sds)
-            appearance = fit_appearance(
-                joint.slices_from_amplitudes,
-                joint.slices,
-                joint.weights,
-                scaffold.prior,
-                0,
-                settings,
-                advance,
-            )
+    with progress.stage(f"{label}: uncertainty") as advance:
+        uncertainty = estimate_uncertainty(
+            appearance.objective, expectations, slice_axis, noise_sds[0], settings, config.core.seed
+        )
+        advance(1)
     log_fit(appearance, config, label)
     results = tuple(
         StackResult(
@@ -104,34 +115,90 @@ def fit_stacks(
         )
         for stack, own, gain, sd in zip(placed, observations, gains, noise_sds, strict=True)
     )
-    return appearance, results
+    return TargetFit(appearance, uncertainty, results)
 
 
-def rendered_result(
-    appearance: Appearance, stacks: tuple[StackResult, ...], scaffold: SessionScaffold, config: RunConfig
-) -> TargetResult:
+def _alone(observation: Observation) -> JointObservation:
+    return JointObservation(observation.slices, observation.weights, observation.slices_from_amplitudes)
+
+
+def _expectations(
+    observations: Sequence[Observation],
+    axes: Sequence[int],
+    gains: Sequence[float],
+    noise_sds: Sequence[float],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    progress: Progress,
+    label: str,
+) -> list[Expectation]:
+    """What a network trained on each stack expects of it; none where one has too little to learn from."""
+    settings, found = config.core.learned, []
+    with progress.stage(f"{label}: learning", len(observations) * settings.n_steps) as advance:
+        for observation, axis, gain, sd in zip(observations, axes, gains, noise_sds, strict=True):
+            stack = ObservedStack(
+                slices=observation.slices / gain,
+                weights=observation.weights,
+                slice_axis=axis,
+                noise_sd=sd / gain,
+                acquisition=observation.acquisition,
+                splat=observation.splat,
+                world_from_lattice=torch.from_numpy(observation.lattice.world_from_voxel),
+            )
+            try:
+                found.append(expect(stack, scaffold.gaussians, settings, config.core.seed, advance))
+            except TooLittleDataError as error:
+                logger.warning("%s: %s; the graph prior is used", label, error)
+                return []
+    return found
+
+
+def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RunConfig) -> TargetResult:
     """The amplitudes on the output grid; 0 outside the acquired field of view and the anchor's support."""
-    anchor = scaffold.anchor
+    anchor, stacks = scaffold.anchor, fit.stacks
     grid = output_grid(anchor.volume.grid, config.resolution)
     fov = np.zeros(grid.shape, dtype=bool)
     for stack in stacks:
         fov |= covered(stack.plan, stack.acquired, stack.registration.target_from_anchor, grid)
     foreground = anchor.foreground_on(grid)
+    inside = fov & anchor.support_on(grid)
     return TargetResult(
         stacks=stacks,
-        appearance=appearance,
+        appearance=fit.appearance,
         grid=grid,
         # Magnitude images have no negative intensities; the least squares fit overshoots at edges.
         sr=rendered_volume(
-            appearance.amplitudes, grid, fov & anchor.support_on(grid), scaffold, config,
+            fit.appearance.amplitudes, grid, inside, scaffold, config,
             floor=0.0 if all(stack.acquired.data.min() >= 0 for stack in stacks) else None,
         ),
+        sd=_rendered_sd(fit.uncertainty, grid, inside, scaffold, config),
         fov=fov,
         anchor=anchor,
         n_gaussians=len(scaffold.gaussians),
         anchor_psnr_db=scaffold.anchor_psnr_db,
         coverage=float((fov & foreground).sum() / max(1, foreground.sum())),
     )  # fmt: skip
+
+
+def _rendered_sd(
+    uncertainty: Uncertainty,
+    grid: Grid,
+    inside: npt.NDArray[np.bool_],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+) -> npt.NDArray[np.float32]:
+    """Standard deviation of the result: the draws' mean square, smoothed, and the expectation's own error."""
+    draws = uncertainty.deviations.unbind(1)
+    variance = np.zeros(grid.shape, np.float32)
+    for draw in draws:
+        variance += rendered_volume(draw, grid, inside, scaffold, config, floor=None) ** 2 / len(draws)
+    # A few draws tell the variance of a voxel to a third only; its neighbours' are much alike.
+    share = ndimage.gaussian_filter(inside.astype(np.float32), _SD_SMOOTHING_VOX)
+    variance = ndimage.gaussian_filter(variance, _SD_SMOOTHING_VOX) / np.maximum(share, np.float32(1e-6))
+    if uncertainty.expected_sd is not None:
+        sd = rendered_volume(uncertainty.expected_sd, grid, inside, scaffold, config, floor=None)
+        variance += sd**2
+    return np.where(inside, np.sqrt(variance), np.float32(0))
 
 
 def rendered_volume(

@@ -75,6 +75,7 @@ def anchor_sidecars(
 def save_images(outputs: TargetOutputs, result: TargetResult, config: RunConfig) -> None:
     """The result, and for each stack the simulated and residual slices on its own grid."""
     save_image(to_nifti(result.sr, result.grid.world_from_voxel), outputs.sr)
+    save_image(to_nifti(result.sd, result.grid.world_from_voxel), outputs.srstd)
     for stack in result.stacks:
         own = stack_outputs(stack, outputs, result, config)
         residual = np.where(stack.weights > 0, stack.acquired.data - stack.simulated, np.float32(0))
@@ -142,6 +143,15 @@ def _write_sidecars(
         ),
         outputs.sr_json,
     )  # fmt: skip
+    if target.series is None:
+        save_json(
+            sidecar(
+                description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
+                "the errors are expected within 1.645 times it",
+                skull_stripped=skull_stripped, **on_grid,
+            ),
+            outputs.srstd_json,
+        )  # fmt: skip
     save_json(
         sidecar(description="Where the acquired slices cover the output grid", mask_type="ROI", **on_grid),
         outputs.fov_mask_json,
@@ -175,7 +185,7 @@ def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
     stacks = result.stacks
     geometries = [stack.plan.geometry for stack in stacks]
     return {
-        "Prior": "graph",
+        "Prior": "graph" if result.appearance.trust is None else "learned",
         "Regularization": result.appearance.regularization,
         "SliceThicknessUsed": of_stacks([geometry.thickness_mm for geometry in geometries]),
         "SliceThicknessSource": of_stacks([geometry.thickness_source for geometry in geometries]),
@@ -241,6 +251,8 @@ def _metrics(
         "anchor_psnr": result.anchor_psnr_db,
         "regularization": appearance.regularization,
         "held_out_rms": appearance.held_out_rms.get(appearance.regularization),
+        "trust": appearance.trust,
+        "sd_median": float(np.median(result.sd[mask])) if mask.any() else None,
         "difference_to_noise": result.difference_to_noise,
         "solver_iterations": appearance.solution.n_steps,
         "solver_relative_residual": appearance.solution.relative_residual,

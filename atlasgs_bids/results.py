@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.core.appearance import Appearance
+from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.registration import Registration
 from atlasgs_bids.imaging.volume import Grid, Volume
@@ -31,6 +32,15 @@ class StackResult:
 
 
 @dataclass(frozen=True)
+class TargetFit:
+    """The amplitudes that explain all stacks of a target."""
+
+    appearance: Appearance
+    uncertainty: Uncertainty
+    stacks: tuple[StackResult, ...]
+
+
+@dataclass(frozen=True)
 class TargetResult:
     """Everything that was computed for one target."""
 
@@ -39,6 +49,8 @@ class TargetResult:
     grid: Grid
     sr: FloatArray
     """The result on ``grid``."""
+    sd: FloatArray
+    """Standard deviation of its error."""
     fov: npt.NDArray[np.bool_]
     """Where the acquired slices cover ``grid``."""
     anchor: Anchor

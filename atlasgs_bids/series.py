@@ -76,11 +76,13 @@ def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
         advance(1)
     with measure("appearance"):
         observation = observe_placed(placed, run.scaffold, config)
-        appearance, stacks = fit_stacks(
-            [placed], [observation], run.scaffold, config, run.progress, f"{run.label} reference"
+        # One prior for all volumes, linear in them: a network of its own for the mean would not be.
+        with_graph = replace(config, prior="graph")
+        fit = fit_stacks(
+            [placed], [observation], run.scaffold, with_graph, run.progress, f"{run.label} reference"
         )
-        weights_of_prior = _prior_weights(run, series, observation, appearance)
-    result = rendered_result(appearance, stacks, run.scaffold, config)
+        weights_of_prior = _prior_weights(run, series, observation, fit.appearance)
+    result = rendered_result(fit, run.scaffold, config)
     with measure("render"):
         means = _write_volumes(run, series, observation, weights_of_prior, result)
     _write_companions(run, placed, result.grid)

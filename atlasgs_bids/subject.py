@@ -103,9 +103,9 @@ def _process_target(
             advance(1)
         with clock.measure("appearance"):
             observations = [observe_placed(stack, scaffold, config) for stack in placed]
-            appearance, stacks = fit_stacks(placed, observations, scaffold, config, progress, label)
+            fit = fit_stacks(placed, observations, scaffold, config, progress, label)
         with clock.measure("render"), progress.stage(f"{label}: rendering") as advance:
-            result = rendered_result(appearance, stacks, scaffold, config)
+            result = rendered_result(fit, scaffold, config)
             advance(1)
         save_images(outputs, result, config)
     if result.coverage < MIN_COVERAGE:

@@ -105,6 +105,8 @@ class TargetOutputs:
 
     sr: Path
     """The result on the output grid."""
+    srstd: Path
+    """Standard deviation of the result's error, output grid."""
     simulated: Path
     """What the model predicts for the acquired slices, native grid."""
     residual: Path
@@ -119,6 +121,10 @@ class TargetOutputs:
     @property
     def sr_json(self) -> Path:
         return json_path(self.sr)
+
+    @property
+    def srstd_json(self) -> Path:
+        return json_path(self.srstd)
 
     @property
     def simulated_json(self) -> Path:
@@ -181,6 +187,7 @@ def target_outputs(
     figure_folder = out_dir / f"sub-{target_entities['subject']}" / "figures"
     return TargetOutputs(
         sr=sr,
+        srstd=path(suffix, ".nii.gz", desc="srstd", **on_grid),
         simulated=path(suffix, ".nii.gz", desc="simulated"),
         residual=path(suffix, ".nii.gz", desc="residual"),
         fov_mask=path("mask", ".nii.gz", desc=f"{suffix}fov", **on_grid),

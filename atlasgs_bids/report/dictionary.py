@@ -29,6 +29,11 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "anchor_psnr": ("PSNR of the anchor rendered from the scaffold, in its foreground", "dB"),
     "regularization": ("Weight of the prior", None),
     "held_out_rms": ("RMS error on held-out slices at that weight", "arbitrary"),
+    "trust": (
+        "Factor on the learned prior at which the slices are honoured; 1: they agree; empty: no such prior",
+        None,
+    ),
+    "sd_median": ("Median of the estimated standard deviation of the result's error", "arbitrary"),
     "difference_to_noise": (
         "ASL: RMS of acquired minus simulated mean difference of control and label, over its noise", None
     ),
