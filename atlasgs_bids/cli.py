@@ -123,6 +123,20 @@ def _labels(key: str) -> Callable[[click.Context, click.Parameter, Sequence[str]
     return clean
 
 
+def _label(key: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Callback for one label, with or without ``key-``."""
+
+    def clean(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        if value is None:
+            return None
+        labels = _labels(key)(ctx, param, [value])
+        if len(labels) != 1:
+            raise click.BadParameter(f"{value!r}, expected one label", ctx, param)
+        return labels[0]
+
+    return clean
+
+
 def _filters(ctx: click.Context, param: click.Parameter, path: Path | None) -> dict[str, dict[str, Any]]:
     """Content of a --bids-filter-file, its keys checked."""
     if path is None:
@@ -178,6 +192,17 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     callback=_labels("ses"),
     metavar="LABEL...",
     help="Sessions to process, with or without ses-; default: all.",
+)
+@click.option(
+    "--anchor-session",
+    callback=_label("ses"),
+    metavar="LABEL",
+    help="Session whose T1w is the anchor of every session; default: each session has its own.",
+)
+@click.option(
+    "--scaffold",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Gaussians (npz, or PLY edited in a viewer) to use instead of fitting them to the T1w.",
 )
 @click.option(
     "--bids-filter-file",
@@ -319,11 +344,12 @@ def _config(options: dict[str, Any]) -> RunConfig:
         geometry=replace(GeometrySettings(), mode=options.pop("geometry")),
         seed=options.pop("seed"),
     )
-    work_dir = options.pop("work_dir")
+    work_dir, scaffold = options.pop("work_dir"), options.pop("scaffold")
     return RunConfig(
         bids_dir=options.pop("bids_dir").absolute(),
         out_dir=resolve_out_dir(options.pop("out_dir")),
         work_dir=work_dir.absolute() if work_dir else None,
+        scaffold=scaffold.absolute() if scaffold else None,
         core=core,
         **options,
     )

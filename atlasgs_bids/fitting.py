@@ -18,7 +18,7 @@ from atlasgs_bids.core.priors.learned import TooLittleDataError
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.core.uncertainty import Uncertainty, estimate_uncertainty
 from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample_mask
-from atlasgs_bids.imaging.registration import Registration, register
+from atlasgs_bids.imaging.registration import Registration, given_registration, register
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.joint import JointObservation, estimate_gains, join
 from atlasgs_bids.observation import Observation, observe
@@ -46,7 +46,12 @@ def place(
 ) -> PlacedStack:
     """The stack registered to the anchor; what registration warns of is logged."""
     anchor = scaffold.anchor
-    registration = register(anchor.volume, anchor.foreground, acquired, config.registration, config.core.seed)
+    if stack.transform is not None:
+        registration = given_registration(anchor.volume, anchor.foreground, stack.transform)
+    else:
+        registration = register(
+            anchor.volume, anchor.foreground, acquired, config.registration, config.core.seed
+        )
     for text in registration.warnings:
         logger.warning("%s: %s", label, text)
     return PlacedStack(stack, acquired, registration)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,11 +42,19 @@ def coverage_warning(anchor: Anchor, coverage: float) -> str:
     )
 
 
+def source_uri(path: Path, config: RunConfig) -> str:
+    """BIDS URI of an input, in the dataset or in another pipeline's results."""
+    for name, folder in config.derivatives.items():
+        if path.is_relative_to(folder):
+            return bids_uri(path, folder, name)
+    return bids_uri(path, config.bids_dir)
+
+
 def anchor_sidecars(
     plan: SubjectPlan, config: RunConfig, anchor: Anchor, n_gaussians: int, psnr_db: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sidecars of the anchor image and of the scaffold."""
-    source = [bids_uri(plan.anchor.path, config.bids_dir)]
+    source = [source_uri(plan.anchor.path, config)]
     image = image_sidecar(
         plan.anchor.sidecar,
         description=f"The anchor: {plan.anchor_reason}",
@@ -117,7 +126,7 @@ def _write_sidecars(
     plan: SubjectPlan, target: TargetPlan, outputs: TargetOutputs, result: TargetResult, config: RunConfig
 ) -> None:
     paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path]
-    sources = [bids_uri(path, config.bids_dir) for path in paths]
+    sources = [source_uri(path, config) for path in paths]
     anchor_path = anchor_outputs(config.out_dir, plan.participant, plan.session).anchor
     size_mm = voxel_sizes_mm(result.grid.world_from_voxel)
     on_grid: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """A DWI, ASL or M0 series: registered once, observed by one operator, solved and written volume by volume."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,9 @@ from atlasgs_bids.scaffolding import SessionScaffold
 from atlasgs_bids.target_geometry import fit_target
 from atlasgs_bids.targets import TargetPlan
 from atlasgs_bids.volumes import SeriesPlan
+
+_BLOCK_BYTES = 2**30
+_MOST_TOGETHER = 16
 
 Array = npt.NDArray[np.float32]
 Measure = Callable[[str], AbstractContextManager[None]]
@@ -90,14 +94,37 @@ def solve_volumes(
     weights_of_prior: list[float],
     run: SeriesRun,
 ) -> Iterator[Tensor]:
-    """Amplitudes (n,) of each volume in turn: same operator, same weights, the prior's weight by contrast."""
+    """Amplitudes (n,) of each volume in turn, solved together in blocks that bound the memory.
+
+    Same operator and same weights for all, the prior's weight by contrast.
+    """
     settings = run.config.core.appearance
-    for index, weight in enumerate(weights_of_prior):
-        volume = torch.from_numpy(series.volume(index)).to(run.config.device)
-        yield fit_appearance(
-            observation.slices_from_amplitudes, volume, observation.weights, run.scaffold.prior,
-            run.target.geometry.axis, replace(settings, regularization=weight),
+    n_elements = 6 * observation.splat.shape_in[0] + 3 * math.prod(observation.splat.shape_out)
+    n_together = min(_MOST_TOGETHER, max(1, _BLOCK_BYTES // (4 * n_elements)))
+    for indices in _blocks(weights_of_prior, n_together):
+        volumes = np.stack([series.volume(index) for index in indices], axis=3)
+        amplitudes = fit_appearance(
+            observation.slices_from_amplitudes, torch.from_numpy(volumes).to(run.config.device),
+            observation.weights, run.scaffold.prior, run.target.geometry.axis,
+            replace(settings, regularization=weights_of_prior[indices[0]]),
         ).amplitudes  # fmt: skip
+        for column in amplitudes.unbind(1):
+            yield column.contiguous()
+
+
+def _blocks(weights_of_prior: Sequence[float], n_together: int) -> list[list[int]]:
+    """Runs of neighbouring volumes with one weight, at most ``n_together`` long.
+
+    >>> _blocks([0.1, 0.1, 0.1, 0.03, 0.1], 2)
+    [[0, 1], [2], [3], [4]]
+    """
+    blocks: list[list[int]] = []
+    for index, weight in enumerate(weights_of_prior):
+        if blocks and len(blocks[-1]) < n_together and weights_of_prior[blocks[-1][0]] == weight:
+            blocks[-1].append(index)
+        else:
+            blocks.append([index])
+    return blocks
 
 
 @dataclass

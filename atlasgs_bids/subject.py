@@ -15,6 +15,7 @@ from atlasgs_bids.config import RunConfig
 from atlasgs_bids.errors import error_text
 from atlasgs_bids.fitting import place, rendered_result
 from atlasgs_bids.imaging.volume import load_volume
+from atlasgs_bids.longitudinal import check_other_session
 from atlasgs_bids.outputs import MIN_COVERAGE, coverage_warning, save_images, write_target
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
@@ -68,6 +69,9 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
     if not pending:
         return SubjectResult((), tuple(skipped), ())
     scaffold = session_scaffold(plan, config, progress)
+    with progress.stage(f"{plan.label}: other sessions") as advance:
+        check_other_session(plan, scaffold, config)
+        advance(1)
     finished, failures = [], []
     for target, outputs in pending:
         try:

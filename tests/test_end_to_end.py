@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -64,7 +64,9 @@ def atlasgs(*arguments):
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("end to end")
     bids_dir, out_dir = root / "bids data", root / "out put"
-    make_dataset(bids_dir, root / "truth", VOXEL_MM, FACTOR)
+    # Series have a test of their own, with a truth for each volume.
+    subjects = tuple(replace(subject, series={}) for subject in SUBJECTS)
+    make_dataset(bids_dir, root / "truth", VOXEL_MM, FACTOR, subjects)
     before = fingerprints(bids_dir)
     return Run(root, before, atlasgs(bids_dir, out_dir, "participant"), atlasgs(bids_dir, out_dir, "group"))
 

@@ -209,6 +209,12 @@ def anchor_outputs(out_dir: Path, participant: str, session: str | None) -> Anch
     )
 
 
+def longitudinal_metrics(out_dir: Path, participant: str, session: str | None) -> Path:
+    """Table that compares a session's scaffold with another session's T1w."""
+    entities = {"subject": participant, **({"session": session} if session else {})}
+    return derivative_path(out_dir, entities, "metrics", ".tsv", modality="T1w", desc="longitudinal")
+
+
 def json_path(path: Path) -> Path:
     """The JSON sidecar beside a file."""
     return path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")

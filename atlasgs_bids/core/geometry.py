@@ -12,7 +12,7 @@ from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.objective import Objective
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.priors.graph import GraphLaplacian
+from atlasgs_bids.core.priors.graph import QuadraticPrior
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings, RelaxationSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
@@ -153,7 +153,7 @@ def _moved(scaffold: Gaussians, bounded: dict[str, Tensor]) -> Gaussians:
     return replace(moved, quaternions=quaternions)
 
 
-def _penalty(bounded: dict[str, Tensor], prior: GraphLaplacian, limits: RelaxationSettings) -> Tensor:
+def _penalty(bounded: dict[str, Tensor], prior: QuadraticPrior, limits: RelaxationSettings) -> Tensor:
     """Σ smoothness · tr(uᵀ L u)/n + attachment · |u|²/n over the moves u in their units.
 
     A move by one unit of every Gaussian costs ``attachment`` times the first fit's objective.
