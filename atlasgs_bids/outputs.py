@@ -21,6 +21,7 @@ from atlasgs_bids.core.metrics import edge_agreement, noise_sd, sharpness_ratio
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration import write_itk_transform
+from atlasgs_bids.imaging.scaffold_files import save_appearance
 from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.imaging.volume import to_nifti, voxel_sizes_mm
 from atlasgs_bids.plan import SubjectPlan
@@ -76,6 +77,8 @@ def save_images(outputs: TargetOutputs, result: TargetResult, config: RunConfig)
     """The result, and for each stack the simulated and residual slices on its own grid."""
     save_image(to_nifti(result.sr, result.grid.world_from_voxel), outputs.sr)
     save_image(to_nifti(result.sd, result.grid.world_from_voxel), outputs.srstd)
+    with atomic(outputs.scaffold_npz) as path:
+        save_appearance(path, result.gaussians, result.n_shared, result.appearance.amplitudes)
     for stack in result.stacks:
         own = stack_outputs(stack, outputs, result, config)
         residual = np.where(stack.weights > 0, stack.acquired.data - stack.simulated, np.float32(0))
@@ -127,7 +130,8 @@ def _write_sidecars(
 ) -> None:
     paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path]
     sources = [source_uri(path, config) for path in paths]
-    anchor_path = anchor_outputs(config.out_dir, plan.participant, plan.session).anchor
+    shared = anchor_outputs(config.out_dir, plan.participant, plan.session)
+    anchor_path, scaffold_path = shared.anchor, shared.scaffold_npz
     size_mm = voxel_sizes_mm(result.grid.world_from_voxel)
     on_grid: dict[str, Any] = {
         "spatial_reference": bids_uri(anchor_path, config.out_dir, ""),
@@ -148,9 +152,20 @@ def _write_sidecars(
             sidecar(
                 description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
                 "the errors are expected within 1.645 times it",
-                skull_stripped=skull_stripped, **on_grid,
+                skull_stripped=skull_stripped,
+                **on_grid,
             ),
             outputs.srstd_json,
+        )
+        save_json(
+            {
+                "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "
+                "scales (mm, RAS), quaternions and amplitudes of the target's own",
+                "Sources": [bids_uri(scaffold_path, config.out_dir, "")],
+                "NumberOfSharedGaussians": result.n_shared,
+                "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,
+            },
+            outputs.scaffold_json,
         )  # fmt: skip
     save_json(
         sidecar(description="Where the acquired slices cover the output grid", mask_type="ROI", **on_grid),
@@ -238,7 +253,8 @@ def _metrics(
         "n_volumes": 1 if target.series is None else len(target.series.kinds),
         "slice_thickness": geometry.thickness_mm,
         "slice_spacing": geometry.spacing_mm,
-        "n_gaussians": result.n_gaussians,
+        "n_gaussians": len(result.gaussians),
+        "n_gaussians_specific": len(result.gaussians) - result.n_shared,
         "anchor_psnr": result.anchor_psnr_db,
         "regularization": appearance.regularization,
         "held_out_rms": appearance.held_out_rms.get(appearance.regularization),

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.core.appearance import Appearance
+from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.grid import fov_mask, resample
@@ -40,6 +42,8 @@ class TargetFit:
     appearance: Appearance
     uncertainty: Uncertainty
     stacks: tuple[StackResult, ...]
+    expected: tuple[ExpectedStack, ...]
+    """What a learned prior said of each stack; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ class TargetResult:
     fov: npt.NDArray[np.bool_]
     """Where the acquired slices cover ``grid``."""
     anchor: Anchor
-    n_gaussians: int
+    gaussians: Gaussians
+    n_shared: int
+    """How many of them, the first ones, are the session's."""
     anchor_psnr_db: float
     coverage: float
     """Part of the anchor's foreground that ``fov`` covers."""

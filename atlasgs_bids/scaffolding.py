@@ -16,7 +16,7 @@ from atlasgs_bids.bids.derivatives import anchor_outputs
 from atlasgs_bids.bids.files import atomic, save_image, save_json
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.gaussians import Gaussians, world_points
-from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
+from atlasgs_bids.core.priors.graph import GraphLaplacian, QuadraticPrior, anchor_features
 from atlasgs_bids.core.scaffold import default_n_gaussians, fit_scaffold
 from atlasgs_bids.core.solvers import conjugate_gradient
 from atlasgs_bids.core.splat.operator import SplatOperator
@@ -43,7 +43,9 @@ class SessionScaffold:
     anchor_psnr_db: float
     seconds: float
     """Time to fit the Gaussians; 0 where they were at hand."""
-    prior: GraphLaplacian
+    prior: QuadraticPrior
+    n_shared: int
+    """How many Gaussians, the first ones, are the session's; the others are of one target."""
 
 
 def session_scaffold(plan: SubjectPlan, config: RunConfig, progress: Progress) -> SessionScaffold:
@@ -77,7 +79,7 @@ def session_scaffold(plan: SubjectPlan, config: RunConfig, progress: Progress) -
     with progress.stage(f"{plan.label}: graph") as advance:
         prior = graph_prior(anchor, gaussians, config)
         advance(1)
-    return SessionScaffold(anchor, gaussians, psnr_db, seconds, prior)
+    return SessionScaffold(anchor, gaussians, psnr_db, seconds, prior, len(gaussians))
 
 
 def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RunConfig) -> GraphLaplacian:

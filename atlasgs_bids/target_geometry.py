@@ -1,5 +1,6 @@
 """One target fitted with the geometry that was asked for: the scaffold's, or another made for it alone."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,7 @@ import torch
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.geometry import Relaxation, TargetData, Term, relax_geometry
 from atlasgs_bids.core.operators import Identity
+from atlasgs_bids.core.specific import PartialLaplacian, joined, missing_image, specific_gaussians
 from atlasgs_bids.fitting import PlacedStack, covered, fit_stacks, observe_placed
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.volume import Volume
@@ -16,6 +18,8 @@ from atlasgs_bids.observation import Observation
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.results import StackResult, TargetFit, mean_interpolated
 from atlasgs_bids.scaffolding import SessionScaffold, graph_prior
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def fit_target(
     first = _fitted(placed, scaffold, config, progress, label)
     mode = config.core.geometry.mode
     if mode == "frozen":
-        return first
+        return _with_specific(first, placed, config, progress, label)
     own_anchor = _own_anchor(scaffold.anchor, first.fit.stacks)
     target = TargetData(
         terms=_terms(first),
@@ -51,7 +55,7 @@ def fit_target(
         relaxed: Relaxation = relax_geometry(
             scaffold.gaussians, first.fit.appearance, target, config.core, advance
         )
-    own_scaffold = replace(scaffold, gaussians=relaxed.gaussians)
+    own_scaffold = replace(scaffold, gaussians=relaxed.gaussians, n_shared=0)
     if mode == "own":
         # A graph by the anchor would bring back the edges that this geometry is meant to do without.
         own_scaffold = replace(own_scaffold, prior=graph_prior(own_anchor, relaxed.gaussians, config))
@@ -59,6 +63,33 @@ def fit_target(
         # The geometry has seen every slice, so none is left to choose λ by.
         config = _with_regularization(config, first.fit.appearance.regularization)
     return _fitted(placed, own_scaffold, config, progress, label)
+
+
+def _with_specific(
+    first: FittedTarget, placed: Sequence[PlacedStack], config: RunConfig, progress: Progress, label: str
+) -> FittedTarget:
+    """The fit with Gaussians of the target's own where the shared ones cannot follow what is expected."""
+    appearance, expected, scaffold = first.fit.appearance, first.fit.expected, first.scaffold
+    if not expected or appearance.trust is None:
+        return first
+    settings = config.core.appearance
+    missing = [missing_image(own, appearance.amplitudes, appearance.trust, settings) for own in expected]
+    more = specific_gaussians(missing, expected, len(scaffold.gaussians), settings)
+    if more is None:
+        return first
+    logger.info("%s: %d Gaussians of its own", label, len(more))
+    richer = replace(
+        scaffold,
+        gaussians=joined([scaffold.gaussians, more]),
+        prior=PartialLaplacian(scaffold.prior, len(more)),
+    )
+    observations = tuple(observe_placed(stack, richer, config) for stack in placed)
+    moved = [
+        own.on(observation.splat, richer.gaussians)
+        for own, observation in zip(expected, observations, strict=True)
+    ]
+    fit = fit_stacks(placed, observations, richer, config, progress, label, moved)
+    return FittedTarget(richer, observations, fit)
 
 
 def _fitted(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians, voxel_size_mm, world_points
-from atlasgs_bids.core.priors.expectation import Expectation, ObservedStack
+from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.priors.graph import QuadraticPrior
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.solvers import conjugate_gradient
@@ -30,13 +30,13 @@ class Missing:
 
 
 def missing_image(
-    stack: ObservedStack,
-    expectation: Expectation,
+    expected: ExpectedStack,
     amplitudes: Float[Tensor, " n"],
     trust: float,
     settings: AppearanceSettings,
 ) -> Missing:
     """The voxels' solution of ‖A x − y‖²_W + μ ‖x − p‖²_V, less S a; 0 outside the support."""
+    stack, expectation = expected.stack, expected.expectation
     weights = trust * expectation.weights
 
     def normal(x: Tensor) -> Tensor:
@@ -61,8 +61,7 @@ def missing_image(
 
 def specific_gaussians(
     missing: Sequence[Missing],
-    stacks: Sequence[ObservedStack],
-    expectations: Sequence[Expectation],
+    expected: Sequence[ExpectedStack],
     n_shared: int,
     settings: AppearanceSettings,
 ) -> Gaussians | None:
@@ -71,8 +70,9 @@ def specific_gaussians(
     At most ``settings.specific_fraction`` of the shared ones; None where nothing is missing.
     """
     parts = []
-    budget = int(settings.specific_fraction * n_shared) // len(stacks)
-    for gap, stack, expectation in zip(missing, stacks, expectations, strict=True):
+    budget = int(settings.specific_fraction * n_shared) // len(expected)
+    for gap, own in zip(missing, expected, strict=True):
+        stack = own.stack
         energy = gap.image.square().reshape(-1)
         n_voxels = int((gap.image != 0).sum())
         if n_voxels == 0 or float(energy.sum()) <= gap.allowed_rms**2 * n_voxels:
@@ -92,7 +92,7 @@ def specific_gaussians(
                 means_mm=world_points(points, world),
                 scales_mm=torch.full_like(points, _SCALE_VOX * size_mm),
                 quaternions=quaternions,
-                amplitudes=expectation.image.reshape(-1)[chosen],
+                amplitudes=own.expectation.image.reshape(-1)[chosen],
             )
         )
     return joined(parts) if parts else None

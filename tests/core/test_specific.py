@@ -8,7 +8,12 @@ import torch
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import fit_expected_appearance
 from atlasgs_bids.core.gaussians import Gaussians, world_points
-from atlasgs_bids.core.priors.expectation import Expectation, ObservedStack, sample_lattice
+from atlasgs_bids.core.priors.expectation import (
+    Expectation,
+    ExpectedStack,
+    ObservedStack,
+    sample_lattice,
+)
 from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, GraphSettings, ScaffoldSettings
@@ -62,7 +67,9 @@ def _fitted_rms(stack: ObservedStack, expectation: Expectation, prior: object) -
     appearance = fit_expected_appearance(
         stack.acquisition @ stack.splat, stack.slices, stack.weights, prior, [expectation], 1.0, SETTINGS
     )
-    gap = missing_image(stack, expectation, appearance.amplitudes, appearance.trust or 0.0, SETTINGS)
+    gap = missing_image(
+        ExpectedStack(stack, expectation), appearance.amplitudes, appearance.trust or 0.0, SETTINGS
+    )
     return appearance.amplitudes, float(gap.image[gap.image != 0].square().mean().sqrt()) / gap.allowed_rms
 
 
@@ -71,8 +78,8 @@ def test_a_sparse_scaffold_gets_the_gaussians_that_it_lacks() -> None:
     prior = GraphLaplacian(gaussians, torch.zeros(len(gaussians), 1), GraphSettings())
     amplitudes, before = _fitted_rms(stack, expectation, prior)
     assert before > 1.5
-    gap = missing_image(stack, expectation, amplitudes, 1.0, SETTINGS)
-    more = specific_gaussians([gap], [stack], [expectation], len(gaussians), SETTINGS)
+    gap = missing_image(ExpectedStack(stack, expectation), amplitudes, 1.0, SETTINGS)
+    more = specific_gaussians([gap], [ExpectedStack(stack, expectation)], len(gaussians), SETTINGS)
     assert more is not None
     assert len(more) <= 3 * len(gaussians)
     together = joined([gaussians, more])
@@ -89,8 +96,8 @@ def test_a_dense_scaffold_gets_none() -> None:
     prior = GraphLaplacian(gaussians, torch.zeros(len(gaussians), 1), GraphSettings())
     amplitudes, share = _fitted_rms(stack, expectation, prior)
     assert share < 1
-    gap = missing_image(stack, expectation, amplitudes, 1.0, SETTINGS)
-    assert specific_gaussians([gap], [stack], [expectation], len(gaussians), SETTINGS) is None
+    gap = missing_image(ExpectedStack(stack, expectation), amplitudes, 1.0, SETTINGS)
+    assert specific_gaussians([gap], [ExpectedStack(stack, expectation)], len(gaussians), SETTINGS) is None
 
 
 def test_partial_laplacian() -> None:
