@@ -17,7 +17,7 @@ _NORMAL_90 = 1.645
 """Half width, in σ, of the interval that holds 90 % of a normal distribution."""
 _FACTOR_LIMITS = (0.1, 10.0)
 _VISIBLE = 2.0
-"""Errors expected on held-out slices, over their noise, below which the noise hides what there is to scale."""
+"""Errors expected on held-out slices, over their noise; below, the noise hides what there is to scale."""
 
 
 @dataclass(frozen=True)
