@@ -137,15 +137,26 @@ def write_target(
     anchor_image = resample(anchor.volume, grid)
     cubic = resample(result.acquired, grid, result.registration.target_from_anchor)
     foreground = anchor.foreground_on(grid)
-    mask = foreground & result.fov
-    with atomic(outputs.figure) as path:
-        title = f"{plan.label} {target.label}"
-        target_figure(path, anchor_image, cubic, result.sr, grid.world_from_voxel, title, mask)
+    images = (anchor_image, cubic, result.sr)
+    write_figure(plan, target, outputs, images, grid, foreground & result.fov)
     row = _metrics(target, result, anchor_image, cubic, foreground)
     row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
     row |= {**memory, "device": config.device}
     save_json(metrics_dictionary(), outputs.metrics_json)
     save_tsv([row], outputs.metrics_tsv)
+
+
+def write_figure(
+    plan: SubjectPlan,
+    target: TargetPlan,
+    outputs: TargetOutputs,
+    images: tuple[npt.NDArray, npt.NDArray, npt.NDArray],
+    grid: Grid,
+    mask: npt.NDArray[np.bool_],
+) -> None:
+    """Draw the figure of a target; ``images``: anchor, cubic interpolation and result on ``grid``."""
+    with atomic(outputs.figure) as path:
+        target_figure(path, *images, grid.world_from_voxel, f"{plan.label} {target.label}", mask)
 
 
 def _metrics(

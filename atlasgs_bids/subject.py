@@ -7,7 +7,8 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,11 @@ from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.gaussians import Gaussians, world_points
+from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.scaffold import default_n_gaussians, fit_scaffold
+from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.errors import InputError, error_text
@@ -97,10 +100,17 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
     finished, failures = [], []
     for target, outputs in pending:
         try:
-            _process_target(plan, target, outputs, scaffold, config, progress)
+            with_smaller_chunks(
+                partial(_process_target, plan, target, outputs, scaffold, config, progress),
+                config.core,
+                config.device,
+                len(scaffold.gaussians),
+            )
             finished.append(target.label)
         except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
             failures.append(Failure(target.label, error_text(error), traceback.format_exc()))
+            if config.stop_on_first_crash:
+                break
     return SubjectResult(tuple(finished), tuple(skipped), tuple(failures))
 
 
@@ -118,12 +128,13 @@ def _scaffold(plan: SubjectPlan, config: RunConfig, progress: Progress) -> _Scaf
             n_gaussians = default_n_gaussians(int(anchor.support.sum()), core)
             logger.info("%s: fitting %d Gaussians to the anchor", plan.label, n_gaussians)
             with progress.stage(f"{plan.label}: scaffold", core.scaffold.n_steps) as advance:
-                fitted = fit_scaffold(
-                    image,
-                    torch.from_numpy(anchor.support).to(config.device),
-                    torch.from_numpy(anchor.volume.world_from_voxel),
+                support = torch.from_numpy(anchor.support).to(config.device)
+                world_from_voxel = torch.from_numpy(anchor.volume.world_from_voxel)
+                fitted = with_smaller_chunks(
+                    lambda settings: fit_scaffold(image, support, world_from_voxel, settings, advance),
                     core,
-                    advance,
+                    config.device,
+                    n_gaussians,
                 )
             gaussians, psnr_db = fitted.gaussians, fitted.anchor_psnr_db
         else:
@@ -140,7 +151,9 @@ def _scaffold(plan: SubjectPlan, config: RunConfig, progress: Progress) -> _Scaf
         with atomic(outputs.scaffold_npz) as path:
             save_scaffold(path, gaussians, fingerprint, psnr_db)
     with progress.stage(f"{plan.label}: graph") as advance:
-        prior = _graph_prior(anchor, gaussians, config)
+        prior = with_smaller_chunks(
+            lambda _: _graph_prior(anchor, gaussians, config), core, config.device, len(gaussians)
+        )
         advance(1)
     return _Scaffold(anchor, gaussians, psnr_db, seconds, prior)
 
@@ -162,7 +175,9 @@ def _process_target(
     scaffold: _Scaffold,
     config: RunConfig,
     progress: Progress,
+    core: CoreSettings,
 ) -> None:
+    config = replace(config, core=core)
     label = f"{plan.label} {target.label}"
     anchor = scaffold.anchor
     clock = _Clock({"scaffold": scaffold.seconds})

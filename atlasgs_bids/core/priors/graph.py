@@ -57,7 +57,9 @@ def _weights(
     n_neighbours = min(settings.n_neighbours, n - 1)
     if n_neighbours < 1:
         return sparse.csr_matrix((n, n), dtype=np.float32)
-    distances_mm, neighbours = cKDTree(means_mm).query(means_mm, k=n_neighbours + 1, workers=-1)
+    distances_mm, neighbours = cKDTree(means_mm).query(
+        means_mm, k=n_neighbours + 1, workers=torch.get_num_threads()
+    )
     distances_mm, neighbours = distances_mm[:, 1:].astype(np.float32), neighbours[:, 1:].astype(np.int32)
     # A ball of radius r holds n_neighbours Gaussians: the spacing follows from its volume.
     spacing_mm = np.median(distances_mm[:, -1]) / (3 * n_neighbours / (4 * np.pi)) ** (1 / 3)
