@@ -18,11 +18,11 @@ WORKDIR /src
 RUN python -m venv /opt/atlasgs
 ENV PATH=/opt/atlasgs/bin:$PATH
 
-# The dependencies first: a change of the code rebuilds only what comes after them.
-COPY pyproject.toml constraints.txt container/requirements.py ./
+# The dependencies first, by way of an empty package: a change of the code rebuilds only what comes after them.
+COPY pyproject.toml constraints.txt ./
+COPY atlasgs_bids/__init__.py atlasgs_bids/
 # hadolint ignore=SC2086,DL3042 - PIP_ARGS is a list of arguments; PIP_NO_CACHE_DIR is set above
-RUN python requirements.py pyproject.toml >requirements.txt \
- && pip install --no-compile ${PIP_ARGS} -c constraints.txt -r requirements.txt
+RUN touch README.md && pip install --no-compile ${PIP_ARGS} -c constraints.txt . && pip uninstall -y atlasgs-bids
 
 COPY container/gsplat_kernels.sh container/gsplat_kernels.py ./
 RUN ./gsplat_kernels.sh "${GSPLAT_ARCHS}"

@@ -192,7 +192,9 @@ def main(ctx: click.Context, /, **values: Any) -> None:
     gets atlasgs appended. The level is participant, then group, which gathers the metrics.
     """
     if values["overwrite"] and values["reports_only"]:
-        raise click.UsageError("--reports-only fits nothing, so --overwrite has no use beside it; drop one", ctx)
+        raise click.UsageError(
+            "--reports-only fits nothing, so --overwrite has no use beside it; drop one", ctx
+        )
     config = _config(values)
     from atlasgs_bids.app import run  # noqa: PLC0415 - loads pybids and nibabel
 

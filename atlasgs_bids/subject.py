@@ -18,30 +18,25 @@ from atlasgs_bids import __version__
 from atlasgs_bids.bids.derivatives import TargetOutputs, anchor_outputs, target_outputs
 from atlasgs_bids.bids.files import atomic, save_image, save_json
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.memory import with_smaller_chunks
-from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.scaffold import default_n_gaussians, fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings
-from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import render
-from atlasgs_bids.errors import InputError, error_text
+from atlasgs_bids.errors import error_text
 from atlasgs_bids.imaging.anchor import Anchor, load_anchor
 from atlasgs_bids.imaging.grid import fov_mask, output_grid
 from atlasgs_bids.imaging.registration import Registration, register
 from atlasgs_bids.imaging.scaffold_files import load_scaffold, save_ply, save_scaffold
-from atlasgs_bids.imaging.slices import slice_profile
-from atlasgs_bids.imaging.volume import Grid, Volume, load_volume, to_nifti, voxel_sizes_mm
+from atlasgs_bids.imaging.volume import Volume, load_volume, to_nifti
+from atlasgs_bids.observation import Observation, observe
 from atlasgs_bids.outputs import TargetResult, anchor_sidecars, write_target
 from atlasgs_bids.plan import SubjectPlan, TargetPlan
 from atlasgs_bids.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-_COVERED, _UNCOVERED = 0.95, 0.05
 
 
 @dataclass(frozen=True)
@@ -152,7 +147,10 @@ def _scaffold(plan: SubjectPlan, config: RunConfig, progress: Progress) -> _Scaf
             save_scaffold(path, gaussians, fingerprint, psnr_db)
     with progress.stage(f"{plan.label}: graph") as advance:
         prior = with_smaller_chunks(
-            lambda _: _graph_prior(anchor, gaussians, config), core, config.device, len(gaussians)
+            lambda settings: _graph_prior(anchor, gaussians, replace(config, core=settings)),
+            core,
+            config.device,
+            len(gaussians),
         )
         advance(1)
     return _Scaffold(anchor, gaussians, psnr_db, seconds, prior)
@@ -190,13 +188,20 @@ def _process_target(
     for text in registration.warnings:
         logger.warning("%s: %s", label, text)
     with clock.measure("appearance"):
-        op, weights = _observation(target, acquired, registration, scaffold, config)
+        observation = observe(
+            target, acquired, registration.target_from_anchor, anchor, scaffold.gaussians, config
+        )
         settings = config.core.appearance
         n_solves = 1 + (len(settings.candidates) if settings.regularization is None else 0)
         with progress.stage(f"{label}: appearance", n_solves) as advance:
-            slices = torch.from_numpy(acquired.data).to(config.device)
             appearance = fit_appearance(
-                op, slices, weights, scaffold.prior, target.geometry.axis, settings, advance
+                observation.slices_from_amplitudes,
+                observation.slices,
+                observation.weights,
+                scaffold.prior,
+                target.geometry.axis,
+                settings,
+                advance,
             )
     held_out = ", ".join(f"{value:g}: {rms:.4g}" for value, rms in appearance.held_out_rms.items())
     logger.debug("%s: λ %g; held-out RMS %s", label, appearance.regularization, held_out or "not needed")
@@ -209,71 +214,16 @@ def _process_target(
         )  # fmt: skip
     with progress.stage(f"{label}: rendering and writing") as advance:
         with clock.measure("render"):
-            result = _result(acquired, registration, appearance, op, weights, scaffold, config)
+            result = _result(acquired, registration, appearance, observation, scaffold, config)
         write_target(plan, target, outputs, result, config, clock.seconds, _memory(config))
         advance(1)
-
-
-def _observation(
-    target: TargetPlan, acquired: Volume, registration: Registration, scaffold: _Scaffold, config: RunConfig
-) -> tuple[LinearOperator, torch.Tensor]:
-    """A S from amplitudes to native slices, and the weight of each native voxel."""
-    anchor, geometry = scaffold.anchor, target.geometry
-    native = acquired.grid
-    profile = slice_profile(config.slice_profile, geometry.thickness_mm)
-    sizes = voxel_sizes_mm(native.world_from_voxel)
-    acquisition = AcquisitionOperator(
-        slice_sampling(
-            native.shape,
-            (float(sizes[0]), float(sizes[1]), float(sizes[2])),
-            geometry.axis,
-            (profile.offsets_mm, profile.cumulative),
-            float(voxel_sizes_mm(anchor.volume.world_from_voxel).min()),
-        ),
-        config.device,
-    )
-    anchor_world_from_lattice = (
-        np.linalg.inv(registration.target_from_anchor)
-        @ native.world_from_voxel
-        @ acquisition.native_from_lattice.numpy()
-    )
-    shape = (acquisition.shape_in[0], acquisition.shape_in[1], acquisition.shape_in[2])
-    observed = np.ones(native.shape, bool) if acquired.observed is None else acquired.observed
-    weights = torch.from_numpy(observed.astype(np.float32)).to(config.device)
-    inside = fov_mask(anchor.volume.grid, Grid(shape, anchor_world_from_lattice))
-    seen = acquisition.forward(torch.from_numpy(inside.astype(np.float32)).to(config.device))
-    weights *= seen > _COVERED
-    if not weights.any():
-        raise InputError(
-            f"{target.source.path.name}: no slice lies inside the anchor's field of view; check the "
-            "orientation in both headers, or register the scans beforehand"
-        )
-    splat = SplatOperator(
-        scaffold.gaussians,
-        shape,
-        torch.from_numpy(anchor_world_from_lattice),
-        acquisition.adjoint(weights) > 0,
-        config.core.chunk_elements,
-    )
-    op = acquisition @ splat
-    coverage = op.forward(torch.ones(len(scaffold.gaussians), device=config.device))
-    # Where the anchor's outside is empty (air, or an extracted brain), a slice that the foreground fills in
-    # part says as much as any other; where it is tissue that was masked away, it says nothing of the inside.
-    weights *= coverage > (_UNCOVERED if anchor.exterior_is_empty else _COVERED)
-    if not weights.any():
-        raise InputError(
-            f"{target.source.path.name}: no slice crosses the anchor's foreground; check the orientation "
-            "in both headers, or register the scans beforehand"
-        )
-    return op, weights
 
 
 def _result(
     acquired: Volume,
     registration: Registration,
     appearance: Appearance,
-    op: LinearOperator,
-    weights: torch.Tensor,
+    observation: Observation,
     scaffold: _Scaffold,
     config: RunConfig,
 ) -> TargetResult:
@@ -295,8 +245,8 @@ def _result(
         acquired=acquired,
         registration=registration,
         appearance=appearance,
-        simulated=op.forward(appearance.amplitudes).cpu().numpy(),
-        weights=weights.cpu().numpy(),
+        simulated=observation.slices_from_amplitudes.forward(appearance.amplitudes).cpu().numpy(),
+        weights=observation.weights.cpu().numpy(),
         grid=grid,
         sr=sr,
         fov=fov,

@@ -1,4 +1,4 @@
-"""Write the inputs and the command line of boutiques.json from the command's own options: `make boutiques`."""
+"""Write the inputs and the command line of boutiques.json from the real options: `make boutiques`."""
 
 import json
 import sys
@@ -21,8 +21,8 @@ _POSITIONALS: list[dict[str, Any]] = [
         "type": "File",
         "value-key": "[BIDS_DIR]",
     },
-    # `bosh validate --bids` wants the output folder twice, as a name and as a file. Only the first of two inputs
-    # with one key reaches the command line, so that one is the one to give.
+    # `bosh validate --bids` wants the output folder twice, as a name and as a file. Only the first of two
+    # inputs with one key reaches the command line, so that one is the one to give.
     {
         "id": "output_dir_name",
         "name": "Output folder",
@@ -33,7 +33,7 @@ _POSITIONALS: list[dict[str, Any]] = [
     {
         "id": "output_dir",
         "name": "Output folder (file)",
-        "description": "For platforms that look for the folder as a file; output_dir_name says which one it is.",
+        "description": "For platforms that look for it as a file; output_dir_name says which one it is.",
         "type": "File",
         "value-key": "[OUTPUT_DIR]",
         "optional": True,

@@ -1,13 +1,13 @@
 """Compile gsplat's kernels into the installed package, where it looks for them before it compiles its own."""
 
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import gsplat
 from torch.utils.cpp_extension import load
 
-package = Path(find_spec("gsplat").submodule_search_locations[0])
+package = Path(gsplat.__file__).parent
 cuda = package / "cuda"
 with TemporaryDirectory() as build_dir:
     load(

@@ -1,25 +1,31 @@
 """Shape and type checks of the core under test, and the marker for tests that need a GPU."""
 
+import os
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
-NUMBA_KERNELS = "atlasgs_bids.core.splat.cpu"
+KERNELS = {f"atlasgs_bids.core.splat.{name}_kernels" for name in ("numba", "triton")}
 
 
 class KernelFinder(MetaPathFinder):
-    """Loads numba's kernels as they are: numba cannot compile a function that a checker has wrapped."""
+    """Loads kernels as they are: neither numba nor Triton compiles a function that a checker has wrapped."""
 
     def find_spec(self, fullname, path=None, target=None):
-        return PathFinder.find_spec(fullname, path, target) if fullname == NUMBA_KERNELS else None
+        return PathFinder.find_spec(fullname, path, target) if fullname in KERNELS else None
 
 
 # Before any test imports the core: modules that are already loaded stay unchecked.
 install_import_hook("atlasgs_bids.core", "beartype.beartype")
 sys.meta_path.insert(0, KernelFinder())
+
+
+# Where there is no GPU, Triton's interpreter runs its kernels on the CPU; read when Triton is imported.
+os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,4 @@
-"""Threads, caches and temporary files, each in a process of its own: the libraries read their variables once."""
+"""Threads, caches and temporary files, in processes of their own: libraries read their variables once."""
 
 import json
 import os
@@ -129,7 +129,7 @@ if not before: limit_threads(1)
 import torch, numba, SimpleITK, threadpoolctl, numpy
 if before: limit_threads(1)
 numba.njit(parallel=True)(lambda: 0)
-threads = {library["filepath"].split("/")[-1]: library["num_threads"] for library in threadpoolctl.threadpool_info()}
+threads = {each["filepath"].split("/")[-1]: each["num_threads"] for each in threadpoolctl.threadpool_info()}
 print(json.dumps({"torch": torch.get_num_threads(), "numba": numba.get_num_threads(),
     "ITK": SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()} | (threads if not before else {})))
 """

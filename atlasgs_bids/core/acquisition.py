@@ -105,6 +105,11 @@ class AcquisitionOperator(LinearOperator):
         self.shape_out = tuple(sampling.weights.shape[0] for sampling in samplings)
         self.shape_in = tuple(sampling.weights.shape[1] for sampling in samplings)
 
+    def axis_matrix(self, axis: int) -> Float[Tensor, "native cells"]:
+        """Weights of the cells along ``axis`` in each native sample; rows sum to 1."""
+        matrix = self._matrices[axis]
+        return torch.eye(self.shape_in[axis]) if matrix is None else matrix
+
     def forward(self, x: Float[Tensor, "x y z"]) -> Tensor:
         for axis, matrix in enumerate(self._matrices):
             if matrix is not None:

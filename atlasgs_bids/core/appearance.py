@@ -32,7 +32,7 @@ class Appearance:
 
 def fit_appearance(
     slices_from_amplitudes: LinearOperator,
-    slices: Float[Tensor, "x y z"],
+    slices: Float[Tensor, "x y z *k"],
     weights: Float[Tensor, "x y z"],
     prior: GraphLaplacian,
     slice_axis: int,
@@ -41,12 +41,14 @@ def fit_appearance(
 ) -> Appearance:
     """min_a ‖A S a − y‖²_W + λ aᵀ L a by preconditioned conjugate gradients.
 
+    ``slices`` may be several volumes of one acquisition, (x, y, z, k): they are solved together, with one λ.
     ``weights`` is W (0: not observed). λ is taken from ``settings`` or chosen as the largest one that
     predicts every fifth slice from the others about as well as any.
     ``on_step(1)`` is called after each solve: one for each candidate and one more.
     """
     held_out_rms: dict[float, float] = {}
     start = None
+    weights = weights.reshape(*weights.shape, *[1] * (slices.ndim - weights.ndim))
     regularization = settings.regularization
     if regularization is None:
         regularization, held_out_rms, start = _choose_regularization(
@@ -83,7 +85,7 @@ def _choose_regularization(
             op, slices, training, prior, candidate, settings.search_tolerance, start, settings
         ).value
         error = op.forward(start) - slices
-        rms[candidate] = float(((validation * error**2).sum() / validation.sum()).sqrt())
+        rms[candidate] = float(((validation * error**2).sum() / validation.expand_as(error).sum()).sqrt())
         solutions[candidate] = start
         on_step(1)
     # The held-out error is flat where λ is small, and there only the noise in the result still grows.
@@ -107,10 +109,13 @@ def _solve(
 
     # A S has no negative entry, so the row sums of Sᵀ Aᵀ W A S bound its spectrum (Gershgorin) at the cost of
     # one product, where its diagonal would need the whole matrix.
+    flat = weights.reshape(weights.shape[:3])
     row_sums = op.adjoint(
-        weights * op.forward(torch.ones(op.shape_in, device=slices.device, dtype=slices.dtype))
+        flat * op.forward(torch.ones(op.shape_in, device=slices.device, dtype=slices.dtype))
     )
     diagonal = row_sums + regularization * prior.diagonal
+    if slices.ndim > flat.ndim:
+        diagonal = diagonal[:, None]
     return conjugate_gradient(
         normal,
         op.adjoint(weights * slices),

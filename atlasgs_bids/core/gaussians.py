@@ -9,6 +9,8 @@ from torch import Tensor
 
 CUTOFF = 3.0
 """Mahalanobis distance, in σ, beyond which a Gaussian has no weight."""
+SCALE_FLOOR = 1e-4
+"""Scales below it count as it: a degenerate Gaussian has finite weights and gradients."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def project(
     With M the linear part of ``voxel_from_world``, Σ_vox = M R diag(s²) Rᵀ Mᵀ (Kerbl 2023, eq. 6).
     """
     linear = voxel_from_world[:3, :3]
+    scales_mm = scales_mm.clamp_min(SCALE_FLOOR)
     rotation = rotations(quaternions)
     means_vox = means_mm @ linear.T + voxel_from_world[:3, 3]
     # Columns of the factors: Σ = F Fᵀ and Σ⁻¹ = Gᵀ G, without a matrix inverse per Gaussian.

@@ -98,8 +98,11 @@ def _transpose(
         flipped_starts, flipped_columns = torch.from_numpy(flipped.indptr), torch.from_numpy(flipped.indices)
         return flipped_starts, flipped_columns, torch.from_numpy(flipped.data)
     counts = starts[1:] - starts[:-1]
-    rows = torch.repeat_interleave(torch.arange(len(counts), device=values.device), counts)
-    order = torch.argsort(columns, stable=True)
-    new_starts = torch.zeros(n_columns + 1, dtype=torch.int64, device=values.device)
-    new_starts[1:] = torch.bincount(columns, minlength=n_columns).cumsum(0)
+    row_numbers = torch.arange(len(counts), dtype=torch.int32, device=values.device)
+    rows = torch.repeat_interleave(row_numbers, counts, output_size=len(values))
+    ordered, order = torch.sort(columns, stable=True)
+    new_starts = torch.searchsorted(
+        ordered, torch.arange(n_columns + 1, dtype=ordered.dtype, device=values.device)
+    )
+    del ordered
     return new_starts, rows[order], values[order]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from atlasgs_bids.core.gaussians import (
     Gaussians,
-    project,
     sample_positions,
     voxel_size_mm,
     world_points,
@@ -89,9 +88,16 @@ def fit_scaffold(
     weight = support.to(target.dtype)
 
     def loss_now() -> Tensor:
-        projected = project(means, log_scales.exp(), quaternions, voxel_from_scaled)
         shape = (anchor.shape[0], anchor.shape[1], anchor.shape[2])
-        rendered = splat(projected, amplitudes, shape, settings.chunk_elements)
+        rendered = splat(
+            means,
+            log_scales.exp(),
+            quaternions,
+            amplitudes,
+            voxel_from_scaled,
+            shape,
+            settings.chunk_elements,
+        )
         return (weight * (rendered - target) ** 2).sum()
 
     n_steps = 0

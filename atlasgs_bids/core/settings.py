@@ -35,6 +35,32 @@ class GraphSettings:
 
 
 @dataclass(frozen=True)
+class LearnedSettings:
+    """The learned prior (core/priors/learned.py); chosen on data in decision 0006."""
+
+    width: int = 96
+    """Channels of the network."""
+    n_blocks: int = 10
+    """Residual blocks of two 3×3 convolutions."""
+    n_steps: int = 1500
+    """Adam steps, shared among the tasks of a target."""
+    batch_voxels: int = 80_000
+    window: int = 64
+    """Voxels of a training window across the blurred axis; along it, windows are whole."""
+    learning_rate: float = 1e-3
+    held_out_fraction: float = 0.05
+    """Of the acquired voxels: kept from training, to measure the error on."""
+    huber_delta: float = 0.2
+    """Residual, in units of the target's range (5th to 95th percentile), beyond which the loss is linear."""
+
+
+LEARNED_FAST = LearnedSettings(width=64, n_blocks=8, n_steps=700)
+"""A GPU, when seconds count."""
+LEARNED_CPU = LearnedSettings(width=32, n_blocks=4, n_steps=600, batch_voxels=40_000)
+"""A network for two cores."""
+
+
+@dataclass(frozen=True)
 class AppearanceSettings:
     """Stage 2: the amplitudes that are fitted to the acquired slices."""
 

@@ -14,7 +14,7 @@ class Solution:
     value: Tensor
     n_steps: int
     relative_residual: float
-    """‖b − A x‖ / ‖b‖."""
+    """‖b − A x‖ / ‖b‖; the largest, where there are several right sides."""
     converged: bool
 
 
@@ -29,33 +29,40 @@ def conjugate_gradient(
 ) -> Solution:
     """x with A x = b for a symmetric positive (semi)definite A given by ``apply`` (Hestenes & Stiefel 1952).
 
-    ``inverse_diagonal`` preconditions by an elementwise product. Sums are taken in float64.
+    ``right_side`` is (n,) or (n, k): k systems with the same A, each with steps of its own, until the last
+    of them has converged. ``inverse_diagonal`` preconditions by an elementwise product. Sums are taken in
+    float64.
     """
-    x = torch.zeros_like(right_side) if start is None else start.clone()
-    norm = _dot(right_side, right_side) ** 0.5
-    if norm == 0:
-        return Solution(torch.zeros_like(right_side), 0, 0.0, converged=True)
+    norm = _dot(right_side, right_side).sqrt()
+    x = torch.zeros_like(right_side) if start is None else torch.where(norm > 0, start, 0.0)
     residual = right_side - apply(x) if start is not None else right_side.clone()
-    relative = _dot(residual, residual) ** 0.5 / norm
     z = residual if inverse_diagonal is None else inverse_diagonal * residual
     direction = z.clone()
     rho = _dot(residual, z)
+    relative = _relative(residual, norm)
     n_steps = 0
-    while relative > tolerance and n_steps < max_iterations:
+    while float(relative.max()) > tolerance and n_steps < max_iterations:
         applied = apply(direction)
         curvature = _dot(direction, applied)
-        if curvature <= 0:  # the direction lies in the null space up to rounding: nothing more to gain
+        # Where it is not positive, the direction lies in the null space up to rounding.
+        active = (relative > tolerance) & (curvature > 0)
+        if not bool(active.any()):
             break
-        step = rho / curvature
-        x.add_(direction, alpha=step)
-        residual.sub_(applied, alpha=step)
+        step = torch.where(active, rho / curvature, 0.0).to(x.dtype)
+        x.addcmul_(direction, step)
+        residual.addcmul_(applied, step, value=-1)
         n_steps += 1
-        relative = _dot(residual, residual) ** 0.5 / norm
+        relative = _relative(residual, norm)
         z = residual if inverse_diagonal is None else inverse_diagonal * residual
         rho, previous = _dot(residual, z), rho
-        direction.mul_(rho / previous).add_(z)
-    return Solution(x, n_steps, relative, relative <= tolerance)
+        direction.mul_(torch.where(previous > 0, rho / previous, 0.0).to(x.dtype)).add_(z)
+    worst = float(relative.max())
+    return Solution(x, n_steps, worst, worst <= tolerance)
 
 
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float((a * b).sum(dtype=torch.float64))
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dim=0, dtype=torch.float64)
+
+
+def _relative(residual: Tensor, norm: Tensor) -> Tensor:
+    return torch.where(norm > 0, _dot(residual, residual).sqrt() / norm, 0.0)

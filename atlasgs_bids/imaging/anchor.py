@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.grid import foreground_mask, resample_mask
+from atlasgs_bids.imaging.grid import continued_mask, foreground_mask, fov_mask, resample_mask
 from atlasgs_bids.imaging.volume import Grid, Volume, load_volume, voxel_sizes_mm
 
 _MARGIN_VOXELS = 2
@@ -53,6 +53,14 @@ class Anchor:
     def foreground_on(self, grid: Grid) -> BoolArray:
         """The foreground on another grid of the same world."""
         return self._on(self.foreground, grid)
+
+    def unseen_on(self, grid: Grid) -> BoolArray:
+        """Where a grid of the same world leaves the field of view through tissue.
+
+        Beyond a border at which the anchor shows only air there is nothing that it could have shown.
+        """
+        support = Volume(self.support.astype(np.float32), self.volume.world_from_voxel)
+        return continued_mask(support, grid) & ~fov_mask(self.volume.grid, grid)
 
     def _on(self, mask: BoolArray, grid: Grid) -> BoolArray:
         return resample_mask(Volume(mask.astype(np.float32), self.volume.world_from_voxel), grid)

@@ -113,6 +113,12 @@ def resample_mask(mask: Volume, grid: Grid, volume_from_grid_world: npt.ArrayLik
     return resample(binary, grid, volume_from_grid_world, order=1) >= 0.5
 
 
+def continued_mask(mask: Volume, grid: Grid) -> BoolArray:
+    """The mask on the grid (nearest voxel), its border continued outwards without end."""
+    binary = (mask.data > 0).astype(np.float32)
+    return _affine_sample(binary, _voxel_map(mask.grid, grid, None), grid, 0) > 0.5
+
+
 def fov_mask(volume_grid: Grid, grid: Grid, volume_from_grid_world: npt.ArrayLike | None = None) -> BoolArray:
     """True at the grid's voxel centres that lie inside a voxel of ``volume_grid``."""
     volume_from_grid_vox = _voxel_map(volume_grid, grid, volume_from_grid_world)

@@ -72,7 +72,8 @@ def build(path: Path, tag: str, base_image: str, mounts: list[str]) -> None:
         for line in statements(sections["labels"]):
             key, value = line.split(None, 1)
             buildah("config", "--label", f"{key}={value}", container)
-        buildah("config", "--entrypoint", '["/.singularity.d/runscript"]', "--cmd", "", container)
+        buildah("config", "--entrypoint", '["/.singularity.d/runscript"]', container)
+        buildah("config", "--cmd", "", container)
         buildah("commit", "-q", container, tag)
     finally:
         buildah("rm", container)

@@ -28,6 +28,17 @@ def test_matches_a_dense_solve(preconditioned: bool) -> None:
     assert true_residual == pytest.approx(solution.relative_residual, abs=1e-11)
 
 
+def test_several_right_sides_are_several_solves() -> None:
+    matrix, right_sides = _spd(30), torch.randn(30, 4, dtype=torch.float64)
+    right_sides[:, 1] *= 1e-3
+    right_sides[:, 2] = 0
+    together = conjugate_gradient(lambda x: matrix @ x, right_sides, tolerance=1e-10)
+    assert together.converged
+    torch.testing.assert_close(together.value, torch.linalg.solve(matrix, right_sides), rtol=1e-7, atol=1e-9)
+    alone = [conjugate_gradient(lambda x: matrix @ x, b, tolerance=1e-10) for b in right_sides.unbind(1)]
+    assert together.n_steps == max(solution.n_steps for solution in alone)
+
+
 def test_warm_start_at_the_solution_takes_no_step() -> None:
     matrix, right_side = _spd(12), torch.randn(12, dtype=torch.float64)
     exact = torch.linalg.solve(matrix, right_side)

@@ -99,7 +99,8 @@ class _Double:
     def __init__(self, op: GraphLaplacian) -> None:
         self.op, self.shape_in, self.shape_out = op, op.shape_in, op.shape_out
         self.op.diagonal = op.diagonal.double()
-        self.op._weights = op._weights.double()
+        directed = op._directed
+        directed.matrix, directed.transposed = directed.matrix.double(), directed.transposed.double()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.op.forward(x)
@@ -183,3 +184,27 @@ def test_unobserved_slices_have_no_say(scaffold: Scaffold) -> None:
     settings = dataclasses.replace(CoreSettings().appearance, regularization=0.1)
     fits = [fit_appearance(op, data, weights, prior, 2, settings) for data in (slices, spoiled)]
     assert torch.equal(fits[0].amplitudes, fits[1].amplitudes)
+
+
+def test_volumes_of_one_acquisition_are_solved_together(scaffold: Scaffold) -> None:
+    _, target, _ = _phantom()
+    profile = np.array([-2.0, 2.0]), np.array([0.0, 1.0])
+    acquisition = AcquisitionOperator(
+        slice_sampling((SIZE, SIZE, 6), (1.0, 1.0, 4.0), 2, profile, 1.0), "cpu"
+    )
+    native = torch.eye(4, dtype=torch.float64)
+    native[2, 2], native[2, 3] = 4.0, 1.5
+    op = acquisition @ SplatOperator(
+        scaffold.gaussians, acquisition.shape_in, WORLD @ native @ acquisition.native_from_lattice
+    )
+    volumes = torch.stack([acquisition.forward(target), 3 * acquisition.forward(target.flip(0))], dim=-1)
+    weights = torch.ones_like(volumes[..., 0])
+    weights[..., 1] = 0
+    prior = GraphLaplacian(scaffold.gaussians, torch.zeros(len(scaffold.gaussians), 2), GraphSettings())
+    settings = dataclasses.replace(CoreSettings().appearance, tolerance=1e-6)
+    together = fit_appearance(op, volumes, weights, prior, 2, settings)
+    given = dataclasses.replace(settings, regularization=together.regularization)
+    for k in range(2):
+        alone = fit_appearance(op, volumes[..., k].contiguous(), weights, prior, 2, given)
+        error = (together.amplitudes[:, k] - alone.amplitudes).norm() / alone.amplitudes.norm()
+        assert float(error) < 1e-3

@@ -6,7 +6,14 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from atlasgs_bids.errors import ConfigurationError, InputError
-from atlasgs_bids.imaging.grid import foreground_mask, fov_mask, output_grid, resample, resample_mask
+from atlasgs_bids.imaging.grid import (
+    continued_mask,
+    foreground_mask,
+    fov_mask,
+    output_grid,
+    resample,
+    resample_mask,
+)
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from tests.imaging.phantom import T1W, head, rigid
 
@@ -230,3 +237,12 @@ def test_air_between_the_vertex_and_the_border_of_the_image_stays_out():
     mask = foreground_mask(Volume(np.where(ball, 100, 0).astype(np.float32), np.eye(4)))
     assert not mask[..., 38:].any()
     assert (mask ^ ball).mean() < 0.01
+
+
+def test_continued_mask_goes_on_beyond_the_border_that_it_touches():
+    mask = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
+    mask.data[:, :, 3] = 1
+    world_from_grid = np.eye(4)
+    world_from_grid[2, 3] = -2.0
+    continued = continued_mask(mask, Grid((4, 4, 10), world_from_grid))
+    np.testing.assert_array_equal(continued[0, 0], [False] * 5 + [True] * 5)

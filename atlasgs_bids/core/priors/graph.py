@@ -1,14 +1,14 @@
 """The graph prior: Gaussians that are close, and alike in the anchor, are alike in the target."""
 
-import numpy as np
+import math
+
 import torch
-from jaxtyping import Float
-from scipy import sparse
-from scipy.spatial import cKDTree
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.operators import LinearOperator, SparseOperator
+from atlasgs_bids.core.priors.neighbours import nearest_neighbours
 from atlasgs_bids.core.settings import GraphSettings
 
 _LEAST_WEIGHT = 1e-6
@@ -16,24 +16,32 @@ _LEAST_WEIGHT = 1e-6
 
 
 class GraphLaplacian(LinearOperator):
-    """L = D − W, symmetric positive semidefinite: aᵀ L a = ½ Σ_ij W_ij (a_i − a_j)²."""
+    """L = D − W, symmetric positive semidefinite: aᵀ L a = ½ Σ_ij W_ij (a_i − a_j)².
 
-    def __init__(self, gaussians: Gaussians, features: Float[Tensor, "n f"], settings: GraphSettings) -> None:
+    W = V + Vᵀ with the weights V of each Gaussian's nearest neighbours, so it need not be put together.
+    Takes amplitudes (n,) or (n, k).
+    """
+
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        features: Float[Tensor, "n f"],
+        settings: GraphSettings,
+        chunk_elements: int = 2**24,
+    ) -> None:
         """``features``: what has to be alike, in units of ``settings.similarity_scale`` (anchor_features)."""
         n = len(gaussians)
         self.shape_in = self.shape_out = (n,)
-        weights = _weights(gaussians.means_mm.cpu().numpy(), features.cpu().numpy(), settings)
-        device = gaussians.means_mm.device
-        self.diagonal = torch.from_numpy(np.asarray(weights.sum(axis=1)).ravel()).to(device)
-        self._weights = SparseOperator(
-            torch.from_numpy(weights.indptr).to(device),
-            torch.from_numpy(weights.indices).to(device),
-            torch.from_numpy(weights.data).to(device),
-            n,
-        ).matrix  # symmetric, so its transpose need not be kept
+        n_neighbours = min(settings.n_neighbours, n - 1)
+        starts = torch.arange(n + 1, device=features.device) * n_neighbours
+        weights, neighbours = _weights(gaussians.means_mm, features, n_neighbours, settings, chunk_elements)
+        self._directed = SparseOperator(starts, neighbours.reshape(-1), weights.reshape(-1), n)
+        ones = torch.ones(n, device=features.device)
+        self.diagonal = self._directed.forward(ones) + self._directed.adjoint(ones)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.diagonal * x - self._weights @ x
+        diagonal = self.diagonal if x.ndim == 1 else self.diagonal[:, None]
+        return diagonal * x - self._directed.forward(x) - self._directed.adjoint(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.forward(y)
@@ -51,23 +59,21 @@ def anchor_features(
 
 
 def _weights(
-    means_mm: np.ndarray, features: np.ndarray, settings: GraphSettings
-) -> sparse.csr_matrix:  # (n, n), symmetric
+    means_mm: Tensor, features: Tensor, n_neighbours: int, settings: GraphSettings, chunk_elements: int
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Weights of each Gaussian's nearest neighbours, ½ in sum, and which they are."""
     n = len(means_mm)
-    n_neighbours = min(settings.n_neighbours, n - 1)
     if n_neighbours < 1:
-        return sparse.csr_matrix((n, n), dtype=np.float32)
-    distances_mm, neighbours = cKDTree(means_mm).query(
-        means_mm, k=n_neighbours + 1, workers=torch.get_num_threads()
-    )
-    distances_mm, neighbours = distances_mm[:, 1:].astype(np.float32), neighbours[:, 1:].astype(np.int32)
+        return means_mm.new_zeros(n, 0), torch.zeros(n, 0, dtype=torch.int32, device=means_mm.device)
+    distances_mm, neighbours = nearest_neighbours(means_mm, n_neighbours, chunk_elements)
     # A ball of radius r holds n_neighbours Gaussians: the spacing follows from its volume.
-    spacing_mm = np.median(distances_mm[:, -1]) / (3 * n_neighbours / (4 * np.pi)) ** (1 / 3)
-    exponent = (distances_mm / (settings.distance_scale * max(spacing_mm, 1e-6))) ** 2
-    for column in features.T:
-        exponent += ((column[neighbours] - column[:, None]) / settings.similarity_scale) ** 2
-    weights = np.exp(-0.5 * exponent) + np.float32(_LEAST_WEIGHT)
-    weights /= 2 * weights.sum(axis=1, keepdims=True)
-    starts = np.arange(n + 1, dtype=np.int64 if n * n_neighbours >= 2**31 else np.int32) * n_neighbours
-    directed = sparse.csr_matrix((weights.ravel(), neighbours.ravel(), starts), shape=(n, n))
-    return (directed + directed.T).tocsr()
+    spacing_mm = float(distances_mm[:, -1].median()) / (3 * n_neighbours / (4 * math.pi)) ** (1 / 3)
+    exponent = distances_mm.div_(settings.distance_scale * max(spacing_mm, 1e-6)).square_()
+    everyone = torch.arange(n, device=means_mm.device)
+    for part in torch.split(everyone, max(1, chunk_elements // n_neighbours)):
+        nearby = neighbours[part].long()
+        for column in features.unbind(1):
+            exponent[part] += ((column[nearby] - column[part, None]) / settings.similarity_scale) ** 2
+    weights = exponent.mul_(-0.5).exp_().add_(_LEAST_WEIGHT)
+    weights /= 2 * weights.sum(1, keepdim=True)
+    return weights, neighbours

@@ -1,7 +1,8 @@
 """Reference kernels of the normalised splat in torch: any device and precision, memory bounded by chunks.
 
-The three functions are the interface of every kernel: ``scatter`` sums into voxels, ``gather`` sums into
-Gaussians, ``pairs`` lists the weights.
+Its functions are the interface of every kernel: ``project`` brings Gaussians to a grid, ``lists`` orders
+them for it, ``scatter`` sums into voxels, ``adjoint`` and ``gather`` into Gaussians, ``count_pairs`` and
+``fill_pairs`` list the weights.
 """
 
 from collections.abc import Iterator
@@ -10,13 +11,52 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from atlasgs_bids.core import gaussians
 from atlasgs_bids.core.gaussians import CUTOFF, ProjectedGaussians
 
 Shape = tuple[int, int, int]
 
 
+def project(
+    means: Float[Tensor, "n 3"],
+    scales: Float[Tensor, "n 3"],
+    quaternions: Float[Tensor, "n 4"],
+    voxel_from_world: Float[Tensor, "4 4"],
+) -> ProjectedGaussians:
+    """gaussians.project, without a graph for its gradient."""
+    with torch.no_grad():
+        return gaussians.project(means, scales, quaternions, voxel_from_world)
+
+
+def project_backward(
+    scales: Float[Tensor, "n 3"],
+    quaternions: Float[Tensor, "n 4"],
+    voxel_from_world: Float[Tensor, "4 4"],
+    grad_means_vox: Float[Tensor, "n 3"],
+    grad_precisions: Float[Tensor, "n 6"],
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"], Float[Tensor, "n 4"]]:
+    """Gradients with respect to means, scales and quaternions from those of the projection."""
+    with torch.enable_grad():
+        leaves = [
+            tensor.detach().requires_grad_() for tensor in (torch.zeros_like(scales), scales, quaternions)
+        ]
+        means, scales, quaternions = leaves
+        projected = gaussians.project(means, scales, quaternions, voxel_from_world)
+        outputs = [projected.means_vox, projected.precisions_vox]
+        grads = torch.autograd.grad(outputs, leaves, [grad_means_vox, grad_precisions])
+    return grads[0], grads[1], grads[2]
+
+
+def lists(projected: ProjectedGaussians, shape: Shape) -> None:
+    """What ``scatter`` needs to know of the geometry, made once for it; here nothing."""
+
+
 def scatter(
-    projected: ProjectedGaussians, amplitudes: Float[Tensor, " n"], shape: Shape, chunk_elements: int
+    projected: ProjectedGaussians,
+    lists: None,
+    amplitudes: Float[Tensor, " n"],
+    shape: Shape,
+    chunk_elements: int,
 ) -> tuple[Float[Tensor, "x y z"], Float[Tensor, "x y z"]]:
     """Σ_i w_i(x) a_i and Σ_i w_i(x) at every voxel."""
     numerator = amplitudes.new_zeros(shape).view(-1)
@@ -25,6 +65,17 @@ def scatter(
         numerator.index_add_(0, voxels.view(-1), (weights * amplitudes[members, None]).view(-1))
         denominator.index_add_(0, voxels.view(-1), weights.view(-1))
     return numerator.view(shape), denominator.view(shape)
+
+
+def adjoint(
+    projected: ProjectedGaussians, residual: Float[Tensor, "x y z"], chunk_elements: int
+) -> Float[Tensor, " n"]:
+    """Σ_x w_i(x) residual(x) of every Gaussian."""
+    sums = residual.new_zeros(len(projected))
+    shape: Shape = (residual.shape[0], residual.shape[1], residual.shape[2])
+    for members, voxels, weights, _ in _windows(projected, shape, chunk_elements):
+        sums[members] = (weights * residual.reshape(-1)[voxels]).sum(1)
+    return sums
 
 
 def gather(
@@ -59,22 +110,39 @@ def gather(
     return grad_amplitudes, grad_means, grad_precisions
 
 
-def pairs(
+def count_pairs(
     projected: ProjectedGaussians, row_of_voxel: Int[Tensor, "x y z"], chunk_elements: int
-) -> tuple[Int[Tensor, " n_plus_1"], Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
-    """Weights of each Gaussian in the voxels that have a row (``row_of_voxel`` >= 0), as CSR by Gaussian."""
-    rows = row_of_voxel.reshape(-1)
+) -> Int[Tensor, " n"]:
+    """Number of voxels with a row (``row_of_voxel`` >= 0) in which each Gaussian has weight."""
+    counts = torch.zeros(len(projected), dtype=torch.int64, device=row_of_voxel.device)
+    for members, _, kept, _ in _kept_pairs(projected, row_of_voxel, chunk_elements):
+        counts[members] = kept.sum(1)
+    return counts
+
+
+def fill_pairs(
+    projected: ProjectedGaussians,
+    row_of_voxel: Int[Tensor, "x y z"],
+    starts: Int[Tensor, " n_plus_1"],
+    chunk_elements: int,
+) -> tuple[Int[Tensor, " nnz"], Float[Tensor, " nnz"]]:
+    """Rows and weights of those pairs, those of Gaussian i at ``starts[i]:starts[i + 1]``."""
+    rows = torch.empty(int(starts[-1]), dtype=torch.int32, device=starts.device)
+    weights = projected.means_vox.new_empty(len(rows))
+    for members, voxels, kept, values in _kept_pairs(projected, row_of_voxel, chunk_elements):
+        places = (starts[members, None] + kept.cumsum(1) - 1)[kept]
+        rows[places] = row_of_voxel.reshape(-1)[voxels[kept]].to(torch.int32)
+        weights[places] = values[kept]
+    return rows, weights
+
+
+def _kept_pairs(
+    projected: ProjectedGaussians, row_of_voxel: Tensor, chunk_elements: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Members (c,), voxels (c, w), whether the pair counts (c, w), weights (c, w)."""
     shape: Shape = (row_of_voxel.shape[0], row_of_voxel.shape[1], row_of_voxel.shape[2])
-    found = []
     for members, voxels, weights, _ in _windows(projected, shape, chunk_elements):
-        keep = (weights > 0) & (rows[voxels] >= 0)
-        owners = members[:, None].expand_as(voxels)[keep]
-        found.append((owners, rows[voxels[keep]], weights[keep]))
-    owners, columns, values = (torch.cat(parts) for parts in zip(*found, strict=True))
-    order = torch.argsort(owners, stable=True)
-    starts = torch.zeros(len(projected) + 1, dtype=torch.int64, device=owners.device)
-    starts[1:] = torch.bincount(owners, minlength=len(projected)).cumsum(0)
-    return starts, columns[order], values[order]
+        yield members, voxels, (weights > 0) & (row_of_voxel.reshape(-1)[voxels] >= 0), weights
 
 
 def _windows(

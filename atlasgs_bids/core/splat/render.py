@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atlasgs_bids.core.gaussians import Gaussians, ProjectedGaussians, project
-from atlasgs_bids.core.splat import kernels
+from atlasgs_bids.core.gaussians import Gaussians, ProjectedGaussians
+from atlasgs_bids.core.splat.kernels import kernels_for
 from atlasgs_bids.core.splat.reference import Shape
 
 DENSITY_FLOOR = 1e-6
@@ -18,42 +18,55 @@ class _NormalizedSplat(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        means_vox: Tensor,
-        precisions_vox: Tensor,
+        means: Tensor,
+        scales: Tensor,
+        quaternions: Tensor,
         amplitudes: Tensor,
-        half_extents_vox: Tensor,
+        voxel_from_world: Tensor,
         shape: Shape,
         chunk_elements: int,
     ) -> Tensor:
-        projected = ProjectedGaussians(means_vox, precisions_vox, half_extents_vox)
-        numerator, denominator = kernels.scatter(projected, amplitudes, shape, chunk_elements)
-        denominator.add_(DENSITY_FLOOR)
-        rendered = numerator.div_(denominator)
-        ctx.save_for_backward(means_vox, precisions_vox, amplitudes, half_extents_vox, denominator, rendered)
+        kernels = kernels_for(means)
+        projected = kernels.project(means, scales, quaternions, voxel_from_world)
+        lists = kernels.lists(projected, shape)
+        rendered: Tensor
+        rendered, density = kernels.scatter(projected, lists, amplitudes, shape, chunk_elements)
+        density.add_(DENSITY_FLOOR)
+        rendered.div_(density)
+        ctx.save_for_backward(
+            scales, quaternions, amplitudes, voxel_from_world, *vars(projected).values(), density, rendered
+        )
         ctx.chunk_elements = chunk_elements
         return rendered
 
     @staticmethod
     def backward(ctx: Any, grad_rendered: Tensor) -> tuple[Tensor | None, ...]:
-        means_vox, precisions_vox, amplitudes, half_extents_vox, denominator, rendered = ctx.saved_tensors
-        projected = ProjectedGaussians(means_vox, precisions_vox, half_extents_vox)
-        grad_amplitudes, grad_means, grad_precisions = kernels.gather(
-            projected, amplitudes, grad_rendered / denominator, rendered, ctx.chunk_elements
+        scales, quaternions, amplitudes, voxel_from_world, *fields, density, rendered = ctx.saved_tensors
+        kernels = kernels_for(scales)
+        grad_amplitudes, grad_means_vox, grad_precisions = kernels.gather(
+            ProjectedGaussians(*fields), amplitudes, grad_rendered / density, rendered, ctx.chunk_elements
         )
-        return grad_means, grad_precisions, grad_amplitudes, None, None, None
+        grads = kernels.project_backward(
+            scales, quaternions, voxel_from_world, grad_means_vox, grad_precisions
+        )
+        return *grads, grad_amplitudes, None, None, None
 
 
 def splat(
-    projected: ProjectedGaussians, amplitudes: Float[Tensor, " n"], shape: Shape, chunk_elements: int
+    means: Float[Tensor, "n 3"],
+    scales: Float[Tensor, "n 3"],
+    quaternions: Float[Tensor, "n 4"],
+    amplitudes: Float[Tensor, " n"],
+    voxel_from_world: Float[Tensor, "4 4"],
+    shape: Shape,
+    chunk_elements: int,
 ) -> Float[Tensor, "x y z"]:
-    """f on a grid of ``shape``; gradients flow to means, precisions and amplitudes, not to the cut-off."""
+    """f on a grid of ``shape``; means and scales in the world's unit.
+
+    Gradients flow to means, scales, quaternions and amplitudes, not through the cut-off.
+    """
     rendered: Tensor = _NormalizedSplat.apply(  # type: ignore[no-untyped-call]
-        projected.means_vox,
-        projected.precisions_vox,
-        amplitudes,
-        projected.half_extents_vox.detach(),
-        shape,
-        chunk_elements,
+        means, scales, quaternions, amplitudes, voxel_from_world, shape, chunk_elements
     )
     return rendered
 
@@ -67,5 +80,7 @@ def render(
 ) -> Float[Tensor, "x y z"]:
     """The image of ``amplitudes`` on any grid, in the amplitudes' units; 0 where no Gaussian reaches."""
     voxel_from_world = torch.linalg.inv(world_from_voxel.double()).to(gaussians.means_mm)
-    projected = project(gaussians.means_mm, gaussians.scales_mm, gaussians.quaternions, voxel_from_world)
-    return splat(projected, amplitudes, shape, chunk_elements)
+    return splat(
+        gaussians.means_mm, gaussians.scales_mm, gaussians.quaternions, amplitudes, voxel_from_world, shape,
+        chunk_elements,
+    )  # fmt: skip

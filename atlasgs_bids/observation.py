@@ -1,0 +1,101 @@
+"""What one stack says about the amplitudes: y = A S a + noise, with a weight for each voxel of y."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from atlasgs_bids.config import RunConfig
+from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
+from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.splat.operator import SplatOperator
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.anchor import Anchor
+from atlasgs_bids.imaging.slices import slice_profile
+from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
+from atlasgs_bids.plan import TargetPlan
+
+_COVERED, _UNCOVERED = 0.95, 0.05
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A stack and the operators that predict it."""
+
+    slices: Float[Tensor, "x y z"]
+    """y, native intensities."""
+    weights: Float[Tensor, "x y z"]
+    """W; 0 where nothing was acquired, or where the scaffold cannot explain what was."""
+    acquisition: AcquisitionOperator
+    """A: lattice -> native slices."""
+    splat: SplatOperator
+    """S: amplitudes -> lattice."""
+    lattice: Grid
+    """The fine grid in the target's own frame, in the anchor's world."""
+
+    @property
+    def slices_from_amplitudes(self) -> LinearOperator:
+        """A S."""
+        return self.acquisition @ self.splat
+
+
+def observe(
+    target: TargetPlan,
+    acquired: Volume,
+    target_from_anchor: npt.NDArray[np.float64],
+    anchor: Anchor,
+    gaussians: Gaussians,
+    config: RunConfig,
+) -> Observation:
+    """The operators and weights of a registered stack; InputError where it does not meet the anchor."""
+    native = acquired.grid
+    acquisition = _acquisition(target, native, anchor, config)
+    anchor_world_from_lattice = (
+        np.linalg.inv(target_from_anchor) @ native.world_from_voxel @ acquisition.native_from_lattice.numpy()
+    )
+    shape = (acquisition.shape_in[0], acquisition.shape_in[1], acquisition.shape_in[2])
+    lattice = Grid(shape, anchor_world_from_lattice)
+    observed = np.ones(native.shape, bool) if acquired.observed is None else acquired.observed
+    weights = torch.from_numpy(observed.astype(np.float32)).to(config.device)
+    unseen = torch.from_numpy(anchor.unseen_on(lattice).astype(np.float32)).to(config.device)
+    weights *= acquisition.forward(unseen) < _UNCOVERED
+    if not weights.any():
+        raise InputError(
+            f"{target.source.path.name}: no slice lies inside the anchor's field of view; check the "
+            "orientation in both headers, or register the scans beforehand"
+        )
+    splat = SplatOperator(
+        gaussians,
+        shape,
+        torch.from_numpy(anchor_world_from_lattice),
+        acquisition.adjoint(weights) > 0,
+        config.core.chunk_elements,
+    )
+    coverage = (acquisition @ splat).forward(torch.ones(len(gaussians), device=config.device))
+    # Where the anchor's outside is empty (air, or an extracted brain), a slice that the foreground fills in
+    # part says as much as any other; where it is tissue that was masked away, it says nothing of the inside.
+    weights *= coverage > (_UNCOVERED if anchor.exterior_is_empty else _COVERED)
+    if not weights.any():
+        raise InputError(
+            f"{target.source.path.name}: no slice crosses the anchor's foreground; check the orientation "
+            "in both headers, or register the scans beforehand"
+        )
+    slices = torch.from_numpy(acquired.data).to(config.device)
+    return Observation(slices, weights, acquisition, splat, lattice)
+
+
+def _acquisition(target: TargetPlan, native: Grid, anchor: Anchor, config: RunConfig) -> AcquisitionOperator:
+    profile = slice_profile(config.slice_profile, target.geometry.thickness_mm)
+    sizes_mm = voxel_sizes_mm(native.world_from_voxel)
+    samplings = slice_sampling(
+        native.shape,
+        (float(sizes_mm[0]), float(sizes_mm[1]), float(sizes_mm[2])),
+        target.geometry.axis,
+        (profile.offsets_mm, profile.cumulative),
+        float(voxel_sizes_mm(anchor.volume.world_from_voxel).min()),
+    )
+    return AcquisitionOperator(samplings, config.device)
