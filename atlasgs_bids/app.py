@@ -19,7 +19,7 @@ from atlasgs_bids.environment import limit_threads, place_caches, share_of_threa
 from atlasgs_bids.errors import ConfigurationError
 from atlasgs_bids.group import gather
 from atlasgs_bids.imaging.slices import slice_profile
-from atlasgs_bids.participants import Failed, failed, process_participant, record
+from atlasgs_bids.participants import Failed, failed, process_participant, record, unfinished
 from atlasgs_bids.plan import SubjectPlan, plan_subject, plan_table
 from atlasgs_bids.progress import Progress, logging_to_terminal
 from atlasgs_bids.workers import EXIT_INTERRUPTED, process_in_parallel, signals_as_interrupt
@@ -92,7 +92,7 @@ def _process(
     """Failures, and the participants that ``--stop-on-first-crash`` left undone."""
     for plan in plans:
         _log_plan(plan)
-    busy = [plan for plan in plans if plan.targets]
+    busy = [plan for plan in plans if plan.targets and unfinished(plan, config)]
     participants = [list(of_one) for _, of_one in groupby(busy, lambda plan: plan.participant)]
     if config.n_procs > 1 and len(participants) > 1:
         return process_in_parallel(participants, config, _devices(config.device))

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from atlasgs_bids import __version__
+from atlasgs_bids.bids.derivatives import target_outputs
 from atlasgs_bids.bids.files import save_text
 from atlasgs_bids.bids.locks import session_lock
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.errors import error_text
+from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.monitor import ResourceMonitor
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
@@ -46,6 +47,32 @@ def process_participant(
             return
 
 
+def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
+    """Whether a session needs processing at all; what a killed run has left beside finished targets goes.
+
+    Asked before torch is loaded and before a process is started: a run over finished participants is quick.
+    """
+    if config.overwrite or config.reports_only:
+        return True
+    every = [
+        target_outputs(config.out_dir, target.source.entities, config.resolution) for target in plan.targets
+    ]
+    if not all(outputs.finished for outputs in every):
+        return True
+    try:
+        with session_lock(config.out_dir, plan.participant, plan.session):
+            pass
+    except (InputError, OSError) as error:  # held by another run, or read-only: the results are there
+        logger.debug("%s: %s", plan.label, error)
+    for target in plan.targets:
+        _log_skipped(plan, target.label)
+    return False
+
+
+def _log_skipped(plan: SubjectPlan, label: str) -> None:
+    logger.info("%s %s: finished by an earlier run; --overwrite does it again", plan.label, label)
+
+
 def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -> list[Failed]:
     from atlasgs_bids.reports import redraw_subject  # noqa: PLC0415 - loads nibabel and matplotlib
     from atlasgs_bids.subject import process_subject  # noqa: PLC0415 - loads torch
@@ -60,7 +87,7 @@ def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -
     except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
         return [failed(plan.participant, plan.label, error)]
     for label in result.skipped:
-        logger.info("%s %s: finished by an earlier run; --overwrite does it again", plan.label, label)
+        _log_skipped(plan, label)
     return [
         Failed(plan.participant, f"{plan.label} {failure.label}", failure.message, failure.traceback)
         for failure in result.failures

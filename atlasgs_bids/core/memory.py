@@ -14,10 +14,10 @@ from atlasgs_bids.errors import DeviceMemoryError
 
 logger = logging.getLogger(__name__)
 
-BYTES_PER_PAIR = 160
+BYTES_PER_PAIR = 200
 """What the reference kernel holds for each Gaussian-voxel pair of a chunk, at most; a test measures it."""
 LEAST_CHUNK_ELEMENTS = 2**18
-"""Below this the kernel's time goes into starting small steps, and no more than 40 MiB are left to gain."""
+"""Below this the kernel's time goes into starting small steps, and no more than 50 MiB are left to gain."""
 _STEP = 8
 _CPU_MESSAGE = "DefaultCPUAllocator"
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
