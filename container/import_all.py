@@ -9,8 +9,13 @@ import torch
 import atlasgs_bids
 
 for module in pkgutil.walk_packages(atlasgs_bids.__path__, "atlasgs_bids."):
-    if not module.name.endswith("__main__"):
+    if module.name.endswith("__main__"):
+        continue
+    try:
         importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        if error.name != "triton":  # torch's CPU wheel comes without it, and nothing asks for it there
+            raise
 
 # The first optimiser loads torch's compiler package; the first figure, matplotlib's PNG writer.
 torch.optim.Adam([torch.zeros(1, requires_grad=True)]).step()
