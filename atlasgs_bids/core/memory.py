@@ -79,13 +79,14 @@ def _explanation(message: str, device: str, needed: float | None, n_gaussians: i
     if not device.startswith("cuda"):
         return f"out of memory with {n_gaussians} Gaussians ({message.splitlines()[0]}); {_remedy(None)}"
     free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     seen = f"{device} has {total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of them free for this process"
     if needed is None:
         return f"out of memory: {seen}; {_remedy(None)}"
-    fitting = int(n_gaussians * min(1.0, 0.9 * free / needed))
+    fitting = int(n_gaussians * 0.9 * free / needed)
     return (
         f"out of memory: {n_gaussians} Gaussians needed at least {needed / 2**30:.1f} GiB, and {seen}; "
-        f"{_remedy(fitting)}"
+        f"{_remedy(fitting if fitting < n_gaussians else None)}"
     )
 
 
