@@ -15,6 +15,7 @@ from atlasgs_bids.bids.files import remove_stale_temporaries
 from atlasgs_bids.bids.validate import check_dataset, validation_errors
 from atlasgs_bids.budget import within_budget
 from atlasgs_bids.config import RunConfig, check_paths
+from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST
 from atlasgs_bids.environment import limit_threads, place_caches, share_of_threads
 from atlasgs_bids.errors import ConfigurationError
 from atlasgs_bids.group import gather
@@ -142,10 +143,21 @@ def _checked_settings(config: RunConfig) -> RunConfig:
             raise ConfigurationError(
                 f"work dir {config.work_dir} cannot be made ({error.strerror}); choose another one"
             ) from error
+    if config.derivatives:
+        logger.warning("--derivatives: checked, but nothing uses %s yet", ", ".join(config.derivatives))
     place_caches(config.work_dir)
     n_threads = config.n_threads or share_of_threads(config.n_procs)
     limit_threads(n_threads)
-    return within_budget(replace(config, device=_resolved_device(config.device), n_threads=n_threads))
+    resolved = replace(config, device=_resolved_device(config.device), n_threads=n_threads)
+    return within_budget(_with_prior(resolved))
+
+
+def _with_prior(config: RunConfig) -> RunConfig:
+    """The settings with the prior resolved, and the network that suits the device."""
+    on_cpu = config.device == "cpu"
+    network = LEARNED_CPU if on_cpu else LEARNED_FAST if config.fast else config.core.learned
+    prior = config.prior if config.prior != "auto" else "graph" if on_cpu else "learned"
+    return replace(config, prior=prior, core=replace(config.core, learned=network))
 
 
 def _resolved_device(device: str) -> str:
@@ -192,7 +204,7 @@ def _log_plan(plan: SubjectPlan) -> None:
     for text in plan.warnings:
         logger.warning("%s: %s", plan.label, text)
     if not plan.targets and not plan.failures:
-        logger.warning("%s: nothing to restore: no thick-slice FLAIR, T2w or PDw", plan.label)
+        logger.warning("%s: nothing to restore: no thick slices", plan.label)
 
 
 def _print_plan(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from atlasgs_bids import __version__, options
+from atlasgs_bids.bids.entities import INPUT_SUFFIXES
 from atlasgs_bids.config import RunConfig, resolve_out_dir
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
 
@@ -51,7 +52,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "bids_filters",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     callback=options.filters,
-    help="JSON file that narrows the inputs: keys t1w, flair, t2w, pdw, each with pybids entities.",
+    help=f"JSON file that narrows the inputs: keys {', '.join(INPUT_SUFFIXES)}, each with pybids entities.",
 )
 @click.option("--skip-bids-validation", is_flag=True, help="Do not validate the dataset first.")
 @click.option(
@@ -131,6 +132,15 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Align the targets with the T1w by mutual information, or trust the headers.",
 )
 @click.option(
+    "--prior",
+    type=click.Choice(["auto", "graph", "learned"]),
+    default=DEFAULTS.prior,
+    show_default=True,
+    help="What fills the space between slices: edges of the T1w, or a network trained on the target's own "
+    "slices; auto: learned on a GPU, graph on the CPU.",
+)
+@click.option("--fast", is_flag=True, help="A smaller network: seconds less, and up to 0.5 dB.")
+@click.option(
     "--resolution",
     callback=options.resolution,
     metavar="iso|anchor|MM",
@@ -145,6 +155,21 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     default=str(DEFAULTS.slice_profile),
     show_default=True,
     help="Sensitivity through a slice; FILE: two columns, offset in mm and weight.",
+)
+@click.option(
+    "--slice-thickness",
+    "slice_thickness_mm",
+    cls=options.SpaceListOption,
+    callback=options.slice_thickness,
+    metavar="MM|SUFFIX=MM...",
+    help="Slice thickness, for all targets (5) or by kind (FLAIR=5 T2w=4), before that of the sidecars.",
+)
+@click.option(
+    "--combine-stacks",
+    type=click.Choice(["none", "orthogonal", "all"]),
+    default=DEFAULTS.combine_stacks,
+    show_default=True,
+    help="Restore stacks of one contrast together: those in different directions, repeats too, or none.",
 )
 @click.option(
     "--n-gaussians",
@@ -185,8 +210,8 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.version_option(__version__, prog_name="atlasgs")
 @click.pass_context
 def main(ctx: click.Context, /, **values: Any) -> None:
-    """Restore thick-slice FLAIR, T2w and PDw images of a BIDS dataset at isotropic resolution, in the space
-    of each participant's own T1w image.
+    """Restore thick-slice FLAIR, T2w, PDw, diffusion and ASL images of a BIDS dataset at isotropic
+    resolution, in the space of each participant's own T1w image.
 
     BIDS_DIR is the dataset and is only ever read. OUT_DIR receives the results; a folder called derivatives
     gets atlasgs appended. The level is participant, then group, which gathers the metrics.

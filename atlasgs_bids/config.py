@@ -21,7 +21,7 @@ class RunConfig:
     session_ids: tuple[str, ...] = ()
     """Without ``ses-``; empty: all."""
     bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Query of each kind of input (``t1w``, ``flair``, ``t2w``, ``pdw``): pybids entity -> value or list."""
+    """Query of each kind of input (``t1w``, ``flair``, ``dwi``, ...): pybids entity -> value or list."""
     bids_database_dir: Path | None = None
     """Where the index of each participant is kept between runs; None: nowhere."""
     derivatives: Mapping[str, Path] = field(default_factory=dict)
@@ -46,11 +46,23 @@ class RunConfig:
     verbosity: int = 0
     registration: str = "rigid"
     """``rigid`` or ``header``."""
+    prior: str = "auto"
+    """``graph``, ``learned``, or ``auto``: learned on a GPU, graph on the CPU."""
+    fast: bool = False
+    """A smaller network for the learned prior."""
     resolution: str | float = "iso"
     """``iso``, ``anchor`` or a voxel size in mm."""
     slice_profile: str | Path = "box"
     """``box``, ``gaussian`` or a two-column text file (offset in mm, weight)."""
+    slice_thickness_mm: Mapping[str, float] = field(default_factory=dict)
+    """Thickness by BIDS suffix, before that of the sidecars; ``""``: of every other target."""
+    combine_stacks: str = "orthogonal"
+    """Stacks of one contrast in one result: ``none``, ``orthogonal`` (no two parallel) or ``all``."""
     core: CoreSettings = field(default_factory=CoreSettings)
+
+    def given_thickness_mm(self, suffix: str) -> float | None:
+        """The slice thickness that the user gave for images of a suffix."""
+        return self.slice_thickness_mm.get(suffix, self.slice_thickness_mm.get(""))
 
 
 def resolve_out_dir(out_dir: Path) -> Path:

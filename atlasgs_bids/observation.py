@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
+from atlasgs_bids.core.acquisition import AcquisitionOperator, profile_sampling, slice_sampling
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.anchor import Anchor
-from atlasgs_bids.imaging.slices import slice_profile
+from atlasgs_bids.imaging.slices import slice_profile, truncation_profile
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
-from atlasgs_bids.plan import TargetPlan
+from atlasgs_bids.targets import StackPlan
 
 _COVERED, _UNCOVERED = 0.95, 0.05
 
@@ -36,6 +36,8 @@ class Observation:
     """S: amplitudes -> lattice."""
     lattice: Grid
     """The fine grid in the target's own frame, in the anchor's world."""
+    native: Grid
+    """The grid of the slices, in the anchor's world."""
 
     @property
     def slices_from_amplitudes(self) -> LinearOperator:
@@ -44,7 +46,7 @@ class Observation:
 
 
 def observe(
-    target: TargetPlan,
+    stack: StackPlan,
     acquired: Volume,
     target_from_anchor: npt.NDArray[np.float64],
     anchor: Anchor,
@@ -53,10 +55,9 @@ def observe(
 ) -> Observation:
     """The operators and weights of a registered stack; InputError where it does not meet the anchor."""
     native = acquired.grid
-    acquisition = _acquisition(target, native, anchor, config)
-    anchor_world_from_lattice = (
-        np.linalg.inv(target_from_anchor) @ native.world_from_voxel @ acquisition.native_from_lattice.numpy()
-    )
+    acquisition = _acquisition(stack, native, anchor, config)
+    anchor_world_from_native = np.linalg.inv(target_from_anchor) @ native.world_from_voxel
+    anchor_world_from_lattice = anchor_world_from_native @ acquisition.native_from_lattice.numpy()
     shape = (acquisition.shape_in[0], acquisition.shape_in[1], acquisition.shape_in[2])
     lattice = Grid(shape, anchor_world_from_lattice)
     observed = np.ones(native.shape, bool) if acquired.observed is None else acquired.observed
@@ -65,7 +66,7 @@ def observe(
     weights *= acquisition.forward(unseen) < _UNCOVERED
     if not weights.any():
         raise InputError(
-            f"{target.source.path.name}: no slice lies inside the anchor's field of view; check the "
+            f"{stack.source.path.name}: no slice lies inside the anchor's field of view; check the "
             "orientation in both headers, or register the scans beforehand"
         )
     splat = SplatOperator(
@@ -81,21 +82,37 @@ def observe(
     weights *= coverage > (_UNCOVERED if anchor.exterior_is_empty else _COVERED)
     if not weights.any():
         raise InputError(
-            f"{target.source.path.name}: no slice crosses the anchor's foreground; check the orientation "
+            f"{stack.source.path.name}: no slice crosses the anchor's foreground; check the orientation "
             "in both headers, or register the scans beforehand"
         )
     slices = torch.from_numpy(acquired.data).to(config.device)
-    return Observation(slices, weights, acquisition, splat, lattice)
+    native_in_anchor_world = Grid(native.shape, anchor_world_from_native)
+    return Observation(slices, weights, acquisition, splat, lattice, native_in_anchor_world)
 
 
-def _acquisition(target: TargetPlan, native: Grid, anchor: Anchor, config: RunConfig) -> AcquisitionOperator:
-    profile = slice_profile(config.slice_profile, target.geometry.thickness_mm)
+def _acquisition(stack: StackPlan, native: Grid, anchor: Anchor, config: RunConfig) -> AcquisitionOperator:
+    geometry = stack.geometry
+    profile = slice_profile(config.slice_profile, geometry.thickness_mm)
     sizes_mm = voxel_sizes_mm(native.world_from_voxel)
-    samplings = slice_sampling(
-        native.shape,
-        (float(sizes_mm[0]), float(sizes_mm[1]), float(sizes_mm[2])),
-        target.geometry.axis,
-        (profile.offsets_mm, profile.cumulative),
-        float(voxel_sizes_mm(anchor.volume.world_from_voxel).min()),
+    anchor_voxel_mm = float(voxel_sizes_mm(anchor.volume.world_from_voxel).min())
+    samplings = list(
+        slice_sampling(
+            native.shape,
+            (float(sizes_mm[0]), float(sizes_mm[1]), float(sizes_mm[2])),
+            geometry.axis,
+            (profile.offsets_mm, profile.cumulative),
+            anchor_voxel_mm,
+        )
     )
-    return AcquisitionOperator(samplings, config.device)
+    in_plane = (axis for axis in range(3) if axis != geometry.axis)
+    for axis, acquired_mm in zip(in_plane, geometry.acquired_in_plane_mm, strict=True):
+        if acquired_mm > sizes_mm[axis]:
+            spread = truncation_profile(acquired_mm)
+            samplings[axis] = profile_sampling(
+                native.shape[axis],
+                float(sizes_mm[axis]),
+                spread.offsets_mm,
+                spread.cumulative,
+                anchor_voxel_mm,
+            )
+    return AcquisitionOperator((samplings[0], samplings[1], samplings[2]), config.device)

@@ -87,6 +87,25 @@ def slice_profile(ctx: click.Context, param: click.Parameter, value: str) -> str
     return Path(value).absolute()
 
 
+def slice_thickness(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, float]:
+    """``5`` or ``FLAIR=5``, by suffix; ``""``: every other target."""
+    suffixes = [suffix for kind, suffix in INPUT_SUFFIXES.items() if kind != "t1w"]
+    thickness_mm = {}
+    for value in values:
+        suffix, _, number = value.rpartition("=")
+        if suffix and suffix not in suffixes:
+            text = f"{value!r}: {suffix!r} is no target, expected one of {', '.join(suffixes)}"
+            raise click.BadParameter(text, ctx, param)
+        try:
+            thickness_mm[suffix] = float(number)
+        except ValueError as error:
+            text = f"{value!r}, expected mm for all targets (5) or for one kind (FLAIR=5)"
+            raise click.BadParameter(text, ctx, param) from error
+        if not 0 < thickness_mm[suffix] < 100:
+            raise click.BadParameter(f"{value!r}, expected more than 0 and less than 100 mm", ctx, param)
+    return thickness_mm
+
+
 def device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         raise click.BadParameter(f"{value!r}, expected auto, cpu, cuda or cuda:n", ctx, param)

@@ -1,45 +1,46 @@
 """The files of one session: images, sidecars, figure and metrics, the metrics last."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.bids.derivatives import TargetOutputs, anchor_outputs, bids_uri, image_sidecar
+from atlasgs_bids.bids.derivatives import (
+    TargetOutputs,
+    anchor_outputs,
+    bids_uri,
+    image_sidecar,
+    target_outputs,
+)
 from atlasgs_bids.bids.files import atomic, save_image, save_json, save_tsv
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.metrics import edge_agreement, noise_sd, sharpness_ratio
 from atlasgs_bids.imaging.anchor import Anchor
-from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.registration import Registration, write_itk_transform
+from atlasgs_bids.imaging.grid import fov_mask, resample
+from atlasgs_bids.imaging.registration import write_itk_transform
 from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.imaging.volume import Grid, Volume, to_nifti, voxel_sizes_mm
-from atlasgs_bids.plan import SubjectPlan, TargetPlan
+from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.report.dictionary import metrics_dictionary
 from atlasgs_bids.report.figures import target_figure
+from atlasgs_bids.results import StackResult, TargetResult
+from atlasgs_bids.targets import TargetPlan
+
+Affine = npt.NDArray[np.float64]
+
+MIN_COVERAGE = 0.8
+"""Part of the anchor's foreground below which a target's field of view is warned of."""
 
 
-@dataclass(frozen=True)
-class TargetResult:
-    """Everything that was computed for one target."""
-
-    acquired: Volume
-    registration: Registration
-    appearance: Appearance
-    simulated: npt.NDArray[np.float32]
-    """The model's slices, native grid."""
-    weights: npt.NDArray[np.float32]
-    """0: the native voxel took no part in the fit."""
-    grid: Grid
-    sr: npt.NDArray[np.float32]
-    """The result on ``grid``."""
-    fov: npt.NDArray[np.bool_]
-    """Where the acquired slices cover ``grid``."""
-    anchor: Anchor
-    n_gaussians: int
-    anchor_psnr_db: float
+def coverage_warning(anchor: Anchor, coverage: float) -> str:
+    """What the user is told where the field of view is small."""
+    seen = "brain" if anchor.is_brain else "head (no brain mask was found)"
+    return (
+        f"the slices cover {coverage:.0%} of the anchor's {seen}, expected at least {MIN_COVERAGE:.0%}; "
+        "outside them the result is 0: check the field-of-view mask"
+    )
 
 
 def anchor_sidecars(
@@ -64,6 +65,26 @@ def anchor_sidecars(
     return image, scaffold
 
 
+def save_images(outputs: TargetOutputs, result: TargetResult, config: RunConfig) -> None:
+    """The result, and for each stack the simulated and residual slices on its own grid."""
+    save_image(to_nifti(result.sr, result.grid.world_from_voxel), outputs.sr)
+    save_image(to_nifti(result.sd, result.grid.world_from_voxel), outputs.srstd)
+    for stack in result.stacks:
+        own = stack_outputs(stack, outputs, result, config)
+        residual = np.where(stack.weights > 0, stack.acquired.data - stack.simulated, np.float32(0))
+        save_image(to_nifti(stack.simulated, stack.acquired.world_from_voxel), own.simulated)
+        save_image(to_nifti(residual, stack.acquired.world_from_voxel), own.residual)
+
+
+def stack_outputs(
+    stack: StackResult, outputs: TargetOutputs, result: TargetResult, config: RunConfig
+) -> TargetOutputs:
+    """Where the files of one stack go: with its own entities where the target has several."""
+    if len(result.stacks) == 1:
+        return outputs
+    return target_outputs(config.out_dir, stack.plan.source.entities, config.resolution)
+
+
 def write_target(
     plan: SubjectPlan,
     target: TargetPlan,
@@ -73,72 +94,22 @@ def write_target(
     seconds: dict[str, float],
     memory: dict[str, float | None],
 ) -> None:
-    """Write every file of a target; the metrics come last and say that it is finished."""
+    """Everything but the images; the metrics come last and say that the target is finished."""
     anchor, grid = result.anchor, result.grid
-    native = result.acquired.world_from_voxel
-    sources = [bids_uri(path, config.bids_dir) for path in (target.source.path, plan.anchor.path)]
-    spatial_reference = bids_uri(anchor_outputs(config.out_dir, plan.participant, plan.session).anchor,
-                                 config.out_dir, "")  # fmt: skip
-    size_mm = voxel_sizes_mm(grid.world_from_voxel)
-    on_grid = {
-        "spatial_reference": spatial_reference,
-        "resolution": " x ".join(f"{size:.3g}" for size in size_mm) + f" mm ({config.resolution})",
-    }
-    skull_stripped = _skull_stripped(plan, anchor)
-    fit = {
-        "Prior": "graph",
-        "Regularization": result.appearance.regularization,
-        "SliceThicknessUsed": target.geometry.thickness_mm,
-        "SliceThicknessSource": target.geometry.thickness_source,
-        "SpacingBetweenSlicesUsed": target.geometry.spacing_mm,
-        "SliceProfile": str(config.slice_profile),
-        "Registration": result.registration.method,
-        "BiasCorrected": False,
-    }
-    residual = np.where(result.weights > 0, result.acquired.data - result.simulated, np.float32(0))
-
-    def sidecar(description: str, **more: Any) -> dict[str, Any]:
-        return image_sidecar(target.source.sidecar, description=description, sources=sources, **more)
-
-    save_image(to_nifti(result.sr, grid.world_from_voxel), outputs.sr)
-    save_json(
-        sidecar(
-            "Isotropic image rendered from Gaussians fitted to the acquired slices; intensities in the units "
-            "of the source; 0 outside the field of view and the anchor's foreground",
-            skull_stripped=skull_stripped, **on_grid, **fit,
-        ),
-        outputs.sr_json,
-    )  # fmt: skip
-    save_image(to_nifti(result.simulated, native), outputs.simulated)
-    save_json(sidecar("What the model predicts for the acquired slices", skull_stripped=skull_stripped),
-              outputs.simulated_json)  # fmt: skip
-    save_image(to_nifti(residual, native), outputs.residual)
-    save_json(
-        sidecar(
-            "Acquired minus simulated slices; 0 where a voxel took no part", skull_stripped=skull_stripped
-        ),
-        outputs.residual_json,
-    )
+    _write_sidecars(plan, target, outputs, result, config)
     save_image(to_nifti(result.fov, grid.world_from_voxel, dtype=np.uint8), outputs.fov_mask)
-    save_json(
-        sidecar("Where the acquired slices cover the output grid", mask_type="ROI", **on_grid),
-        outputs.fov_mask_json,
-    )
-    with atomic(outputs.xfm) as path:
-        write_itk_transform(path, result.registration)
-    save_json(
-        {
-            "Description": "ITK transform for resampling the target onto the anchor: its point map goes from "
-            "the anchor to the target (LPS, mm)",
-            "Sources": sources,
-        },
-        outputs.xfm_json,
-    )
+    for stack in result.stacks:
+        with atomic(stack_outputs(stack, outputs, result, config).xfm) as path:
+            write_itk_transform(path, stack.registration)
     anchor_image = resample(anchor.volume, grid)
-    cubic = resample(result.acquired, grid, result.registration.target_from_anchor)
+    positions = [stack.registration.target_from_anchor for stack in result.stacks]
+    gains = [stack.gain for stack in result.stacks]
+    cubic = mean_interpolated([stack.acquired for stack in result.stacks], positions, gains, grid)
     foreground = anchor.foreground_on(grid)
-    images = (anchor_image, cubic, result.sr)
-    write_figure(plan, target, outputs, images, grid, foreground & result.fov)
+    with atomic(outputs.figure) as path:
+        title = f"{plan.label} {target.label}"
+        mask = foreground & result.fov
+        target_figure(path, anchor_image, cubic, result.sr, grid.world_from_voxel, title, mask)
     row = _metrics(target, result, anchor_image, cubic, foreground)
     row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
     row |= {**memory, "device": config.device}
@@ -146,17 +117,92 @@ def write_target(
     save_tsv([row], outputs.metrics_tsv)
 
 
-def write_figure(
-    plan: SubjectPlan,
-    target: TargetPlan,
-    outputs: TargetOutputs,
-    images: tuple[npt.NDArray, npt.NDArray, npt.NDArray],
-    grid: Grid,
-    mask: npt.NDArray[np.bool_],
+def _write_sidecars(
+    plan: SubjectPlan, target: TargetPlan, outputs: TargetOutputs, result: TargetResult, config: RunConfig
 ) -> None:
-    """Draw the figure of a target; ``images``: anchor, cubic interpolation and result on ``grid``."""
-    with atomic(outputs.figure) as path:
-        target_figure(path, *images, grid.world_from_voxel, f"{plan.label} {target.label}", mask)
+    paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path]
+    sources = [bids_uri(path, config.bids_dir) for path in paths]
+    anchor_path = anchor_outputs(config.out_dir, plan.participant, plan.session).anchor
+    size_mm = voxel_sizes_mm(result.grid.world_from_voxel)
+    on_grid: dict[str, Any] = {
+        "spatial_reference": bids_uri(anchor_path, config.out_dir, ""),
+        "resolution": " x ".join(f"{size:.3g}" for size in size_mm) + f" mm ({config.resolution})",
+    }
+    skull_stripped = _skull_stripped(plan, result.anchor)
+    sidecar = partial(image_sidecar, target.source.sidecar, sources=sources)
+    save_json(
+        sidecar(
+            description="Isotropic image rendered from Gaussians fitted to the acquired slices; intensities "
+            "in the units of the source; 0 outside the field of view and the anchor's foreground",
+            skull_stripped=skull_stripped, **on_grid, **_fit_fields(result, config),
+        ),
+        outputs.sr_json,
+    )  # fmt: skip
+    if target.series is None:
+        save_json(
+            sidecar(
+                description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
+                "the errors are expected within 1.645 times it",
+                skull_stripped=skull_stripped, **on_grid,
+            ),
+            outputs.srstd_json,
+        )  # fmt: skip
+    save_json(
+        sidecar(description="Where the acquired slices cover the output grid", mask_type="ROI", **on_grid),
+        outputs.fov_mask_json,
+    )
+    for stack in result.stacks:
+        own = stack_outputs(stack, outputs, result, config)
+        native = partial(
+            image_sidecar, stack.plan.source.sidecar, sources=sources, skull_stripped=skull_stripped
+        )
+        save_json(native(description="What the model predicts for the acquired slices"), own.simulated_json)
+        save_json(
+            native(description="Acquired minus simulated slices; 0 where a voxel took no part"),
+            own.residual_json,
+        )
+        save_json(
+            {
+                "Description": "ITK transform for resampling the target onto the anchor: its point map goes "
+                "from the anchor to the target (LPS, mm)",
+                "Sources": sources,
+            },
+            own.xfm_json,
+        )
+
+
+def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
+    """How the result was made; one value for each stack where there are several."""
+
+    def of_stacks(values: Sequence[Any]) -> Any:
+        return values[0] if len(values) == 1 else list(values)
+
+    stacks = result.stacks
+    geometries = [stack.plan.geometry for stack in stacks]
+    return {
+        "Prior": "graph" if result.appearance.trust is None else "learned",
+        "Regularization": result.appearance.regularization,
+        "SliceThicknessUsed": of_stacks([geometry.thickness_mm for geometry in geometries]),
+        "SliceThicknessSource": of_stacks([geometry.thickness_source for geometry in geometries]),
+        "SpacingBetweenSlicesUsed": of_stacks([geometry.spacing_mm for geometry in geometries]),
+        "InPlaneVoxelSizeUsed": of_stacks([list(geometry.acquired_in_plane_mm) for geometry in geometries]),
+        "SliceProfile": str(config.slice_profile),
+        "Registration": of_stacks([stack.registration.method for stack in stacks]),
+        "StackGains": [stack.gain for stack in stacks] if len(stacks) > 1 else None,
+        "StackNoise": [stack.noise_sd for stack in stacks] if len(stacks) > 1 else None,
+        "BiasCorrected": False,
+    }
+
+
+def mean_interpolated(
+    stacks: Sequence[Volume], targets_from_anchor: Sequence[Affine], gains: Sequence[float], grid: Grid
+) -> npt.NDArray[np.float32]:
+    """Cubic interpolation of the stacks, each over its gain, averaged where they overlap."""
+    total, n_stacks = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+    for acquired, target_from_anchor, gain in zip(stacks, targets_from_anchor, gains, strict=True):
+        total += resample(acquired, grid, target_from_anchor) / np.float32(gain)
+        n_stacks += fov_mask(acquired.grid, grid, target_from_anchor)
+    return total / np.maximum(n_stacks, np.float32(1))
 
 
 def _metrics(
@@ -166,14 +212,19 @@ def _metrics(
     cubic: npt.NDArray[np.float32],
     foreground: npt.NDArray[np.bool_],
 ) -> dict[str, Any]:
-    registration, appearance = result.registration, result.appearance
-    observed = result.weights > 0
+    stacks, appearance = result.stacks, result.appearance
+    registrations = [stack.registration for stack in stacks]
     mask = foreground & result.fov
-    error = (result.acquired.data - result.simulated)[observed].astype(np.float64)
-    consistency = float(np.sqrt(np.mean(error**2)))
-    noise = noise_sd(result.acquired.data, target.geometry.axis, observed)
-    normal_target = slice_normal(result.acquired.world_from_voxel, target.geometry.axis)
-    normal_anchor = registration.target_from_anchor[:3, :3].T @ normal_target
+    errors, noises = [], []
+    for stack in stacks:
+        observed = stack.weights > 0
+        errors.append((stack.acquired.data - stack.simulated)[observed].astype(np.float64))
+        noises.append(noise_sd(stack.acquired.data, stack.plan.geometry.axis, observed))
+    consistency = float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
+    noise = float(np.mean(noises))
+    first, geometry = stacks[0], stacks[0].plan.geometry
+    normal_target = slice_normal(first.acquired.world_from_voxel, geometry.axis)
+    normal_anchor = first.registration.target_from_anchor[:3, :3].T @ normal_target
     normal_vox = np.linalg.inv(result.grid.world_from_voxel[:3, :3]) @ normal_anchor
     return {
         "consistency_rms": consistency,
@@ -183,17 +234,22 @@ def _metrics(
         "sharpness_after": sharpness_ratio(result.sr, mask, normal_vox),
         "edge_agreement_before": edge_agreement(cubic, anchor_image, mask),
         "edge_agreement_after": edge_agreement(result.sr, anchor_image, mask),
-        "registration_rotation": registration.rotation_deg,
-        "registration_translation": registration.translation_mm,
-        "registration_displacement": registration.displacement_mm,
-        "registration_method": registration.method,
-        "fov_coverage": float(mask.sum() / max(1, foreground.sum())),
-        "slice_thickness": target.geometry.thickness_mm,
-        "slice_spacing": target.geometry.spacing_mm,
+        "registration_rotation": max(own.rotation_deg for own in registrations),
+        "registration_translation": max(own.translation_mm for own in registrations),
+        "registration_displacement": max(own.displacement_mm for own in registrations),
+        "registration_method": ", ".join(dict.fromkeys(own.method for own in registrations)),
+        "fov_coverage": result.coverage,
+        "n_stacks": len(stacks),
+        "n_volumes": 1 if target.series is None else len(target.series.kinds),
+        "slice_thickness": geometry.thickness_mm,
+        "slice_spacing": geometry.spacing_mm,
         "n_gaussians": result.n_gaussians,
         "anchor_psnr": result.anchor_psnr_db,
         "regularization": appearance.regularization,
         "held_out_rms": appearance.held_out_rms.get(appearance.regularization),
+        "trust": appearance.trust,
+        "sd_median": float(np.median(result.sd[mask])) if mask.any() else None,
+        "difference_to_noise": result.difference_to_noise,
         "solver_iterations": appearance.solution.n_steps,
         "solver_relative_residual": appearance.solution.relative_residual,
         "solver_converged": appearance.solution.converged,

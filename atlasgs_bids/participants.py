@@ -54,9 +54,7 @@ def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
     """
     if config.overwrite or config.reports_only:
         return True
-    every = [
-        target_outputs(config.out_dir, target.source.entities, config.resolution) for target in plan.targets
-    ]
+    every = [target_outputs(config.out_dir, target.entities, config.resolution) for target in plan.targets]
     if not all(outputs.finished for outputs in every):
         return True
     try:

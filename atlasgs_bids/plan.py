@@ -9,29 +9,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from atlasgs_bids.bids.discover import SubjectInputs
-from atlasgs_bids.bids.entities import DERIVATIVE_ENTITIES, image_label, session_label
+from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.images import ImageFile, ImageHeader
 from atlasgs_bids.bids.masks import choose_brain_mask
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.slices import SliceGeometry, slice_geometry
-from atlasgs_bids.imaging.volume import check_orientation, voxel_sizes_mm
+from atlasgs_bids.imaging.volume import voxel_sizes_mm
+from atlasgs_bids.targets import (
+    TargetPlan,
+    image_header,
+    not_raw_magnitude,
+    orientation_conflict,
+    plan_targets,
+)
 
 MAX_ANCHOR_ANISOTROPY = 3.0
 """Longest over shortest voxel side from which a T1w is no anchor."""
 ISOTROPIC_ENOUGH = 1.5
 """Anisotropy up to which an anchor counts as isotropic."""
-MIN_THICKNESS_RATIO = 1.5
-"""Slice spacing over in-plane spacing, or over the anchor's voxel, from which an image is restored."""
 MAX_OUTPUT_VOXELS = 1e9
-
-
-@dataclass(frozen=True)
-class TargetPlan:
-    source: ImageFile
-    geometry: SliceGeometry
-    label: str
-    """``FLAIR``, ``acq-axial_T2w``."""
 
 
 @dataclass(frozen=True)
@@ -62,41 +58,19 @@ def plan_subject(inputs: SubjectInputs, config: RunConfig) -> SubjectPlan:
         raise InputError(inputs.problem)
     anchor, anchor_reason, refused, warnings = _choose_anchor(inputs)
     _check_resolution(config.resolution, anchor)
-    anchor_voxel_mm = float(voxel_sizes_mm(_header(anchor).world_from_voxel).min())
+    anchor_voxel_mm = float(voxel_sizes_mm(image_header(anchor).world_from_voxel).min())
     brain_mask, mask_warnings = choose_brain_mask(inputs.brain_masks, anchor)
-    targets: list[TargetPlan] = []
-    skipped = list(refused)
-    failures: list[tuple[str, str]] = []
-    warnings += mask_warnings
-    for image in inputs.targets:
-        label = image_label(image.entities)
-        reason = _not_raw_magnitude(image)
-        if reason is None and label in {target.label for target in targets}:
-            reason = "another file has the same name but for the extension"
-        if reason is not None:
-            skipped.append((image.path, reason))
-            continue
-        try:
-            geometry, orientation_warning = _target_geometry(image)
-        except InputError as error:
-            failures.append((label, str(error)))
-            continue
-        reason = _thin_enough(geometry, anchor_voxel_mm)
-        if reason is not None:
-            skipped.append((image.path, reason))
-            continue
-        targets.append(TargetPlan(image, geometry, label))
-        warnings += [f"{label}: {text}" for text in (*geometry.warnings, *orientation_warning)]
+    found = plan_targets(inputs.targets, anchor_voxel_mm, config)
     return SubjectPlan(
         participant=inputs.participant,
         session=inputs.session,
         anchor=anchor,
         anchor_reason=anchor_reason,
         brain_mask=brain_mask,
-        targets=tuple(targets),
-        skipped=tuple(skipped),
-        warnings=tuple(warnings),
-        failures=tuple(failures),
+        targets=tuple(found.targets),
+        skipped=(*refused, *found.skipped),
+        warnings=(*warnings, *mask_warnings, *found.warnings),
+        failures=tuple(found.failures),
     )
 
 
@@ -117,12 +91,12 @@ def _choose_anchor(
     session = inputs.session if inputs.session in sessions else sessions[0]
     candidates = sorted((i for i in usable if i.entities.get("session") == session), key=_anchor_rank)
     anchor = candidates[0]
-    header = _header(anchor)
+    header = image_header(anchor)
     warnings = []
     if session != inputs.session:
         where = f"ses-{session}" if session else "outside the sessions"
         warnings.append(f"no usable T1w in this session; {anchor.path.name} ({where}) is the anchor")
-    conflict = _orientation_conflict(anchor)
+    conflict = orientation_conflict(anchor)
     warnings += [f"{anchor.path.name}: {conflict}"] if conflict else []
     if _anisotropy(header) > ISOTROPIC_ENOUGH:
         warnings.append(
@@ -135,7 +109,7 @@ def _choose_anchor(
 
 def _anchor_problem(image: ImageFile) -> str | None:
     """Why a T1w cannot be the anchor."""
-    problem = image.problem or _not_raw_magnitude(image)
+    problem = image.problem or not_raw_magnitude(image)
     if problem is not None or image.header is None:
         return problem or "no header"
     shape = image.header.shape
@@ -145,7 +119,7 @@ def _anchor_problem(image: ImageFile) -> str | None:
     if anisotropy >= MAX_ANCHOR_ANISOTROPY:
         return f"thick slices, voxels of {_sides(image.header)} mm (anisotropy {anisotropy:.1f})"
     try:
-        _orientation_conflict(image)
+        orientation_conflict(image)
     except InputError as error:
         return str(error)
     return None
@@ -153,7 +127,7 @@ def _anchor_problem(image: ImageFile) -> str | None:
 
 def _anchor_rank(image: ImageFile) -> tuple[object, ...]:
     """Sort key: isotropic, smallest voxel, no contrast agent, first run, path."""
-    header = _header(image)
+    header = image_header(image)
     volume_mm3 = float(np.prod(voxel_sizes_mm(header.world_from_voxel)))
     return (
         _anisotropy(header) > ISOTROPIC_ENOUGH,
@@ -169,7 +143,7 @@ def _anchor_reason(candidates: list[ImageFile]) -> str:
     """Why the first of the ranked candidates was taken."""
     first = candidates[0]
     if len(candidates) == 1:
-        return f"the only usable T1w, {_sides(_header(first))} mm"
+        return f"the only usable T1w, {_sides(image_header(first))} mm"
     ranks = [_anchor_rank(image) for image in candidates[:2]]
     words = (
         "isotropic",
@@ -180,14 +154,14 @@ def _anchor_reason(candidates: list[ImageFile]) -> str:
     )
     word = next(word for word, best, second in zip(words, *ranks, strict=True) if best != second)
     others = ", ".join(image.path.name for image in candidates[1:])
-    return f"{word} of {len(candidates)} T1w images, {_sides(_header(first))} mm (not {others})"
+    return f"{word} of {len(candidates)} T1w images, {_sides(image_header(first))} mm (not {others})"
 
 
 def _check_resolution(resolution: str | float, anchor: ImageFile) -> None:
     """Raise InputError where the output grid would hold more voxels than any machine renders."""
     if isinstance(resolution, str):
         return
-    header = _header(anchor)
+    header = image_header(anchor)
     volume_mm3 = float(np.prod(voxel_sizes_mm(header.world_from_voxel)) * np.prod(header.shape[:3]))
     n_voxels = volume_mm3 / resolution**3
     if n_voxels > MAX_OUTPUT_VOXELS:
@@ -195,51 +169,6 @@ def _check_resolution(resolution: str | float, anchor: ImageFile) -> None:
             f"--resolution {resolution:g} mm makes {n_voxels:.2g} voxels over the field of view of "
             f"{anchor.path.name}, expected at most {MAX_OUTPUT_VOXELS:.2g}; choose larger voxels"
         )
-
-
-def _target_geometry(image: ImageFile) -> tuple[SliceGeometry, list[str]]:
-    """How the target's slices lie, and a warning about its orientation; InputError where it is unusable."""
-    if image.problem is not None or image.header is None:
-        raise InputError(image.problem or "no header")
-    shape = image.header.shape
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
-        raise InputError(
-            f"{image.path.name} has shape {shape}, expected one 3-D volume; "
-            "extract the volume that you want, or leave the file out with --bids-filter-file"
-        )
-    warning = _orientation_conflict(image)
-    geometry = slice_geometry(shape[:3], image.header.world_from_voxel, image.sidecar)
-    return geometry, [warning] if warning else []
-
-
-def _thin_enough(geometry: SliceGeometry, anchor_voxel_mm: float) -> str | None:
-    """Why an image needs no restoration; None: its slices are thick."""
-    in_plane_mm = max(geometry.in_plane_mm)
-    limit_mm = MIN_THICKNESS_RATIO * min(in_plane_mm, anchor_voxel_mm)
-    if geometry.spacing_mm >= limit_mm * (1 - 1e-3):  # an affine's last bits decide nothing
-        return None
-    return (
-        f"slice spacing {geometry.spacing_mm:.3g} mm is below {MIN_THICKNESS_RATIO:g} times the in-plane "
-        f"spacing ({in_plane_mm:.3g} mm) and the anchor's voxel ({anchor_voxel_mm:.3g} mm)"
-    )
-
-
-def _not_raw_magnitude(image: ImageFile) -> str | None:
-    part = image.entities.get("part", "mag")
-    if part != "mag":
-        return f"part-{part} is no magnitude image"
-    derived = [name for name in DERIVATIVE_ENTITIES if name in image.entities]
-    return f"a derivative ({derived[0]} in its name) among raw images" if derived else None
-
-
-def _orientation_conflict(image: ImageFile) -> str | None:
-    header = _header(image)
-    return check_orientation(header.sform, header.sform_code, header.qform, header.qform_code, header.shape)
-
-
-def _header(image: ImageFile) -> ImageHeader:
-    assert image.header is not None, "an image without a header is refused before"
-    return image.header
 
 
 def _anisotropy(header: ImageHeader) -> float:
@@ -258,12 +187,15 @@ def plan_table(plans: Iterable[SubjectPlan], failures: Iterable[tuple[str, str]]
         rows = [("anchor", plan.anchor.path.name, plan.anchor_reason)]
         if plan.brain_mask is not None:
             rows.append(("brain mask", plan.brain_mask.path.name, plan.brain_mask.path.as_posix()))
-        rows += [("restore", target.source.path.name, _target_details(target)) for target in plan.targets]
+        rows += [
+            ("restore", ", ".join(stack.source.path.name for stack in target.stacks), _target_details(target))
+            for target in plan.targets
+        ]
         rows += [("skip", path.name, reason) for path, reason in plan.skipped]
         rows += [("FAIL", label, message) for label, message in plan.failures]
         rows += [("warning", "", text) for text in plan.warnings]
         if not plan.targets and not plan.failures:
-            rows.append(("nothing", "", "no thick-slice FLAIR, T2w or PDw to restore"))
+            rows.append(("nothing", "", "no thick slices to restore"))
         for role, name, details in rows:
             table.add_row(plan.label, escape(name), role, escape(details))
         table.add_section()
@@ -273,9 +205,15 @@ def plan_table(plans: Iterable[SubjectPlan], failures: Iterable[tuple[str, str]]
 
 
 def _target_details(target: TargetPlan) -> str:
-    geometry = target.geometry
-    in_plane = " x ".join(f"{side:.3g}" for side in geometry.in_plane_mm)
-    return (
-        f"slices every {geometry.spacing_mm:.3g} mm, {geometry.thickness_mm:.3g} mm thick "
-        f"({geometry.thickness_source}), in plane {in_plane} mm"
-    )
+    details = []
+    for stack in target.stacks:
+        geometry = stack.geometry
+        in_plane = " x ".join(f"{side:.3g}" for side in geometry.in_plane_mm)
+        details.append(
+            f"slices every {geometry.spacing_mm:.3g} mm, {geometry.thickness_mm:.3g} mm thick "
+            f"({geometry.thickness_source}), in plane {in_plane} mm"
+        )
+    if target.series is not None:
+        counts = {kind: len(target.series.volumes_of(kind)) for kind in target.series.kinds}
+        details.append("volumes: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+    return "; ".join(details)

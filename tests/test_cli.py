@@ -55,6 +55,21 @@ def test_defaults_are_those_of_the_settings(parse, bids_dir, tmp_path):
     assert parse() == RunConfig(bids_dir=bids_dir, out_dir=tmp_path / "out", analysis_level="participant")
 
 
+def test_slice_thickness_for_all_and_by_kind(parse):
+    config = parse("--slice-thickness", "5", "FLAIR=4", "--combine-stacks", "all")
+    assert config.slice_thickness_mm == {"": 5.0, "FLAIR": 4.0}
+    assert (config.given_thickness_mm("FLAIR"), config.given_thickness_mm("T2w")) == (4.0, 5.0)
+    assert config.combine_stacks == "all"
+    assert parse().given_thickness_mm("FLAIR") is None
+
+
+@pytest.mark.parametrize("value", ["thick", "T1w=3", "FLAIR=", "-1", "0", "400", "FLAIR=nan"])
+def test_a_slice_thickness_that_is_none(invoke, value):
+    exit_code, output = invoke(f"--slice-thickness={value}")
+    assert exit_code == 2
+    assert "--slice-thickness" in output
+
+
 def test_every_option_reaches_the_settings(parse, tmp_path):
     profile = tmp_path / "profile.txt"
     profile.write_text("-2 0\n0 1\n2 0\n")

@@ -97,7 +97,8 @@ def test_the_output_tree_is_the_documented_one(run):
         names += [f"space-T1w_desc-atlasgs_scaffold.{extension}" for extension in ("npz", "ply", "json")]
         expected |= {f"{stem}/anat/{stem}_{name}" for name in names}
     for stem, target in TARGETS:
-        images = [f"space-T1w_res-iso_desc-sr_{target}", f"space-T1w_res-iso_desc-{target}fov_mask"]
+        images = [f"space-T1w_res-iso_desc-{image}_{target}" for image in ("sr", "srstd")]
+        images += [f"space-T1w_res-iso_desc-{target}fov_mask"]
         images += [f"desc-simulated_{target}", f"desc-residual_{target}"]
         names = [f"{image}.{extension}" for image in images for extension in ("nii.gz", "json")]
         names += [f"from-{target}_to-T1w_mode-image_xfm.{extension}" for extension in ("txt", "json")]

@@ -35,7 +35,8 @@ def current_database(
 def _fingerprint(bids_dir: Path, participant: str, contents: object) -> str:
     digest = hashlib.sha256(repr((str(bids_dir.resolve()), contents)).encode())
     subject_dir = bids_dir / f"sub-{participant}"
-    patterns = ("*", "anat/*", "ses-*/*", "ses-*/anat/*")
+    folders = ("", "anat/", "dwi/", "perf/")
+    patterns = [f"{session}{folder}*" for session in ("", "ses-*/") for folder in folders]
     paths = [*bids_dir.glob("*"), *(path for pattern in patterns for path in subject_dir.glob(pattern))]
     for path in sorted(path for path in paths if path.is_file() or path.is_symlink()):
         status = path.lstat()

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from atlasgs_bids.bids.entities import INPUT_SUFFIXES
 from atlasgs_bids.bids.files import save_json, save_text
 from atlasgs_bids.errors import ConfigurationError
 
@@ -16,9 +17,11 @@ DESCRIPTIONS = {
     "sr": "Image restored at the output resolution from the acquired thick slices",
     "simulated": "What the restored image predicts for the acquired slices, on their grid",
     "residual": "Acquired minus simulated slices, on their grid",
-    "FLAIRfov": "Where the field of view of the acquired FLAIR covers the output grid",
-    "T2wfov": "Where the field of view of the acquired T2w covers the output grid",
-    "PDwfov": "Where the field of view of the acquired PDw covers the output grid",
+    **{
+        f"{suffix}fov": f"Where the field of view of the acquired {suffix} covers the output grid"
+        for kind, suffix in INPUT_SUFFIXES.items()
+        if kind != "t1w"
+    },
     "atlasgs": "The Gaussians that were fitted to the anchor",
 }
 """Every value of ``desc-`` that the app writes."""
@@ -39,14 +42,13 @@ BIDSIGNORE = (
 
 _README = """# AtlasGS results
 
-Every FLAIR, T2w and PDw image with thick slices, restored at isotropic resolution in the space of the same
-participant's T1w image, from this participant's own scans alone.
+Every FLAIR, T2w, PDw, diffusion and ASL image with thick slices, restored at isotropic resolution in the
+space of the same participant's T1w image, from this participant's own scans alone.
 
 - `*_space-T1w_res-*_desc-sr_*.nii.gz`: the result, in the intensity units of the acquired image
 - `*_desc-simulated_*.nii.gz`, `*_desc-residual_*.nii.gz`: predicted slices and acquired minus predicted,
   on the acquired grid: what the result does not explain
-- `*_desc-*fov_mask.nii.gz`: where the acquired field of view covers the result; outside it
-  the image is a guess
+- `*_desc-*fov_mask.nii.gz`: where the acquired slices cover the result; outside it the image is 0
 - `*_from-*_to-T1w_mode-image_xfm.txt`: rigid registration, ITK text
 - `*_desc-sr_metrics.tsv`: quality measures without a reference; `group_*.tsv` gathers them
 - `*_desc-anchor_T1w.nii.gz`, `*_desc-atlasgs_scaffold.*`: the T1w image that was used and its Gaussians

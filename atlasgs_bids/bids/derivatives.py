@@ -25,6 +25,7 @@ __all__ = [
     "anchor_outputs",
     "atomic",
     "bids_uri",
+    "companion_path",
     "derivative_path",
     "image_sidecar",
     "json_path",
@@ -54,6 +55,18 @@ _COPIED_FIELDS = (
     "InversionTime",
     "FlipAngle",
     "ContrastBolusIngredient",
+    "ArterialSpinLabelingType",
+    "PostLabelingDelay",
+    "LabelingDuration",
+    "BolusCutOffFlag",
+    "BolusCutOffDelayTime",
+    "BolusCutOffTechnique",
+    "BackgroundSuppression",
+    "M0Type",
+    "M0Estimate",
+    "TotalAcquiredPairs",
+    "RepetitionTimePreparation",
+    "VascularCrushing",
 )
 """Physics of the source's contrast. Free fields may name a person and slice fields no longer hold."""
 
@@ -92,6 +105,8 @@ class TargetOutputs:
 
     sr: Path
     """The result on the output grid."""
+    srstd: Path
+    """Standard deviation of the result's error, output grid."""
     simulated: Path
     """What the model predicts for the acquired slices, native grid."""
     residual: Path
@@ -106,6 +121,10 @@ class TargetOutputs:
     @property
     def sr_json(self) -> Path:
         return json_path(self.sr)
+
+    @property
+    def srstd_json(self) -> Path:
+        return json_path(self.srstd)
 
     @property
     def simulated_json(self) -> Path:
@@ -126,6 +145,10 @@ class TargetOutputs:
     @property
     def metrics_json(self) -> Path:
         return json_path(self.metrics_tsv)
+
+    def figure_of(self, kind: str) -> Path:
+        """The figure of one kind of volume of a series."""
+        return self.figure.with_name(self.figure.name.replace("_desc-sr_", f"_desc-{kind}_"))
 
     @property
     def finished(self) -> bool:
@@ -164,6 +187,7 @@ def target_outputs(
     figure_folder = out_dir / f"sub-{target_entities['subject']}" / "figures"
     return TargetOutputs(
         sr=sr,
+        srstd=path(suffix, ".nii.gz", desc="srstd", **on_grid),
         simulated=path(suffix, ".nii.gz", desc="simulated"),
         residual=path(suffix, ".nii.gz", desc="residual"),
         fov_mask=path("mask", ".nii.gz", desc=f"{suffix}fov", **on_grid),
@@ -188,6 +212,15 @@ def anchor_outputs(out_dir: Path, participant: str, session: str | None) -> Anch
 def json_path(path: Path) -> Path:
     """The JSON sidecar beside a file."""
     return path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")
+
+
+def companion_path(image: Path, suffix: str, extension: str) -> Path:
+    """A text file beside an image that shares its entities.
+
+    >>> companion_path(Path("sub-01_desc-sr_asl.nii.gz"), "aslcontext", ".tsv").as_posix()
+    'sub-01_desc-sr_aslcontext.tsv'
+    """
+    return image.with_name(f"{image.name.rpartition('_')[0]}_{suffix}{extension}")
 
 
 def bids_uri(path: Path, bids_dir: Path, dataset: str = "raw") -> str:

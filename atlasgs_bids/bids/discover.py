@@ -3,17 +3,19 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bids import BIDSLayout, BIDSLayoutIndexer
 from bids.layout import Query
 
+from atlasgs_bids.bids.companions import inherited, read_asl_context, read_gradients
 from atlasgs_bids.bids.database import current_database
-from atlasgs_bids.bids.entities import INPUT_SUFFIXES, parse_entities
+from atlasgs_bids.bids.entities import DATATYPES, INPUT_SUFFIXES, parse_entities
 from atlasgs_bids.bids.images import IMAGE_EXTENSIONS, ImageFile, ImageHeader, read_header
 from atlasgs_bids.bids.masks import find_brain_masks
+from atlasgs_bids.errors import InputError
 
 __all__ = [
     "ImageFile",
@@ -25,7 +27,7 @@ __all__ = [
 ]
 
 _OTHER_FOLDERS = r"^/(code|models|sourcedata|stimuli|derivatives|phenotype)(/|$)"
-_OTHER_DATATYPES = r"(func|dwi|fmap|perf|eeg|ieeg|emg|meg|pet|beh|micr|motion|nirs|mrs)(/|$)"
+_OTHER_DATATYPES = r"(func|fmap|eeg|ieeg|emg|meg|pet|beh|micr|motion|nirs|mrs)(/|$)"
 _QUERIES = {None: Query.NONE, "Query.NONE": Query.NONE, "*": Query.ANY, "Query.ANY": Query.ANY}
 _QUERIES |= {"Query.REQUIRED": Query.ANY, "Query.OPTIONAL": Query.OPTIONAL}
 
@@ -39,7 +41,7 @@ class SubjectInputs:
     anchors: tuple[ImageFile, ...]
     """Every T1w of the participant, this session's or not."""
     targets: tuple[ImageFile, ...]
-    """The FLAIR, T2w and PDw images of this session."""
+    """The images of every other kind of this session."""
     brain_masks: tuple[ImageFile, ...]
     problem: str | None
 
@@ -107,20 +109,22 @@ def _find_images(
     database_dir: Path | None,
 ) -> dict[str, list[ImageFile]]:
     queries = {
-        kind: {"suffix": suffix, "datatype": "anat", "extension": list(IMAGE_EXTENSIONS)}
+        kind: {
+            "suffix": suffix, "datatype": DATATYPES.get(suffix, "anat"), "extension": list(IMAGE_EXTENSIONS)
+        }
         | {entity: _query(value) for entity, value in bids_filters.get(kind, {}).items()}
         for kind, suffix in INPUT_SUFFIXES.items()
-    }
+    }  # fmt: skip
     suffixes = [query["suffix"] for query in queries.values()]
     layout = _index(bids_dir, participant, suffixes, broken, database_dir)
-    folder = re.compile(rf"sub-{re.escape(participant)}/(ses-[^/]+/)?anat")
+    folder = re.compile(rf"sub-{re.escape(participant)}/(ses-[^/]+/)?(anat|dwi|perf)")
     found: dict[str, list[ImageFile]] = {}
     for kind, query in queries.items():
         # invalid_filters: a sidecar field in a filter is unknown to pybids where no sidecar has it.
         hits = layout.get(scope="raw", invalid_filters="allow", **query)
         paths = {Path(hit.path): hit for hit in hits}
         found[kind] = [
-            _image_file(path, paths[path].get_metadata(), broken)
+            _image_file(path, paths[path].get_metadata(), broken, bids_dir)
             for path in sorted(paths)
             if folder.fullmatch(path.parent.relative_to(bids_dir).as_posix())
         ]
@@ -159,7 +163,8 @@ def _index(
 def _broken_sidecars(bids_dir: Path, participant: str) -> dict[Path, str]:
     """JSON files that no image can inherit from, and why; one such file aborts pybids' whole index."""
     subject_dir = bids_dir / f"sub-{participant}"
-    patterns = ("*.json", "anat/*.json", "ses-*/*.json", "ses-*/anat/*.json")
+    folders = ("", *(f"{datatype}/" for datatype in ("anat", "dwi", "perf")))
+    patterns = [f"{session}{folder}*.json" for session in ("", "ses-*/") for folder in folders]
     paths = [*bids_dir.glob("*.json"), *(path for pattern in patterns for path in subject_dir.glob(pattern))]
     broken = {}
     for path in sorted(paths):
@@ -181,12 +186,41 @@ def _sidecar_problem(path: Path) -> str | None:
     return None
 
 
-def _image_file(path: Path, sidecar: Mapping[str, Any], broken: Mapping[Path, str]) -> ImageFile:
+def _image_file(
+    path: Path, sidecar: Mapping[str, Any], broken: Mapping[Path, str], bids_dir: Path
+) -> ImageFile:
     header, problem = read_header(path)
     for json_path, reason in broken.items():
         if problem is None and _inherits(path, json_path):
             problem = reason
-    return ImageFile(path, parse_entities(path), dict(sidecar), header, problem)
+    image = ImageFile(path, parse_entities(path), dict(sidecar), header, problem)
+    try:
+        return _with_companions(image, bids_dir)
+    except InputError as error:
+        return replace(image, problem=problem or str(error))
+
+
+def _with_companions(image: ImageFile, bids_dir: Path) -> ImageFile:
+    """The image with its gradients or its ASL context; InputError where they are missing."""
+    suffix = image.entities["suffix"]
+    if suffix == "dwi":
+        found = [inherited(image.path, "dwi", extension, bids_dir) for extension in (".bval", ".bvec")]
+        if found[0] is None or found[1] is None:
+            missing = "bvec" if found[0] else "bval"
+            raise InputError(
+                f"{image.path.name} has no {missing} file, expected one beside it or above it; "
+                "convert the scan again from DICOM, or leave it out with --bids-filter-file"
+            )
+        return replace(image, gradients=read_gradients(found[0], found[1]))
+    if suffix == "asl":
+        context = inherited(image.path, "aslcontext", ".tsv", bids_dir)
+        if context is None:
+            raise InputError(
+                f"{image.path.name} has no aslcontext.tsv, expected one that says what each volume is; write "
+                "it as BIDS describes it"
+            )
+        return replace(image, asl_context=read_asl_context(context))
+    return image
 
 
 def _inherits(image: Path, sidecar: Path) -> bool:

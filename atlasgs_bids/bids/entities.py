@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from pathlib import PurePath
 
-INPUT_SUFFIXES = {"t1w": "T1w", "flair": "FLAIR", "t2w": "T2w", "pdw": "PDw"}
+INPUT_SUFFIXES = {
+    "t1w": "T1w", "flair": "FLAIR", "t2w": "T2w", "pdw": "PDw", "dwi": "dwi", "asl": "asl", "m0scan": "m0scan"
+}  # fmt: skip
 """Kind of input (the key in a filter file) -> BIDS suffix; ``t1w`` is the anchor, the others are targets."""
+
+DATATYPES = {"dwi": "dwi", "asl": "perf", "m0scan": "perf"}
+"""Suffix -> the folder it lies in, where that is not ``anat``."""
 
 ENTITIES = (
     ("sub", "subject"),
@@ -44,7 +49,7 @@ ENTITIES = (
 DERIVATIVE_ENTITIES = ("space", "segmentation", "res", "den", "label", "desc")
 """Entities that no raw image has."""
 
-EXTENSIONS = (".nii.gz", ".nii", ".json", ".tsv", ".txt", ".npz", ".ply", ".png")
+EXTENSIONS = (".nii.gz", ".nii", ".json", ".tsv", ".txt", ".npz", ".ply", ".png", ".bval", ".bvec")
 
 _NAMES = dict(ENTITIES)
 _KEYS = {name: key for key, name in ENTITIES}

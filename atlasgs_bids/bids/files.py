@@ -6,13 +6,14 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.openers import Opener
 
 _TEMPORARY = re.compile(r"\.tmp-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}_.+")
 _STALE_AFTER_S = 48 * 3600
@@ -83,6 +84,27 @@ def _is_alive(pid: int) -> bool:
 def save_image(image: nib.Nifti1Image, path: Path) -> None:
     with atomic(path) as temporary:
         nib.save(image, temporary)
+
+
+@contextmanager
+def image_stream(path: Path, header: nib.Nifti1Header) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that appends one float32 volume to a NIfTI file, which appears when the block succeeds.
+
+    Closing after fewer or more volumes than the header has raises ValueError.
+    """
+    n_expected, n_written = header.get_data_shape()[3], 0
+    with atomic(path) as temporary:
+        with Opener(str(temporary), "wb") as file:
+            header.write_to(file)
+
+            def append(volume: np.ndarray) -> None:
+                nonlocal n_written
+                file.write(np.asarray(volume, dtype=header.get_data_dtype()).tobytes(order="F"))
+                n_written += 1
+
+            yield append
+        if n_written != n_expected:
+            raise ValueError(f"{path.name}: {n_written} volumes were written, the header has {n_expected}")
 
 
 def save_bytes(content: bytes, path: Path) -> None:

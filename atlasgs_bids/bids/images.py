@@ -11,6 +11,8 @@ import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
+from atlasgs_bids.bids.companions import Gradients
+
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 
 
@@ -36,6 +38,10 @@ class ImageFile:
     header: ImageHeader | None
     problem: str | None
     """Why the image cannot be used; None: nothing is known against it."""
+    gradients: Gradients | None = None
+    """Of a diffusion series."""
+    asl_context: tuple[str, ...] | None = None
+    """What each volume of an ASL series is."""
 
 
 def read_header(path: Path) -> tuple[ImageHeader | None, str | None]:

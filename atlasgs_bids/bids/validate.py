@@ -19,6 +19,7 @@ logger = logging.getLogger("atlasgs_bids")
 
 _TIMEOUT_S = 600
 _N_NAMED = 5
+_FOLDERS = ("anat", "dwi", "perf")
 _SKIP = "correct it, or pass --skip-bids-validation"
 
 
@@ -98,7 +99,7 @@ def _lines(issues: Iterable[dict[str, Any]], participants: Sequence[str]) -> lis
     for issue in issues:
         location = issue.get("location") or ", ".join(issue.get("affects", []))
         in_root = location.count("/") == 1
-        if in_root or (location.startswith(prefixes) and "/anat/" in location):
+        if in_root or (location.startswith(prefixes) and location.split("/")[-2] in _FOLDERS):
             code = " ".join(filter(None, [issue["code"], issue.get("subCode")]))
             found.setdefault(code, []).append(location)
     return [f"{code}: {_named(locations)}" for code, locations in found.items()]
@@ -114,7 +115,7 @@ def _file_name_errors(bids_dir: Path, participants: Sequence[str]) -> list[str]:
     paths = [
         path.relative_to(bids_dir).as_posix()
         for participant in participants
-        for pattern in ("anat/*", "ses-*/anat/*")
+        for pattern in (f"{session}{folder}/*" for session in ("", "ses-*/") for folder in _FOLDERS)
         for path in sorted((bids_dir / f"sub-{participant}").glob(pattern))
     ]
     wrong = [f"/{path}" for path in paths if not validator.is_bids(f"/{path}")]

@@ -110,13 +110,13 @@ class AcquisitionOperator(LinearOperator):
         matrix = self._matrices[axis]
         return torch.eye(self.shape_in[axis]) if matrix is None else matrix
 
-    def forward(self, x: Float[Tensor, "x y z"]) -> Tensor:
+    def forward(self, x: Float[Tensor, "x y z *k"]) -> Tensor:
         for axis, matrix in enumerate(self._matrices):
             if matrix is not None:
                 x = _along_axis(matrix.to(x.dtype), x, axis)
         return x
 
-    def adjoint(self, y: Float[Tensor, "x y z"]) -> Tensor:
+    def adjoint(self, y: Float[Tensor, "x y z *k"]) -> Tensor:
         for axis, matrix in enumerate(self._matrices):
             if matrix is not None:
                 y = _along_axis(matrix.to(y.dtype).T, y, axis)

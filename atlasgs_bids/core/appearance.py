@@ -1,19 +1,20 @@
 """Stage 2: the amplitudes of one target, fitted to its acquired slices with the geometry frozen."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from atlasgs_bids.core.objective import Objective, held_out_slices
 from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.settings import AppearanceSettings
-from atlasgs_bids.core.solvers import Solution, conjugate_gradient
+from atlasgs_bids.core.solvers import Solution
 
-_HOLD_OUT_EVERY = 5
-_LEAST_SLICES = 6
+_LEAST_TRUST = 1e-3
+"""Of an expectation that contradicts the slices: below it there is nothing left of it."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,17 @@ class Appearance:
     """Amplitudes of a target and the evidence for them."""
 
     solution: Solution
-    regularization: float
+    objective: Objective
+    """What they minimise."""
     held_out_rms: dict[float, float]
     """λ -> RMS error on the held-out slices, intensity units; empty where λ was given."""
+    trust: float | None
+    """Factor on the expectation's weights at which the slices are honoured; None without an expectation."""
+
+    @property
+    def regularization(self) -> float:
+        """λ."""
+        return self.objective.regularization
 
     @property
     def amplitudes(self) -> Tensor:
@@ -49,41 +58,68 @@ def fit_appearance(
     held_out_rms: dict[float, float] = {}
     start = None
     weights = weights.reshape(*weights.shape, *[1] * (slices.ndim - weights.ndim))
-    regularization = settings.regularization
-    if regularization is None:
-        regularization, held_out_rms, start = _choose_regularization(
-            slices_from_amplitudes, slices, weights, prior, slice_axis, settings, on_step
-        )
-    solution = _solve(
-        slices_from_amplitudes, slices, weights, prior, regularization, settings.tolerance, start, settings
-    )
+    objective = Objective(((slices_from_amplitudes, slices, weights),), prior, settings.regularization or 0.0)
+    if settings.regularization is None:
+        chosen, held_out_rms, start = _choose_regularization(objective, slice_axis, settings, on_step)
+        objective = replace(objective, regularization=chosen)
+    solution = objective.solve(start, settings.tolerance, settings.max_iterations)
     on_step(1)
-    return Appearance(solution, regularization, held_out_rms)
+    return Appearance(solution, objective, held_out_rms, trust=None)
+
+
+def fit_expected_appearance(
+    slices_from_amplitudes: LinearOperator,
+    slices: Float[Tensor, "x y z"],
+    weights: Float[Tensor, "x y z"],
+    prior: GraphLaplacian,
+    expectations: Sequence[Expectation],
+    noise_sd: float,
+    settings: AppearanceSettings,
+) -> Appearance:
+    """min_a ‖A S a − y‖²_W + μ Σ ‖S a − p‖²_V + λ (a − a₀)ᵀ L (a − a₀): slices and what is expected of them.
+
+    There is an expectation for each stack. The slices have the last word: μ, 1 at first, is lowered until
+    their misfit is at most ``settings.misfit_bound`` times ``noise_sd``, the noise of a voxel of weight 1.
+    """
+    regularization = settings.regularization or settings.expected_regularization
+    centre = _common_amplitudes(expectations)
+    trust, start = 1.0, centre
+    while True:
+        expected = [(e.image_from_amplitudes, e.image, trust * e.weights) for e in expectations]
+        terms = ((slices_from_amplitudes, slices, weights), *expected)
+        objective = Objective(terms, prior, regularization, centre)
+        solution = objective.solve(start, settings.tolerance, settings.max_iterations)
+        error = slices_from_amplitudes.forward(solution.value) - slices
+        misfit = float(((weights * error**2).sum() / (weights > 0).sum()).sqrt())
+        if not misfit > settings.misfit_bound * noise_sd or trust <= _LEAST_TRUST:
+            return Appearance(solution, objective, {}, trust)
+        trust, start = trust / 4, solution.value
+
+
+def _common_amplitudes(expectations: Sequence[Expectation]) -> Tensor:
+    """Mean of what the stacks expect of each Gaussian, each as far as it is to be trusted there."""
+    total = sum(e.amplitude_weights for e in expectations)
+    weighted = sum(e.amplitude_weights * e.amplitudes for e in expectations)
+    assert isinstance(total, Tensor)
+    assert isinstance(weighted, Tensor)
+    return weighted / total
 
 
 def _choose_regularization(
-    op: LinearOperator,
-    slices: Tensor,
-    weights: Tensor,
-    prior: GraphLaplacian,
-    slice_axis: int,
-    settings: AppearanceSettings,
-    on_step: Callable[[int], None],
+    objective: Objective, slice_axis: int, settings: AppearanceSettings, on_step: Callable[[int], None]
 ) -> tuple[float, dict[float, float], Tensor | None]:
-    observed = torch.movedim(weights > 0, slice_axis, 0).flatten(1).any(1).nonzero().squeeze(1)
-    if len(observed) < _LEAST_SLICES:
+    ((op, slices, weights),) = objective.terms
+    held_out = held_out_slices(weights, slice_axis)
+    if held_out is None:
         # Too few slices to spare any: a middle candidate; the error is flat there on every scan tried.
         return sorted(settings.candidates)[len(settings.candidates) // 2], {}, None
-    held_out = torch.zeros_like(weights)
-    torch.movedim(held_out, slice_axis, 0)[observed[_HOLD_OUT_EVERY // 2 :: _HOLD_OUT_EVERY]] = 1.0
     training, validation = weights * (1 - held_out), weights * held_out
     rms: dict[float, float] = {}
     solutions: dict[float, Tensor] = {}
     start = None
     for candidate in settings.candidates:
-        start = _solve(
-            op, slices, training, prior, candidate, settings.search_tolerance, start, settings
-        ).value
+        trial = replace(objective, terms=((op, slices, training),), regularization=candidate)
+        start = trial.solve(start, settings.search_tolerance, settings.max_iterations).value
         error = op.forward(start) - slices
         rms[candidate] = float(((validation * error**2).sum() / validation.expand_as(error).sum()).sqrt())
         solutions[candidate] = start
@@ -92,35 +128,3 @@ def _choose_regularization(
     bound = settings.held_out_slack * min(rms.values())
     best = max(candidate for candidate in rms if rms[candidate] <= bound)
     return best, rms, solutions[best]
-
-
-def _solve(
-    op: LinearOperator,
-    slices: Tensor,
-    weights: Tensor,
-    prior: GraphLaplacian,
-    regularization: float,
-    tolerance: float,
-    start: Tensor | None,
-    settings: AppearanceSettings,
-) -> Solution:
-    def normal(a: Tensor) -> Tensor:
-        return op.adjoint(weights * op.forward(a)) + regularization * prior.forward(a)
-
-    # A S has no negative entry, so the row sums of Sᵀ Aᵀ W A S bound its spectrum (Gershgorin) at the cost of
-    # one product, where its diagonal would need the whole matrix.
-    flat = weights.reshape(weights.shape[:3])
-    row_sums = op.adjoint(
-        flat * op.forward(torch.ones(op.shape_in, device=slices.device, dtype=slices.dtype))
-    )
-    diagonal = row_sums + regularization * prior.diagonal
-    if slices.ndim > flat.ndim:
-        diagonal = diagonal[:, None]
-    return conjugate_gradient(
-        normal,
-        op.adjoint(weights * slices),
-        start=start,
-        inverse_diagonal=1 / diagonal.clamp_min(float(diagonal.max()) * 1e-6),
-        tolerance=tolerance,
-        max_iterations=settings.max_iterations,
-    )

@@ -1,7 +1,9 @@
 """Linear operators: fixed shapes, an exact adjoint, composition with ``@``."""
 
+import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -46,6 +48,46 @@ class Composition(LinearOperator):
         return self.inner.adjoint(self.outer.adjoint(y))
 
 
+class SliceRows(LinearOperator):
+    """The slices of a stack as rows: (x, y, z) -> (n_slices, n_pixels, 1), padded with zeros at the end."""
+
+    def __init__(self, shape: tuple[int, ...], slice_axis: int, n_pixels: int) -> None:
+        self._axis, self._n_own = slice_axis, math.prod(shape) // shape[slice_axis]
+        self._moved_shape = (shape[slice_axis], *(n for i, n in enumerate(shape) if i != slice_axis))
+        self.shape_in, self.shape_out = shape, (shape[slice_axis], n_pixels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.new_zeros(self.shape_out)
+        rows[:, : self._n_own, 0] = torch.movedim(x, self._axis, 0).flatten(1)
+        return rows
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return torch.movedim(y[:, : self._n_own, 0].reshape(self._moved_shape), 0, self._axis).contiguous()
+
+
+class StackedOperator(LinearOperator):
+    """Several operators on one operand, each scaled, their results one below the other along axis 0."""
+
+    def __init__(self, parts: Sequence[LinearOperator], scales: Sequence[float]) -> None:
+        if len({(part.shape_in, part.shape_out[1:]) for part in parts}) != 1:
+            shapes = [(part.shape_in, part.shape_out) for part in parts]
+            raise ValueError(f"cannot stack {shapes}: only the first output axis may differ")
+        self.parts, self.scales = tuple(parts), tuple(scales)
+        self._lengths = [part.shape_out[0] for part in parts]
+        self.shape_in = parts[0].shape_in
+        self.shape_out = (sum(self._lengths), *parts[0].shape_out[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = zip(self.parts, self.scales, strict=True)
+        return torch.cat([scale * part.forward(x) for part, scale in pairs])
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        total = y.new_zeros(self.shape_in)
+        for part, scale, own in zip(self.parts, self.scales, torch.split(y, self._lengths), strict=True):
+            total += scale * part.adjoint(own)
+        return total
+
+
 class SparseOperator(LinearOperator):
     """A sparse matrix, kept together with its transpose so that both products run by rows."""
 
@@ -58,8 +100,8 @@ class SparseOperator(LinearOperator):
     ) -> None:
         n_rows = len(row_starts) - 1
         self.shape_in, self.shape_out = (n_columns,), (n_rows,)
-        self.matrix = _csr(row_starts, columns, values, (n_rows, n_columns))
-        self.transposed = _csr(*_transpose(row_starts, columns, values, n_columns), (n_columns, n_rows))
+        self.matrix = csr_matrix(row_starts, columns, values, (n_rows, n_columns))
+        self.transposed = csr_matrix(*_transpose(row_starts, columns, values, n_columns), (n_columns, n_rows))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.matrix @ x
@@ -76,7 +118,8 @@ class SparseOperator(LinearOperator):
         return flipped
 
 
-def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+def csr_matrix(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """torch's sparse matrix, with the narrowest indices that do."""
     # 32-bit indices halve the memory traffic, and are the ones for which torch's CPU product has MKL.
     index_type = torch.int32 if max(len(values), *shape) < 2**31 else torch.int64
     with warnings.catch_warnings():
@@ -91,10 +134,10 @@ def _transpose(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CSR arrays of the transpose; rows stay in ascending order within a column."""
     if values.device.type == "cpu":
-        from scipy.sparse import csr_matrix  # noqa: PLC0415 - a counting sort, faster than torch's
+        from scipy import sparse  # noqa: PLC0415 - a counting sort, faster than torch's
 
         shape = (len(starts) - 1, n_columns)
-        flipped = csr_matrix((values.numpy(), columns.numpy(), starts.numpy()), shape=shape).T.tocsr()
+        flipped = sparse.csr_matrix((values.numpy(), columns.numpy(), starts.numpy()), shape=shape).T.tocsr()
         flipped_starts, flipped_columns = torch.from_numpy(flipped.indptr), torch.from_numpy(flipped.indices)
         return flipped_starts, flipped_columns, torch.from_numpy(flipped.data)
     counts = starts[1:] - starts[:-1]

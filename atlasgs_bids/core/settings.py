@@ -38,25 +38,37 @@ class GraphSettings:
 class LearnedSettings:
     """The learned prior (core/priors/learned.py); chosen on data in decision 0006."""
 
-    width: int = 96
-    """Channels of the network."""
-    n_blocks: int = 10
+    width: int = 64
+    """Channels of the network; multiples of 64 are what a GPU's matrix units like."""
+    n_blocks: int = 5
     """Residual blocks of two 3×3 convolutions."""
-    n_steps: int = 1500
-    """Adam steps, shared among the tasks of a target."""
-    batch_voxels: int = 80_000
-    window: int = 64
+    n_first_steps: int = 400
+    """Adam steps on the acquired slices, as thick as they are."""
+    n_cycles: int = 7
+    """Rounds of training on the lattice, each on what the round before predicted."""
+    n_cycle_steps: int = 700
+    batch_voxels: int = 40_000
+    window: int = 16
     """Voxels of a training window across the blurred axis; along it, windows are whole."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    over_relaxation: float = 0.7
+    """How far beyond its last change a prediction is moved before the next round learns from it."""
     held_out_fraction: float = 0.05
     """Of the acquired voxels: kept from training, to measure the error on."""
     huber_delta: float = 0.2
     """Residual, in units of the target's range (5th to 95th percentile), beyond which the loss is linear."""
 
+    @property
+    def n_steps(self) -> int:
+        """Adam steps in all."""
+        return self.n_first_steps + self.n_cycles * self.n_cycle_steps
 
-LEARNED_FAST = LearnedSettings(width=64, n_blocks=8, n_steps=700)
+
+LEARNED_FAST = LearnedSettings(n_first_steps=300, n_cycles=3, n_cycle_steps=600)
 """A GPU, when seconds count."""
-LEARNED_CPU = LearnedSettings(width=32, n_blocks=4, n_steps=600, batch_voxels=40_000)
+LEARNED_CPU = LearnedSettings(
+    width=32, n_blocks=3, n_first_steps=300, n_cycles=3, n_cycle_steps=500, batch_voxels=20_000
+)
 """A network for two cores."""
 
 
@@ -70,6 +82,12 @@ class AppearanceSettings:
     """λ that are tried, largest first: each solution starts the next solve."""
     held_out_slack: float = 1.005
     """The largest λ whose held-out RMS is within this factor of the least is taken (decision 0004)."""
+    expected_regularization: float = 0.003
+    """λ on the difference from what a learned prior expects."""
+    misfit_bound: float = 1.0
+    """Largest misfit of the slices that such a prior may cause, over the noise."""
+    n_probes: int = 6
+    """Draws that the uncertainty is estimated from."""
     search_tolerance: float = 1e-3
     """Relative residual at which the solves of that search stop."""
     tolerance: float = 1e-4
@@ -81,6 +99,7 @@ class AppearanceSettings:
 class CoreSettings:
     scaffold: ScaffoldSettings = field(default_factory=ScaffoldSettings)
     graph: GraphSettings = field(default_factory=GraphSettings)
+    learned: LearnedSettings = field(default_factory=LearnedSettings)
     appearance: AppearanceSettings = field(default_factory=AppearanceSettings)
     chunk_elements: int = 2**24
     """Gaussian-voxel pairs that the reference kernel holds at once: the one number that bounds its memory."""

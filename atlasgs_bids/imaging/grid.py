@@ -119,15 +119,23 @@ def continued_mask(mask: Volume, grid: Grid) -> BoolArray:
     return _affine_sample(binary, _voxel_map(mask.grid, grid, None), grid, 0) > 0.5
 
 
-def fov_mask(volume_grid: Grid, grid: Grid, volume_from_grid_world: npt.ArrayLike | None = None) -> BoolArray:
-    """True at the grid's voxel centres that lie inside a voxel of ``volume_grid``."""
+def fov_mask(
+    volume_grid: Grid,
+    grid: Grid,
+    volume_from_grid_world: npt.ArrayLike | None = None,
+    reach_voxels: tuple[float, float, float] = (0.5, 0.5, 0.5),
+) -> BoolArray:
+    """True at the grid's voxel centres that lie inside a voxel of ``volume_grid``.
+
+    ``reach_voxels``: how far the field of view reaches beyond the outermost voxel centres along each axis.
+    """
     volume_from_grid_vox = _voxel_map(volume_grid, grid, volume_from_grid_world)
     inside = np.ones(grid.shape, dtype=bool)
     i, j, k = np.ogrid[: grid.shape[0], : grid.shape[1], : grid.shape[2]]
-    for row, n_voxels in zip(volume_from_grid_vox[:3], volume_grid.shape, strict=True):
+    for row, n_voxels, reach in zip(volume_from_grid_vox[:3], volume_grid.shape, reach_voxels, strict=True):
         index = (row[0] * i + row[3]) + row[1] * j + row[2] * k
         # A centre on the border belongs to the volume whatever the rounding of its coordinates.
-        inside &= (index >= -0.5 - 1e-6) & (index <= n_voxels - 0.5 + 1e-6)
+        inside &= (index >= -reach - 1e-6) & (index <= n_voxels - 1 + reach + 1e-6)
     return inside
 
 

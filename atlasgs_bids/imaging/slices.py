@@ -19,6 +19,8 @@ _MAX_THICKNESS_RATIO = 2.0
 _MAX_SPACING_DISAGREEMENT = 0.05
 _SIGMAS_PER_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 _GAUSSIAN_CUT_SIGMAS = 3.0
+_SINC_FWHM = 1.207
+_LEAST_ZERO_FILLING, _MOST_ZERO_FILLING = 1.05, 4.0
 _PROFILE_EXTENT_MM = (0.05, 100.0)
 
 
@@ -32,9 +34,11 @@ class SliceGeometry:
     """Distance between neighbouring slice planes, along their normal."""
     thickness_mm: float
     thickness_source: str
-    """``SliceThickness`` or ``voxel size``."""
+    """``--slice-thickness``, ``SliceThickness`` or ``voxel size``."""
     in_plane_mm: tuple[float, float]
     """Voxel sizes along the two other axes, in axis order."""
+    acquired_in_plane_mm: tuple[float, float]
+    """The same before the scanner interpolated the image; equal to ``in_plane_mm`` where it did not."""
     warnings: tuple[str, ...]
 
     @property
@@ -63,12 +67,15 @@ def slice_normal(world_from_voxel: npt.ArrayLike, axis: int) -> npt.NDArray[np.f
 
 
 def slice_geometry(
-    shape: Sequence[int], world_from_voxel: npt.ArrayLike, sidecar: Mapping[str, Any]
+    shape: Sequence[int],
+    world_from_voxel: npt.ArrayLike,
+    sidecar: Mapping[str, Any],
+    given_thickness_mm: float | None = None,
 ) -> SliceGeometry:
-    """Slice axis and spacing from the affine, thickness from ``SliceThickness`` (mm) where it can be true.
+    """Slice axis and spacing from the affine, thickness from the first of three sources that has one.
 
-    An absent or impossible thickness falls back to the voxel size with a warning. Raises InputError for a
-    singular affine or a single slice.
+    ``given_thickness_mm`` (the user's), then ``SliceThickness`` (mm) where it can be true, then the voxel
+    size with a warning. Raises InputError for a singular affine, a single slice or an impossible thickness.
     """
     affine = np.asarray(world_from_voxel, dtype=np.float64)
     sizes_mm = voxel_sizes_mm(affine)
@@ -86,6 +93,7 @@ def slice_geometry(
             "leave the image out with --bids-filter-file"
         )
     in_plane = [float(sizes_mm[i]) for i in range(3) if i != axis]
+    acquired = acquired_voxel_mm(shape, sizes_mm, axis, sidecar)
     # Across a sheared stack (gantry tilt) the planes are closer than the voxel centres.
     spacing_mm = float(abs(slice_normal(affine, axis) @ affine[:3, axis]))
     warnings = []
@@ -95,6 +103,10 @@ def slice_geometry(
             f"axis {axis} is taken as the slice axis"
         )
     thickness_mm, warning = _thickness(sidecar.get("SliceThickness"), spacing_mm)
+    source = "voxel size" if thickness_mm is None else "SliceThickness"
+    if given_thickness_mm is not None:
+        thickness_mm, warning, source = given_thickness_mm, None, "--slice-thickness"
+        _check_given_thickness(given_thickness_mm, spacing_mm)
     warnings += [warning] if warning else []
     warning = _spacing_warning(sidecar.get("SpacingBetweenSlices"), spacing_mm)
     warnings += [warning] if warning else []
@@ -102,10 +114,33 @@ def slice_geometry(
         axis=axis,
         spacing_mm=spacing_mm,
         thickness_mm=spacing_mm if thickness_mm is None else thickness_mm,
-        thickness_source="voxel size" if thickness_mm is None else "SliceThickness",
+        thickness_source=source,
         in_plane_mm=(in_plane[0], in_plane[1]),
+        acquired_in_plane_mm=(acquired[0], acquired[1]),
         warnings=tuple(warnings),
     )
+
+
+def acquired_voxel_mm(
+    shape: Sequence[int], sizes_mm: npt.NDArray[np.float64], slice_axis: int, sidecar: Mapping[str, Any]
+) -> list[float]:
+    """Voxel sizes in plane, in axis order, before zero-filling in k-space made them look smaller, mm.
+
+    From ``AcquisitionVoxelSize``, else from the acquired matrix as dcm2niix writes it: along the
+    phase-encoding axis ``AcquisitionMatrixPE`` of ``ReconMatrixPE``, along the other one ``BaseResolution``.
+    """
+    in_plane = [axis for axis in range(3) if axis != slice_axis]
+    stated = sidecar.get("AcquisitionVoxelSize")
+    if isinstance(stated, (list, tuple)) and len(stated) == 3 and all(_is_number(x) for x in stated):
+        return [_coarser(float(stated[axis]) / sizes_mm[axis]) * float(sizes_mm[axis]) for axis in in_plane]
+    phase_axis = _phase_axis(sidecar)
+    ratios = dict.fromkeys(in_plane, 1.0)
+    if phase_axis in ratios:
+        (readout_axis,) = (axis for axis in in_plane if axis != phase_axis)
+        n_phase = sidecar.get("ReconMatrixPE", shape[phase_axis])
+        ratios[phase_axis] = _ratio(n_phase, sidecar.get("AcquisitionMatrixPE"))
+        ratios[readout_axis] = _ratio(shape[readout_axis], sidecar.get("BaseResolution"))
+    return [_coarser(ratios[axis]) * float(sizes_mm[axis]) for axis in in_plane]
 
 
 def slice_profile(spec: str | Path, thickness_mm: float) -> SliceProfile:
@@ -126,6 +161,43 @@ def slice_profile(spec: str | Path, thickness_mm: float) -> SliceProfile:
         cumulative = (cumulative - cumulative[0]) / (cumulative[-1] - cumulative[0])
         return SliceProfile(offsets_sigmas * sigma_mm, cumulative)
     return _read_profile(Path(spec))
+
+
+def truncation_profile(acquired_mm: float) -> SliceProfile:
+    """In-plane point spread of a zero-filled image: a Gaussian as wide as the main lobe of its sinc.
+
+    The sinc of an acquired voxel has a full width at half maximum of 1.207 voxels; its side lobes are left
+    out, since scanners filter them away.
+    """
+    return slice_profile("gaussian", _SINC_FWHM * acquired_mm)
+
+
+def _phase_axis(sidecar: Mapping[str, Any]) -> int | None:
+    """Voxel axis of the phase encoding, where the sidecar says it."""
+    direction = str(sidecar.get("PhaseEncodingDirection") or sidecar.get("PhaseEncodingAxis") or "")[:1]
+    if direction in ("i", "j", "k"):
+        return "ijk".index(direction)
+    return {"ROW": 0, "COL": 1}.get(str(sidecar.get("InPlanePhaseEncodingDirectionDICOM")))
+
+
+def _ratio(n_reconstructed: Any, n_acquired: Any) -> float:
+    if not (_is_number(n_reconstructed) and _is_number(n_acquired)) or n_acquired <= 0:
+        return 1.0
+    return float(n_reconstructed / n_acquired)
+
+
+def _coarser(ratio: float) -> float:
+    """Acquired over reconstructed voxel; 1 where it is none, or beyond what scanners do."""
+    return ratio if _LEAST_ZERO_FILLING <= ratio <= _MOST_ZERO_FILLING else 1.0
+
+
+def _check_given_thickness(given_mm: float, spacing_mm: float) -> None:
+    low_mm, high_mm = _MIN_THICKNESS_RATIO * spacing_mm, _MAX_THICKNESS_RATIO * spacing_mm
+    if not low_mm <= given_mm <= high_mm:
+        raise InputError(
+            f"--slice-thickness {given_mm:g} mm, expected {low_mm:.3g} to {high_mm:.3g} mm for slices that "
+            f"lie {spacing_mm:.3g} mm apart; give each kind of image its own, as in --slice-thickness FLAIR=5"
+        )
 
 
 def _thickness(value: Any, spacing_mm: float) -> tuple[float | None, str | None]:

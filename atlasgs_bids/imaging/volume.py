@@ -20,7 +20,7 @@ _SCANNER_CODE = 1
 _MAX_DISAGREEMENT_MM = 0.1
 _MAX_DISAGREEMENT_DEG = 0.1
 _MAX_VOXEL_SIZE_RATIO = 1.01
-_RECOPY = "copy it again from its source, or convert it again from DICOM"
+RECOPY = "copy it again from its source, or convert it again from DICOM"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def load_volume(path: str | Path) -> Volume:
     Raises InputError for a file that is missing, unreadable, of another shape, constant, or nowhere finite.
     """
     path = Path(path)
-    image = _open_image(path)
+    image = open_image(path)
     shape = tuple(int(n) for n in image.shape)
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         raise InputError(
@@ -76,10 +76,10 @@ def load_volume(path: str | Path) -> Volume:
     data = _read_data(image, path).reshape(shape[:3])
     finite = np.isfinite(data)
     if not finite.any():
-        raise InputError(f"{path.name}: every voxel is NaN or infinite, expected an image; {_RECOPY}")
+        raise InputError(f"{path.name}: every voxel is NaN or infinite, expected an image; {RECOPY}")
     lowest, highest = float(data[finite].min()), float(data[finite].max())
     if lowest == highest:
-        raise InputError(f"{path.name}: every voxel is {lowest:g}, expected an image; {_RECOPY}")
+        raise InputError(f"{path.name}: every voxel is {lowest:g}, expected an image; {RECOPY}")
     if finite.all():
         return Volume(data, world_from_voxel)
     return Volume(np.where(finite, data, np.float32(0)), world_from_voxel, finite)
@@ -153,7 +153,7 @@ def check_orientation(
     )
 
 
-def _open_image(path: Path) -> nib.Nifti1Image:
+def open_image(path: Path) -> nib.Nifti1Image:
     """The NIfTI image, data not yet read; InputError with the remedy where that fails."""
     if not path.exists():
         if path.is_symlink():
@@ -161,22 +161,31 @@ def _open_image(path: Path) -> nib.Nifti1Image:
                 f"{path.name}: a link to a file that is not here, expected the image; "
                 f"fetch it with `datalad get '{path}'` (or `git annex get`)"
             )
-        raise InputError(f"{path.name}: no such file, expected an image at {path}; {_RECOPY}")
+        raise InputError(f"{path.name}: no such file, expected an image at {path}; {RECOPY}")
     try:
         image = nib.load(path)
     except (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
-        raise InputError(f"{path.name}: not a readable NIfTI image ({error}); {_RECOPY}") from error
+        raise InputError(f"{path.name}: not a readable NIfTI image ({error}); {RECOPY}") from error
     if not isinstance(image, nib.Nifti1Image):
         raise InputError(f"{path.name}: a {type(image).__name__}, expected NIfTI; convert it to .nii.gz")
     return image
 
 
+def read_stored(image: nib.Nifti1Image, path: Path) -> tuple[npt.NDArray[Any], float, float]:
+    """The values as the file has them, with slope and intercept; InputError where they cannot be read."""
+    _check_type(image, path)
+    try:
+        if path.suffix == ".gz":
+            _check_sum(path)
+        proxy: Any = image.dataobj
+        stored = np.asarray(proxy.get_unscaled())
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise _damaged(path, error) from error
+    return stored, float(proxy.slope), float(proxy.inter)
+
+
 def _read_data(image: nib.Nifti1Image, path: Path) -> npt.NDArray[np.float32]:
-    if image.get_data_dtype().kind not in "iufb":
-        raise InputError(
-            f"{path.name}: data type {image.get_data_dtype()}, expected real numbers; "
-            "convert it to a magnitude image"
-        )
+    _check_type(image, path)
     try:
         if path.suffix == ".gz":
             _check_sum(path)
@@ -184,10 +193,22 @@ def _read_data(image: nib.Nifti1Image, path: Path) -> npt.NDArray[np.float32]:
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(image.dataobj).astype(np.float32)
     except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise _damaged(path, error) from error
+
+
+def _check_type(image: nib.Nifti1Image, path: Path) -> None:
+    if image.get_data_dtype().kind not in "iufb":
         raise InputError(
-            f"{path.name}: the header is readable but the data are not ({error}): "
-            f"the file is truncated or damaged; {_RECOPY}"
-        ) from error
+            f"{path.name}: data type {image.get_data_dtype()}, expected real numbers; "
+            "convert it to a magnitude image"
+        )
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path.name}: the header is readable but the data are not ({error}): "
+        f"the file is truncated or damaged; {RECOPY}"
+    )
 
 
 def _check_sum(path: Path) -> None:

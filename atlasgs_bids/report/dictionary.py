@@ -12,17 +12,29 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "sharpness_after": ("The same of the result", None),
     "edge_agreement_before": ("Correlation of the edges with the anchor's, cubic interpolation", None),
     "edge_agreement_after": ("The same of the result", None),
-    "registration_rotation": ("Rotation from the headers' position to the registered one", "degree"),
+    "registration_rotation": (
+        "Rotation from the headers' position to the registered one; of several stacks the largest", "degree"
+    ),
     "registration_translation": ("Displacement of the centre of the anchor's foreground", "mm"),
     "registration_displacement": ("Mean displacement over the anchor's foreground", "mm"),
     "registration_method": ("rigid: found by registration; header: as stored in the headers", None),
     "fov_coverage": ("Part of the anchor's foreground inside the target's field of view", None),
+    "n_stacks": ("Stacks that were restored together", None),
+    "n_volumes": ("Volumes of the series; the other columns are of the mean of its reference volumes", None),
     "slice_thickness": ("Slice thickness used", "mm"),
     "slice_spacing": ("Distance between slice centres", "mm"),
     "n_gaussians": ("Gaussians of the scaffold", None),
     "anchor_psnr": ("PSNR of the anchor rendered from the scaffold, in its foreground", "dB"),
     "regularization": ("Weight of the prior", None),
     "held_out_rms": ("RMS error on held-out slices at that weight", "arbitrary"),
+    "trust": (
+        "Factor on the learned prior at which the slices are honoured; 1: they agree; empty: no such prior",
+        None,
+    ),
+    "sd_median": ("Median of the estimated standard deviation of the result's error", "arbitrary"),
+    "difference_to_noise": (
+        "ASL: RMS of acquired minus simulated mean difference of control and label, over its noise", None
+    ),
     "solver_iterations": ("Conjugate gradient steps of the last solve", None),
     "solver_relative_residual": ("Relative residual at which the last solve ended", None),
     "solver_converged": ("Whether that is below the tolerance", None),

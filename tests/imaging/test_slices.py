@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from atlasgs_bids.errors import ConfigurationError, InputError
-from atlasgs_bids.imaging.slices import slice_geometry, slice_normal, slice_profile
+from atlasgs_bids.imaging.slices import slice_geometry, slice_normal, slice_profile, truncation_profile
 
 AXIAL = np.diag([0.9, 0.9, 5.0, 1.0])
 SHAPE = (230, 256, 30)
@@ -91,6 +91,51 @@ def test_overlapping_slices_are_believed():
     geometry = slice_geometry(SHAPE, AXIAL, {"SliceThickness": 8.0})
     assert (geometry.thickness_mm, geometry.gap_mm) == (8.0, -3.0)
     assert geometry.warnings == ()
+
+
+def test_the_given_thickness_comes_first():
+    geometry = slice_geometry(SHAPE, AXIAL, {"SliceThickness": 4.5}, 3.0)
+    assert (geometry.thickness_mm, geometry.thickness_source) == (3.0, "--slice-thickness")
+    assert slice_geometry(SHAPE, AXIAL, {}, 3.0).warnings == ()
+
+
+def test_an_impossible_given_thickness_is_refused():
+    with pytest.raises(InputError, match=r"--slice-thickness 0.1 mm, expected 0.25 to 10 mm"):
+        slice_geometry(SHAPE, AXIAL, GOOD, 0.1)
+
+
+MATRIX = {"AcquisitionMatrixPE": 128, "ReconMatrixPE": 256}
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "acquired_mm"),
+    [
+        ({}, (0.9, 0.9)),
+        ({**MATRIX, "PhaseEncodingDirection": "j-"}, (0.9, 1.8)),
+        ({**MATRIX, "InPlanePhaseEncodingDirectionDICOM": "ROW", "BaseResolution": 160}, (1.8, 1.44)),
+        # The phase axis is not known, or lies through the slices; the numbers cannot be; nothing was filled.
+        (MATRIX, (0.9, 0.9)),
+        ({**MATRIX, "PhaseEncodingDirection": "k"}, (0.9, 0.9)),
+        ({**MATRIX, "PhaseEncodingDirection": "j", "AcquisitionMatrixPE": 0}, (0.9, 0.9)),
+        ({**MATRIX, "PhaseEncodingDirection": "j", "AcquisitionMatrixPE": 10}, (0.9, 0.9)),
+        ({**MATRIX, "PhaseEncodingDirection": "j", "AcquisitionMatrixPE": 256}, (0.9, 0.9)),
+        ({"AcquisitionVoxelSize": [1.8, 0.9, 4.5], **MATRIX, "PhaseEncodingDirection": "j"}, (1.8, 0.9)),
+        ({"AcquisitionVoxelSize": "1.8"}, (0.9, 0.9)),
+    ],
+)
+def test_voxels_before_zero_filling(sidecar, acquired_mm):
+    geometry = slice_geometry(SHAPE, AXIAL, {**GOOD, **sidecar})
+    assert geometry.in_plane_mm == pytest.approx((0.9, 0.9))
+    assert geometry.acquired_in_plane_mm == pytest.approx(acquired_mm)
+
+
+def test_the_point_spread_of_zero_filling_has_the_width_of_the_sinc():
+    """Half maximum of sin(πx)/(πx) at x = 0.6034."""
+    profile = truncation_profile(2.0)
+    density = np.diff(profile.cumulative) / np.diff(profile.offsets_mm)
+    middles = (profile.offsets_mm[1:] + profile.offsets_mm[:-1]) / 2
+    half = middles[density >= density.max() / 2].max()
+    assert np.sinc(half / 2.0) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize(("spacing", "n_warnings"), [(5.2, 0), (4.8, 0), (5.3, 1), (0.5, 1), ("5", 1)])

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians
-from atlasgs_bids.core.operators import LinearOperator, SparseOperator
+from atlasgs_bids.core.operators import LinearOperator, SparseOperator, csr_matrix
 from atlasgs_bids.core.priors.neighbours import nearest_neighbours
 from atlasgs_bids.core.settings import GraphSettings
 
@@ -45,6 +45,34 @@ class GraphLaplacian(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.forward(y)
+
+    def square_root_noise(self, seed: int) -> Float[Tensor, " n"]:
+        """A normal vector of covariance L: white noise on each edge i -> j, times √V_ij (e_i − e_j)."""
+        n = self.shape_in[0]
+        total = torch.zeros_like(self.diagonal)
+        ones = torch.ones_like(self.diagonal)
+        for matrix, sign in ((self._directed.matrix, 1), (self._directed.transposed, -1)):
+            rows = torch.repeat_interleave(
+                torch.arange(n, device=ones.device),
+                matrix.crow_indices().diff(),
+                output_size=len(matrix.values()),
+            )
+            columns = matrix.col_indices().long()
+            source, target = (rows, columns) if sign > 0 else (columns, rows)
+            noise = matrix.values().sqrt() * _edge_noise(source, target, seed)
+            total += sign * csr_matrix(matrix.crow_indices(), columns, noise, (n, n)) @ ones
+        return total
+
+
+def _edge_noise(source: Tensor, target: Tensor, seed: int) -> Tensor:
+    """Standard normal numbers, one for each edge, whatever the order in which the edges come."""
+    state = (source * 0x9E3779B1 + target * 0x85EBCA6B + (seed + 1) * 0xC2B2AE35) & 0xFFFFFFFF
+    uniform = []
+    for multiplier in (0x7FEB352D, 0x846CA68B):
+        for shift in (16, 15):
+            state = ((state ^ (state >> shift)) * multiplier) & 0xFFFFFFFF
+        uniform.append((state.double() + 0.5).div_(2**32).float())
+    return torch.sqrt(-2 * torch.log(uniform[0].clamp_min(1e-9))) * torch.cos(2 * math.pi * uniform[1])
 
 
 def anchor_features(

@@ -1,0 +1,93 @@
+"""What stage 2 minimises: misfits of the slices, and of what is expected of them, and the graph."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.priors.graph import GraphLaplacian
+from atlasgs_bids.core.solvers import Solution, conjugate_gradient
+
+_HOLD_OUT_EVERY = 5
+_LEAST_SLICES = 6
+
+
+@dataclass(frozen=True)
+class Objective:
+    """‖T a − b‖²_W summed over the terms, + λ (a − a₀)ᵀ L (a − a₀)."""
+
+    terms: tuple[tuple[LinearOperator, Tensor, Tensor], ...]
+    """(T, b, W)."""
+    prior: GraphLaplacian
+    regularization: float
+    centre: Tensor | None = None
+    """a₀; None: 0."""
+
+    def solve(self, start: Tensor | None, tolerance: float, max_iterations: int) -> Solution:
+        right_side = sum(op.adjoint(weights * data) for op, data, weights in self.terms)
+        assert isinstance(right_side, Tensor)
+        if self.centre is not None:
+            right_side = right_side + self.regularization * self.prior.forward(self.centre)
+        return self._solution(right_side, start, tolerance, max_iterations)
+
+    def deviations(
+        self, noise_sd: float, n_probes: int, seed: int, tolerance: float, max_iterations: int
+    ) -> Float[Tensor, "n probes"]:
+        """Draws from the posterior of the amplitudes, less its mean (perturb and optimise: Papandreou 2010).
+
+        The slices (the first term) are perturbed by their noise and the graph by its own, in units in which
+        weight 1 means ``noise_sd``; a second term, an expectation, is not: its error is not white.
+        """
+        op, data, weights = self.terms[0]
+        generator = torch.Generator().manual_seed(seed)
+        right_sides = []
+        for probe in range(n_probes):
+            noise = torch.randn(data.shape[: weights.ndim], generator=generator).to(data)
+            drawn = op.adjoint(weights.sqrt() * noise)
+            if len(self.terms) == 1:
+                drawn += self.regularization**0.5 * self.prior.square_root_noise(seed + probe)
+            right_sides.append(noise_sd * drawn)
+        return self._solution(torch.stack(right_sides, dim=1), None, tolerance, max_iterations).value
+
+    def _solution(
+        self, right_side: Tensor, start: Tensor | None, tolerance: float, max_iterations: int
+    ) -> Solution:
+        diagonal = self._diagonal()
+        return conjugate_gradient(
+            self._normal,
+            right_side,
+            start=start,
+            inverse_diagonal=1 / (diagonal if right_side.ndim == 1 else diagonal[:, None]),
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+
+    def _normal(self, a: Tensor) -> Tensor:
+        total = self.regularization * self.prior.forward(a)
+        for op, data, weights in self.terms:
+            predicted = op.forward(a)
+            # Several right sides of a problem with one volume: the weights are those of each.
+            extra = predicted.ndim - data.ndim
+            total += op.adjoint(weights.reshape(*weights.shape, *[1] * extra) * predicted)
+        return total
+
+    def _diagonal(self) -> Tensor:
+        # No T has a negative entry, so the row sums of Tᵀ W T bound its spectrum (Gershgorin) at the cost of
+        # one product, where its diagonal would need the whole matrix.
+        total = self.regularization * self.prior.diagonal
+        ones = torch.ones_like(total)
+        for op, _, weights in self.terms:
+            total = total + op.adjoint(weights.reshape(op.shape_out) * op.forward(ones))
+        return total.clamp_min(float(total.max()) * 1e-6)
+
+
+def held_out_slices(weights: Tensor, slice_axis: int) -> Tensor | None:
+    """1 on every fifth of the observed slices, 0 elsewhere; None where there are too few to spare any."""
+    observed = torch.movedim(weights > 0, slice_axis, 0).flatten(1).any(1).nonzero().squeeze(1)
+    if len(observed) < _LEAST_SLICES:
+        return None
+    held_out = torch.zeros_like(weights)
+    torch.movedim(held_out, slice_axis, 0)[observed[_HOLD_OUT_EVERY // 2 :: _HOLD_OUT_EVERY]] = 1.0
+    return held_out

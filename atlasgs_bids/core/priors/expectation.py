@@ -1,0 +1,99 @@
+"""What a learned prior expects of one stack, in the form that the fit of the amplitudes takes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from atlasgs_bids.core.acquisition import AcquisitionOperator
+from atlasgs_bids.core.gaussians import Gaussians, world_points
+from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.priors.learned import Stack, predict, train_prior
+from atlasgs_bids.core.settings import LearnedSettings
+from atlasgs_bids.core.splat.operator import SplatOperator
+
+_WEIGHT_RANGE = (0.01, 1.0)
+"""Of the expectation beside the slices: never the stronger of the two, and never without a say."""
+_OUTSIDE = 1e-6
+"""Relative weight of a stack's expectation beyond its own lattice, where another stack may know better."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """An image on the lattice of one stack, and how far it is to be trusted in each voxel."""
+
+    image_from_amplitudes: LinearOperator
+    image: Float[Tensor, "X Y Z"]
+    sd: Float[Tensor, "X Y Z"]
+    """Standard deviation of its error, intensity units."""
+    weights: Float[Tensor, "X Y Z"]
+    """Relative to those of the slices: variance of their noise over that of the expectation."""
+    amplitudes: Float[Tensor, " n"]
+    """The image at the Gaussians' means."""
+    amplitude_sd: Float[Tensor, " n"]
+    """Its standard deviation there."""
+    amplitude_weights: Float[Tensor, " n"]
+    """The weights there; tiny, not 0, outside the lattice."""
+
+
+@dataclass(frozen=True)
+class ObservedStack:
+    """The acquired slices of one target and the operators that predict them."""
+
+    slices: Float[Tensor, "x y z"]
+    weights: Float[Tensor, "x y z"]
+    """0: not observed."""
+    slice_axis: int
+    noise_sd: float
+    """Of a native voxel, intensity units."""
+    acquisition: AcquisitionOperator
+    splat: SplatOperator
+    world_from_lattice: Float[Tensor, "4 4"]
+
+
+def expect(
+    stack: ObservedStack,
+    gaussians: Gaussians,
+    settings: LearnedSettings,
+    seed: int,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> Expectation:
+    """Train on the slices, guided by the anchor as the Gaussians render it, and predict their lattice.
+
+    Raises TooLittleDataError where there is nothing to learn from.
+    """
+    anchor = stack.splat.forward(gaussians.amplitudes)
+    data = Stack(stack.slices, stack.weights, stack.slice_axis, stack.acquisition, anchor)
+    prediction = predict(train_prior([data], settings, seed, on_step), data)
+    low, high = _WEIGHT_RANGE
+    trust = (stack.noise_sd / prediction.sd.clamp_min(1e-12)).square().clamp(low, high)
+    lattice_from_world = torch.linalg.inv(stack.world_from_lattice.double()).to(gaussians.means_mm)
+    means_vox = world_points(gaussians.means_mm, lattice_from_world)
+    return Expectation(
+        image_from_amplitudes=stack.splat,
+        image=prediction.image,
+        sd=prediction.sd,
+        weights=trust,
+        amplitudes=sample_lattice(prediction.image, means_vox),
+        amplitude_sd=sample_lattice(prediction.sd, means_vox).clamp_min(1e-12),
+        amplitude_weights=_inside(stack.splat.shape_out, means_vox) * sample_lattice(trust, means_vox),
+    )
+
+
+def _inside(shape: tuple[int, ...], points_vox: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    upper = torch.tensor(shape, device=points_vox.device, dtype=points_vox.dtype) - 0.5
+    inside = ((points_vox >= -0.5) & (points_vox <= upper)).all(1)
+    return torch.where(inside, 1.0, _OUTSIDE)
+
+
+def sample_lattice(image: Float[Tensor, "X Y Z"], points_vox: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """The image at points in index coordinates, trilinear, its border continued outwards."""
+    sizes = torch.tensor(image.shape, device=image.device, dtype=image.dtype)
+    # grid_sample takes the last axis first, and −1 to 1 from the first voxel's centre to the last one's.
+    unit = 2 * points_vox / (sizes - 1).clamp_min(1) - 1
+    sampled = torch.nn.functional.grid_sample(
+        image[None, None], unit.flip(1)[None, None, None], padding_mode="border", align_corners=True
+    )
+    return sampled.view(-1)

@@ -1,0 +1,85 @@
+"""How far a fitted target may be off: draws from the posterior of its amplitudes, calibrated."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from atlasgs_bids.core.objective import Objective, held_out_slices
+from atlasgs_bids.core.priors.expectation import Expectation
+from atlasgs_bids.core.settings import AppearanceSettings
+
+_TOLERANCE = 1e-3
+"""Of the solves; at 1e-2 what the slices hardly see is not yet reached, and the spread is too small."""
+_NORMAL_90 = 1.645
+"""Half width, in σ, of the interval that holds 90 % of a normal distribution."""
+_FACTOR_LIMITS = (0.1, 10.0)
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Zero-mean draws of the amplitudes; an image of each, squared and averaged, is the variance."""
+
+    deviations: Float[Tensor, "n probes"]
+    expected_sd: Float[Tensor, " n"] | None
+    """Of an expectation at the Gaussians' means, to be added in squares; None without one."""
+
+
+def graph_uncertainty(
+    objective: Objective,
+    slice_axis: int,
+    noise_sd: float,
+    settings: AppearanceSettings,
+    seed: int,
+) -> Uncertainty:
+    """The posterior of slices and graph, scaled so that 90 % intervals hold 90 % of held-out slices.
+
+    Every fifth slice is predicted from the others; where there are too few slices for that, the scale is 1.
+    """
+    n_probes, steps = settings.n_probes, settings.max_iterations
+    factor = 1.0
+    op, slices, weights = objective.terms[0]
+    held_out = held_out_slices(weights, slice_axis)
+    if held_out is not None:
+        trial = replace(objective, terms=((op, slices, weights * (1 - held_out)),))
+        # From nothing: the full fit as a start would already know the slices that are held out.
+        solution = trial.solve(None, settings.search_tolerance, steps)
+        deviations = trial.deviations(noise_sd, n_probes, seed, _TOLERANCE, steps)
+        variance = op.forward(deviations).square().mean(-1)
+        error = (op.forward(solution.value) - slices).abs()
+        seen = weights * held_out > 0
+        factor = _calibration(error[seen], variance[seen], noise_sd)
+    deviations = objective.deviations(noise_sd, n_probes, seed, _TOLERANCE, steps)
+    return Uncertainty(factor * deviations, None)
+
+
+def estimate_uncertainty(
+    objective: Objective,
+    expectations: Sequence[Expectation],
+    slice_axis: int,
+    noise_sd: float,
+    settings: AppearanceSettings,
+    seed: int,
+) -> Uncertainty:
+    """That of the graph, or, with expectations, the slices' noise beside the expectations' own error."""
+    if not expectations:
+        return graph_uncertainty(objective, slice_axis, noise_sd, settings, seed)
+    deviations = objective.deviations(noise_sd, settings.n_probes, seed, _TOLERANCE, settings.max_iterations)
+    precision = torch.stack([e.amplitude_weights / e.amplitude_sd.square() for e in expectations])
+    weights = torch.stack([e.amplitude_weights for e in expectations])
+    return Uncertainty(deviations, (weights.sum(0) / precision.sum(0)).sqrt())
+
+
+def _calibration(error: Float[Tensor, " m"], variance: Float[Tensor, " m"], noise_sd: float) -> float:
+    """c such that 90 % of the errors are within 1.645 √(c² variance + noise²)."""
+    low, high = _FACTOR_LIMITS
+    if float(variance.median()) < noise_sd**2:
+        # The noise hides what the posterior says; errors that it explains are no reason to trust it more.
+        low = 1.0
+    for _ in range(30):
+        middle = (low * high) ** 0.5
+        within = error <= _NORMAL_90 * (middle**2 * variance + noise_sd**2).sqrt()
+        low, high = (low, middle) if float(within.double().mean()) > 0.9 else (middle, high)
+    return high

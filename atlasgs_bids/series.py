@@ -1,0 +1,263 @@
+"""A DWI, ASL or M0 series: registered once, observed by one operator, solved and written volume by volume."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from atlasgs_bids.bids.companions import Gradients, gradients_text
+from atlasgs_bids.bids.derivatives import TargetOutputs, companion_path
+from atlasgs_bids.bids.files import atomic, image_stream, save_text, save_tsv
+from atlasgs_bids.config import RunConfig
+from atlasgs_bids.core.appearance import Appearance, fit_appearance
+from atlasgs_bids.core.metrics import noise_sd
+from atlasgs_bids.fitting import (
+    PlacedStack,
+    fit_stacks,
+    observe_placed,
+    place,
+    rendered_result,
+    rendered_volume,
+)
+from atlasgs_bids.imaging.anchor import Anchor
+from atlasgs_bids.imaging.directions import rotated_directions
+from atlasgs_bids.imaging.grid import resample
+from atlasgs_bids.imaging.series import Series, load_series, series_header
+from atlasgs_bids.imaging.volume import Grid, Volume
+from atlasgs_bids.observation import Observation
+from atlasgs_bids.plan import SubjectPlan
+from atlasgs_bids.progress import Progress
+from atlasgs_bids.report.figures import target_figure
+from atlasgs_bids.results import TargetResult
+from atlasgs_bids.scaffolding import SessionScaffold
+from atlasgs_bids.targets import TargetPlan
+from atlasgs_bids.volumes import SeriesPlan
+
+Array = npt.NDArray[np.float32]
+Measure = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class SeriesRun:
+    """One series, and all that is needed to restore it."""
+
+    plan: SubjectPlan
+    target: TargetPlan
+    series: SeriesPlan
+    outputs: TargetOutputs
+    scaffold: SessionScaffold
+    config: RunConfig
+    progress: Progress
+
+    @property
+    def label(self) -> str:
+        return f"{self.plan.label} {self.target.label}"
+
+
+def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
+    """Every volume restored and written; what is returned is the reference (mean b0, M0 or mean control).
+
+    The mean of the reference volumes is registered, or the separate M0 scan, and all volumes share its
+    position. Solving is linear, so the reference says how well the volumes are explained.
+    """
+    target, config = run.target, run.config
+    series = load_series(target.source.path)
+    reference = series.mean(run.series.reference)
+    with measure("registration"), run.progress.stage(f"{run.label}: registration") as advance:
+        placed = _placed(run, reference)
+        advance(1)
+    with measure("appearance"):
+        observation = observe_placed(placed, run.scaffold, config)
+        # One prior for all volumes, linear in them: a network of its own for the mean would not be.
+        with_graph = replace(config, prior="graph")
+        fit = fit_stacks(
+            [placed], [observation], run.scaffold, with_graph, run.progress, f"{run.label} reference"
+        )
+        weights_of_prior = _prior_weights(run, series, observation, fit.appearance)
+    result = rendered_result(fit, run.scaffold, config)
+    with measure("render"):
+        means = _write_volumes(run, series, observation, weights_of_prior, result)
+    _write_companions(run, placed, result.grid)
+    (stack,) = result.stacks
+    write_series_figures(
+        run.label, run.series, run.outputs, series, means.rendered, result.anchor,
+        SeriesPosition(result.grid, result.fov, stack.registration.target_from_anchor),
+    )  # fmt: skip
+    return replace(result, difference_to_noise=_difference_to_noise(run, series, means, observation))
+
+
+def solve_volumes(
+    series: Series,
+    observation: Observation,
+    weights_of_prior: list[float],
+    run: SeriesRun,
+) -> Iterator[Tensor]:
+    """Amplitudes (n,) of each volume in turn: same operator, same weights, the prior's weight by contrast."""
+    settings = run.config.core.appearance
+    for index, weight in enumerate(weights_of_prior):
+        volume = torch.from_numpy(series.volume(index)).to(run.config.device)
+        yield fit_appearance(
+            observation.slices_from_amplitudes, volume, observation.weights, run.scaffold.prior,
+            run.target.geometry.axis, replace(settings, regularization=weight),
+        ).amplitudes  # fmt: skip
+
+
+@dataclass
+class _Means:
+    """Running means over the volumes of each kind."""
+
+    rendered: dict[str, Array]
+    """On the output grid."""
+    simulated: dict[str, Array]
+    """Native grid."""
+
+    def add(self, kind: str, share: float, rendered: Array, simulated: Array) -> None:
+        for means, image in ((self.rendered, rendered), (self.simulated, simulated)):
+            means[kind] = means.get(kind, np.float32(0)) + np.float32(share) * image
+
+
+def _placed(run: SeriesRun, reference: Volume) -> PlacedStack:
+    """The reference volume in the position of what is registered."""
+    stack = run.target.stacks[0]
+    separate = run.series.registered_by
+    if separate is None:
+        return place(stack, reference, run.scaffold, run.config, run.label)
+    registered = load_series(separate.path)
+    moving = registered.mean(range(len(registered)))
+    return replace(place(stack, moving, run.scaffold, run.config, run.label), acquired=reference)
+
+
+def _prior_weights(
+    run: SeriesRun, series: Series, observation: Observation, reference: Appearance
+) -> list[float]:
+    """The prior's weight for each volume, chosen on the middle volume of its contrast: noise differs."""
+    settings, contrasts = run.config.core.appearance, run.series.contrasts
+    chosen: dict[str, float] = {}
+    for contrast in dict.fromkeys(contrasts):
+        indices = [index for index, own in enumerate(contrasts) if own == contrast]
+        if settings.regularization is not None or len(contrasts) == 1:
+            chosen[contrast] = reference.regularization
+            continue
+        volume = torch.from_numpy(series.volume(indices[len(indices) // 2])).to(run.config.device)
+        chosen[contrast] = fit_appearance(
+            observation.slices_from_amplitudes, volume, observation.weights, run.scaffold.prior,
+            run.target.geometry.axis, settings,
+        ).regularization  # fmt: skip
+    return [chosen[contrast] for contrast in contrasts]
+
+
+def _write_volumes(
+    run: SeriesRun,
+    series: Series,
+    observation: Observation,
+    weights_of_prior: list[float],
+    result: TargetResult,
+) -> _Means:
+    """Result, simulated and residual volumes, one at a time: no series lies in memory as float32."""
+    grid, anchor, kinds = result.grid, result.anchor, run.series.kinds
+    inside = result.fov & anchor.support_on(grid)
+    weights = observation.weights.cpu().numpy()
+    # Differences of perfusion volumes are the point of them, and a floor would not be linear.
+    floor = None if run.target.entities["suffix"] == "asl" or series.volume(0).min() < 0 else 0.0
+    n, step_s = len(series), series.seconds_per_volume
+    native_header = series_header((*weights.shape, n), series.world_from_voxel, step_s)
+    grid_header = series_header((*grid.shape, n), grid.world_from_voxel, step_s)
+    means = _Means({}, {})
+    with ExitStack() as files, run.progress.stage(f"{run.label}: volumes", n) as advance:
+        add_sr = files.enter_context(image_stream(run.outputs.sr, grid_header))
+        add_simulated = files.enter_context(image_stream(run.outputs.simulated, native_header))
+        add_residual = files.enter_context(image_stream(run.outputs.residual, native_header))
+        solved = solve_volumes(series, observation, weights_of_prior, run)
+        for index, amplitudes in enumerate(solved):
+            sr = rendered_volume(amplitudes, grid, inside, run.scaffold, run.config, floor=floor)
+            simulated = observation.slices_from_amplitudes.forward(amplitudes).cpu().numpy()
+            add_sr(sr)
+            add_simulated(simulated)
+            add_residual(np.where(weights > 0, series.volume(index) - simulated, np.float32(0)))
+            means.add(kinds[index], 1 / kinds.count(kinds[index]), sr, simulated)
+            advance(1)
+    return means
+
+
+def _write_companions(run: SeriesRun, placed: PlacedStack, grid: Grid) -> None:
+    """bval and bvec, turned with the head into the output's voxel axes; the ASL context as it is."""
+    source, outputs = run.target.source, run.outputs
+    if source.gradients is not None:
+        turned = rotated_directions(
+            source.gradients.directions,
+            placed.acquired.world_from_voxel,
+            placed.registration.target_from_anchor,
+            grid.world_from_voxel,
+        )
+        _save_gradients(Gradients(source.gradients.b_values, turned), outputs.sr)
+        for native in (outputs.simulated, outputs.residual):
+            _save_gradients(source.gradients, native)
+    if source.asl_context is not None:
+        rows = [{"volume_type": kind} for kind in source.asl_context]
+        for image in (outputs.sr, outputs.simulated, outputs.residual):
+            save_tsv(rows, companion_path(image, "aslcontext", ".tsv"))
+
+
+def _save_gradients(gradients: Gradients, image: Path) -> None:
+    for text, extension in zip(gradients_text(gradients), (".bval", ".bvec"), strict=True):
+        save_text(text, companion_path(image, "dwi", extension))
+
+
+@dataclass(frozen=True)
+class SeriesPosition:
+    """Where a series lies on the output grid."""
+
+    grid: Grid
+    fov: npt.NDArray[np.bool_]
+    target_from_anchor: npt.NDArray[np.float64]
+
+
+def write_series_figures(
+    label: str,
+    kinds: SeriesPlan,
+    outputs: TargetOutputs,
+    series: Series,
+    restored_means: Mapping[str, Array],
+    anchor: Anchor,
+    position: SeriesPosition,
+) -> None:
+    """One figure for each kind of volume, the mean of its volumes; for ASL control minus label as well."""
+    grid = position.grid
+    anchor_image = resample(anchor.volume, grid)
+    mask = anchor.foreground_on(grid) & position.fov
+
+    def draw(name: str, acquired: Volume, restored: Array) -> None:
+        cubic = resample(acquired, grid, position.target_from_anchor)
+        with atomic(outputs.figure_of(name)) as path:
+            target_figure(
+                path, anchor_image, cubic, restored, grid.world_from_voxel, f"{label}: {name}", mask
+            )
+
+    for kind in dict.fromkeys(kinds.kinds):
+        draw(kind, series.mean(kinds.volumes_of(kind)), restored_means[kind])
+    if kinds.is_perfusion:
+        acquired = Volume(_acquired_difference(kinds, series), series.world_from_voxel, series.observed)
+        draw("difference", acquired, restored_means["control"] - restored_means["label"])
+
+
+def _acquired_difference(kinds: SeriesPlan, series: Series) -> Array:
+    control, label = (series.mean(kinds.volumes_of(kind)).data for kind in ("control", "label"))
+    return control - label
+
+
+def _difference_to_noise(
+    run: SeriesRun, series: Series, means: _Means, observation: Observation
+) -> float | None:
+    """RMS of the acquired minus the simulated mean difference of control and label, over its noise."""
+    if not run.series.is_perfusion:
+        return None
+    acquired = _acquired_difference(run.series, series)
+    observed = observation.weights.cpu().numpy() > 0
+    error = acquired - (means.simulated["control"] - means.simulated["label"])
+    noise = noise_sd(acquired, run.target.geometry.axis, observed)
+    return float(np.sqrt(np.mean(error[observed] ** 2)) / noise) if noise > 0 else None

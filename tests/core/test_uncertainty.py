@@ -1,0 +1,104 @@
+"""The uncertainty against dense algebra, and on errors that are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from atlasgs_bids.core.objective import Objective
+from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.priors.expectation import Expectation
+from atlasgs_bids.core.priors.graph import GraphLaplacian
+from atlasgs_bids.core.settings import AppearanceSettings, GraphSettings
+from atlasgs_bids.core.uncertainty import estimate_uncertainty, graph_uncertainty
+from tests.helpers import dense_matrix, random_gaussians
+
+N = 40
+
+
+class _Dense(LinearOperator):
+    """A matrix whose range has the shape of slices; one operand or several."""
+
+    def __init__(self, matrix: torch.Tensor, shape: tuple[int, int, int]) -> None:
+        self.matrix, self.shape_in, self.shape_out = matrix, (matrix.shape[1],), shape
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.matrix @ x).reshape(*self.shape_out, *x.shape[1:])
+
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return self.matrix.T @ y.reshape(self.matrix.shape[0], *y.shape[3:])
+
+
+def _objective(regularization: float = 0.5) -> tuple[Objective, torch.Tensor]:
+    """An objective and the matrix of its quadratic form."""
+    generator = torch.Generator().manual_seed(1)
+    op = _Dense(torch.rand(10 * 4, N, generator=generator), (1, 4, 10))
+    weights = torch.ones(1, 4, 10)
+    weights[:, 0] = 0
+    prior = GraphLaplacian(random_gaussians(N, 6.0, dtype=torch.float32), torch.zeros(N, 1), GraphSettings(6))
+    slices = torch.rand(1, 4, 10, generator=generator)
+    objective = Objective(((op, slices, weights),), prior, regularization)
+    laplacian = torch.stack([prior.forward(row) for row in torch.eye(N)], dim=1)
+    misfit = op.matrix.T @ (weights.reshape(-1, 1) * op.matrix)
+    return objective, misfit + regularization * laplacian
+
+
+def test_edge_noise_has_the_covariance_of_the_laplacian() -> None:
+    prior = _objective()[0].prior
+    draws = torch.stack([prior.square_root_noise(seed) for seed in range(600)], dim=1)
+    laplacian = torch.stack([prior.forward(row) for row in torch.eye(N)], dim=1)
+    covariance = draws @ draws.T / draws.shape[1]
+    assert (
+        float((covariance - laplacian).norm() / laplacian.norm()) < 0.4
+    )  # √(40 / 600) = 0.26 from so few draws
+
+
+def test_deviations_have_the_covariance_of_the_posterior() -> None:
+    objective, hessian = _objective()
+    deviations = objective.deviations(2.0, 600, 0, 1e-4, 500)
+    covariance = deviations @ deviations.T / deviations.shape[1]
+    exact = 4.0 * torch.linalg.inv(hessian.double())
+    assert float((covariance - exact).norm() / exact.norm()) < 0.4
+    again = objective.deviations(2.0, 3, 0, 1e-4, 500)
+    torch.testing.assert_close(again, deviations[:, :3], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("noise_sd", [0.02, 0.2])
+def test_intervals_of_the_graph_hold_the_truth(noise_sd: float) -> None:
+    """Amplitudes drawn from the prior itself, slices with the noise that is said: 90 % inside, calibrated."""
+    objective, _ = _objective()
+    ((op, _, weights),) = objective.terms
+    inverse = torch.linalg.pinv(torch.stack([objective.prior.forward(row) for row in torch.eye(N)], dim=1))
+    settings = AppearanceSettings(n_probes=20)
+    inside = []
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        truth = inverse @ objective.prior.square_root_noise(1000 + seed) + 1.0
+        slices = op.forward(truth) + noise_sd * torch.randn(weights.shape, generator=generator)
+        # λ = noise² / variance of the prior
+        drawn = Objective(((op, slices, weights),), objective.prior, noise_sd**2)
+        amplitudes = drawn.solve(None, 1e-5, 500).value
+        found = graph_uncertainty(drawn, 2, noise_sd, settings, seed)
+        assert found.expected_sd is None
+        sd = found.deviations.square().mean(1).sqrt()
+        inside.append(float(((amplitudes - truth).abs() <= 1.645 * sd).float().mean()))
+    assert 0.8 <= np.mean(inside) <= 0.97
+
+
+def test_an_expectation_passes_its_own_error_on() -> None:
+    """Two stacks: each counts where it is inside its lattice."""
+    objective, _ = _objective()
+    first, second = torch.rand(N) + 0.5, torch.rand(N) + 0.5
+    inside, outside = torch.ones(N), torch.full((N,), 1e-6)
+    image = torch.zeros(1, 1, 1)
+    expectations = [
+        Expectation(objective.terms[0][0], image, image, image, torch.zeros(N), sd, weights)
+        for sd, weights in ((first, inside), (second, outside))
+    ]
+    found = estimate_uncertainty(objective, expectations, 2, 1.0, AppearanceSettings(), 0)
+    torch.testing.assert_close(found.expected_sd, first, rtol=1e-4, atol=0)
+    assert found.deviations.shape == (N, AppearanceSettings().n_probes)
+
+
+def test_dense_operator_is_what_it_says() -> None:
+    op = _Dense(torch.rand(6, 3, dtype=torch.float64), (1, 2, 3))
+    torch.testing.assert_close(dense_matrix(op), op.matrix)
