@@ -10,8 +10,8 @@ from atlasgs_bids.plan import SubjectPlan
 
 _LIBRARIES_MIB = 750.0
 """Resident memory of Python with torch, SimpleITK and matplotlib at work."""
-_KIB_PER_GAUSSIAN = 1.75
-"""Measured peaks lie below it: graph, rendering matrix and images grow with the number of Gaussians."""
+_KIB_PER_GAUSSIAN = 3.0
+"""Measured peaks lie below it: graph, rendering matrix and draws grow with the number of Gaussians."""
 _KIB_PER_VOXEL = 0.1
 """Images on the anchor's grid: about twenty in single precision."""
 _CHUNK_SHARE = 0.25

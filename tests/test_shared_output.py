@@ -27,7 +27,7 @@ N_KILLS = 10
 @pytest.fixture(scope="module")
 def bids_dir(tmp_path_factory):
     dataset = Dataset.create(tmp_path_factory.mktemp("shared") / "bids")
-    dataset.add_participant("01", "FLAIR", "T2w").add_participant("02")
+    dataset.add_participant("01").add_participant("02")
     return dataset.root
 
 
@@ -70,7 +70,7 @@ def forked_runs(bids_dir, runs):
         [sys.executable, "-c", FORKS, json.dumps(runs, default=str), *arguments],
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=5 * TIMEOUT_S,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
@@ -201,9 +201,9 @@ def test_a_full_disk_is_a_failure_that_says_so_and_leaves_no_half_file(bids_dir,
 def test_figures_are_drawn_again_from_the_results_alone(bids_dir, undisturbed, tmp_path):
     out_dir = tmp_path / "out"
     shutil.copytree(undisturbed[0], out_dir)
-    figure = outputs(out_dir, "01", "FLAIR").figure
-    figure.unlink()
-    outputs(out_dir, "01", "T2w").metrics_json.write_text("{}")
+    paths = outputs(out_dir, "01", "FLAIR")
+    paths.figure.unlink()
+    paths.metrics_json.write_text("{}")
     code, last_line, log = atlasgs(bids_dir, out_dir, "--reports-only")
     assert code == 1, log
     assert last_line.startswith("1 of 2 participants done; failed: sub-02 FLAIR: found no sub-02_")
@@ -220,9 +220,10 @@ def test_the_resource_table_has_every_stage(bids_dir, tmp_path):
     path = out_dir / "logs" / "sub-02_resources.tsv"
     names, *rows = (line.split("\t") for line in path.read_text().splitlines())
     table = {row[0]: dict(zip(names, row, strict=True)) for row in rows}
-    stages = ("scaffold", "graph", "FLAIR: registration", "FLAIR: appearance", "FLAIR: rendering and writing")
     whole = table.pop("sub-02: all")
-    assert {name.replace("sub-02 ", "").replace("sub-02: ", "") for name in table} == set(stages)
+    stages = {"sub-02: scaffold", "sub-02: graph"}
+    stages |= {f"sub-02 FLAIR: {name}" for name in ("registration", "appearance", "rendering", "writing")}
+    assert stages <= set(table)
     total_s = sum(float(row["seconds"]) for row in table.values())
     assert total_s <= float(whole["seconds"]) <= time.monotonic() - begin_s
     for row in (whole, *table.values()):
