@@ -42,10 +42,11 @@ def run(config: RunConfig) -> int:
             config = _checked_settings(config)
             _validate(config, participants)
             plans, failures = _plan(config, participants)
+            _check_scaffold(config, plans)
             if config.dry_run:
                 _print_plan(plans, failures)
                 return EXIT_FAILED if failures else EXIT_DONE
-            write_dataset_files(config.out_dir, config.bids_dir, __version__)
+            write_dataset_files(config.out_dir, config.bids_dir, __version__, config.derivatives)
             for folder in (config.out_dir, config.out_dir / "logs"):
                 remove_stale_temporaries(folder)
             for failure in failures:
@@ -70,7 +71,12 @@ def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectP
     failures: list[Failed] = []
     for participant in participants:
         found = discover_participant(
-            config.bids_dir, participant, config.session_ids, config.bids_filters, config.bids_database_dir
+            config.bids_dir,
+            participant,
+            config.session_ids,
+            config.bids_filters,
+            config.derivatives,
+            config.bids_database_dir,
         )
         if not found:
             logger.warning("sub-%s: no images in session %s", participant, ", ".join(config.session_ids))
@@ -117,7 +123,19 @@ def _selected_participants(config: RunConfig) -> list[str]:
     selected = list(config.participant_labels) or known
     sessions = {session for label in selected for session in list_sessions(config.bids_dir, label)}
     _refuse_unknown("session", config.session_ids, sorted(sessions))
+    if config.anchor_session is not None:
+        _refuse_unknown("session", [config.anchor_session], sorted(sessions))
     return selected
+
+
+def _check_scaffold(config: RunConfig, plans: Sequence[SubjectPlan]) -> None:
+    """Raise ConfigurationError where one scaffold would serve several brains."""
+    anchors = sorted({plan.anchor.path.name for plan in plans if plan.targets})
+    if config.scaffold is not None and len(anchors) > 1:
+        raise ConfigurationError(
+            f"--scaffold {config.scaffold.name} belongs to one T1w, but the run has {len(anchors)} "
+            f"({', '.join(anchors[:_N_FAILURES_NAMED])}); name one with --participant-label and --session-id"
+        )
 
 
 def _refuse_unknown(kind: str, asked: Sequence[str], known: Sequence[str]) -> None:
@@ -143,8 +161,6 @@ def _checked_settings(config: RunConfig) -> RunConfig:
             raise ConfigurationError(
                 f"work dir {config.work_dir} cannot be made ({error.strerror}); choose another one"
             ) from error
-    if config.derivatives:
-        logger.warning("--derivatives: checked, but nothing uses %s yet", ", ".join(config.derivatives))
     place_caches(config.work_dir)
     n_threads = config.n_threads or share_of_threads(config.n_procs)
     limit_threads(n_threads)

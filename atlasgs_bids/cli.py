@@ -9,7 +9,13 @@ import click
 from atlasgs_bids import __version__, options
 from atlasgs_bids.bids.entities import INPUT_SUFFIXES
 from atlasgs_bids.config import RunConfig, resolve_out_dir
-from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
+from atlasgs_bids.core.settings import (
+    GEOMETRY_MODES,
+    AppearanceSettings,
+    CoreSettings,
+    GeometrySettings,
+    ScaffoldSettings,
+)
 
 DEFAULTS = RunConfig(bids_dir=Path(), out_dir=Path(), analysis_level="participant")
 _SCAFFOLD, _APPEARANCE = DEFAULTS.core.scaffold, DEFAULTS.core.appearance
@@ -46,6 +52,17 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     callback=options.labels("ses"),
     metavar="LABEL...",
     help="Sessions to process, with or without ses-; default: all.",
+)
+@click.option(
+    "--anchor-session",
+    callback=options.label("ses"),
+    metavar="LABEL",
+    help="Session whose T1w is the anchor of every session; default: each session has its own.",
+)
+@click.option(
+    "--scaffold",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Gaussians (npz, or PLY edited in a viewer) to use instead of fitting them to the T1w.",
 )
 @click.option(
     "--bids-filter-file",
@@ -185,6 +202,14 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Steps that fit the Gaussians to the T1w.",
 )
 @click.option(
+    "--geometry",
+    type=click.Choice(GEOMETRY_MODES),
+    default=DEFAULTS.core.geometry.mode,
+    show_default=True,
+    help="Gaussians of a target: the T1w's as they are; shifted and scaled a little to fit its slices; "
+    "fitted freely from there; or fitted to the target alone.",
+)
+@click.option(
     "--regularization",
     type=click.FloatRange(min=0, min_open=True),
     default=_APPEARANCE.regularization,
@@ -237,15 +262,18 @@ def _config(values: dict[str, Any]) -> RunConfig:
             tolerance=values.pop("tolerance"),
             max_iterations=values.pop("max_iterations"),
         ),
+        geometry=replace(GeometrySettings(), mode=values.pop("geometry")),
         seed=values.pop("seed"),
     )
     values.pop("notrack")
     work_dir, database_dir = values.pop("work_dir"), values.pop("bids_database_dir")
+    scaffold = values.pop("scaffold")
     return RunConfig(
         bids_dir=values.pop("bids_dir").absolute(),
         out_dir=resolve_out_dir(values.pop("out_dir")),
         work_dir=work_dir.absolute() if work_dir else None,
         bids_database_dir=database_dir.absolute() if database_dir else None,
+        scaffold=scaffold.absolute() if scaffold else None,
         core=core,
         **values,
     )

@@ -22,10 +22,12 @@ class RunConfig:
     """Without ``ses-``; empty: all."""
     bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Query of each kind of input (``t1w``, ``flair``, ``dwi``, ...): pybids entity -> value or list."""
-    bids_database_dir: Path | None = None
-    """Where the index of each participant is kept between runs; None: nowhere."""
     derivatives: Mapping[str, Path] = field(default_factory=dict)
     """Other pipelines' results by name, such as ``fmriprep``."""
+    anchor_session: str | None = None
+    """Session whose T1w is the anchor of every session, without ``ses-``; None: each session's own."""
+    bids_database_dir: Path | None = None
+    """Where the index of each participant is kept between runs; None: nowhere."""
     skip_bids_validation: bool = False
     work_dir: Path | None = None
     """Caches and other throw-away files; None: a folder under the system's temporary directory."""
@@ -58,6 +60,8 @@ class RunConfig:
     """Thickness by BIDS suffix, before that of the sidecars; ``""``: of every other target."""
     combine_stacks: str = "orthogonal"
     """Stacks of one contrast in one result: ``none``, ``orthogonal`` (no two parallel) or ``all``."""
+    scaffold: Path | None = None
+    """A scaffold (npz or PLY) that is used as it is; None: one is fitted to the anchor."""
     core: CoreSettings = field(default_factory=CoreSettings)
 
     def given_thickness_mm(self, suffix: str) -> float | None:

@@ -127,6 +127,20 @@ def labels(key: str) -> Callable[[click.Context, click.Parameter, Sequence[str]]
     return clean
 
 
+def label(key: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Callback for one label, with or without ``key-``."""
+
+    def clean(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        if value is None:
+            return None
+        given = labels(key)(ctx, param, [value])
+        if len(given) != 1:
+            raise click.BadParameter(f"{value!r}, expected one label", ctx, param)
+        return given[0]
+
+    return clean
+
+
 def filters(ctx: click.Context, param: click.Parameter, path: Path | None) -> dict[str, dict[str, Any]]:
     """Content of a --bids-filter-file, its keys checked."""
     if path is None:

@@ -39,6 +39,8 @@ class SubjectPlan:
     anchor: ImageFile
     anchor_reason: str
     brain_mask: ImageFile | None
+    other_anchor: ImageFile | None
+    """The T1w of another session that the scaffold is compared with; None: there is only one."""
     targets: tuple[TargetPlan, ...]
     skipped: tuple[tuple[Path, str], ...]
     """Images that need no restoration or are none of the app's, with the reason."""
@@ -56,17 +58,18 @@ def plan_subject(inputs: SubjectInputs, config: RunConfig) -> SubjectPlan:
     """The plan of one session; raises InputError where it has no usable T1w."""
     if inputs.problem is not None:
         raise InputError(inputs.problem)
-    anchor, anchor_reason, refused, warnings = _choose_anchor(inputs)
+    anchor, anchor_reason, refused, warnings = _choose_anchor(inputs, config.anchor_session)
     _check_resolution(config.resolution, anchor)
     anchor_voxel_mm = float(voxel_sizes_mm(image_header(anchor).world_from_voxel).min())
     brain_mask, mask_warnings = choose_brain_mask(inputs.brain_masks, anchor)
-    found = plan_targets(inputs.targets, anchor_voxel_mm, config)
+    found = plan_targets(inputs.targets, anchor, anchor_voxel_mm, config)
     return SubjectPlan(
         participant=inputs.participant,
         session=inputs.session,
         anchor=anchor,
         anchor_reason=anchor_reason,
         brain_mask=brain_mask,
+        other_anchor=_other_anchor(inputs, anchor),
         targets=tuple(found.targets),
         skipped=(*refused, *found.skipped),
         warnings=(*warnings, *mask_warnings, *found.warnings),
@@ -75,25 +78,32 @@ def plan_subject(inputs: SubjectInputs, config: RunConfig) -> SubjectPlan:
 
 
 def _choose_anchor(
-    inputs: SubjectInputs,
+    inputs: SubjectInputs, asked_session: str | None
 ) -> tuple[ImageFile, str, list[tuple[Path, str]], list[str]]:
     """The T1w to use, why this one, the session's T1w images that cannot be used, and warnings."""
+    wanted = asked_session or inputs.session
+    ready = [i for i in inputs.preprocessed if i.entities.get("session") in (wanted, None)]
+    ready = [i for i in ready if i.problem is None]
+    if ready:
+        anchor = max(ready, key=lambda image: "session" in image.entities)
+        return anchor, f"preprocessed, {_sides(image_header(anchor))} mm", [], []
     judged = [(image, _anchor_problem(image)) for image in inputs.anchors]
     usable = [image for image, problem in judged if problem is None]
     refused = [(image, problem) for image, problem in judged if problem is not None]
     sessions = sorted({image.entities.get("session") for image in usable}, key=lambda label: label or "")
-    if not sessions:
+    if not sessions or (asked_session is not None and asked_session not in sessions):
         problems = [p if i.path.name in p else f"{i.path.name}: {p}" for i, p in refused]
+        where = f" in ses-{asked_session} (--anchor-session)" if asked_session else ""
         raise InputError(
-            f"{'; '.join(problems) or 'found no T1w image'}; expected a T1w with a voxel anisotropy below "
-            f"{MAX_ANCHOR_ANISOTROPY:g} as the anchor; add one, or point to it with --bids-filter-file"
+            f"{'; '.join(problems) or 'found no T1w image'}{where}; expected a T1w with a voxel anisotropy "
+            f"below {MAX_ANCHOR_ANISOTROPY:g} as the anchor; add one, or point to it with --bids-filter-file"
         )
-    session = inputs.session if inputs.session in sessions else sessions[0]
+    session = wanted if wanted in sessions else sessions[0]
     candidates = sorted((i for i in usable if i.entities.get("session") == session), key=_anchor_rank)
     anchor = candidates[0]
     header = image_header(anchor)
     warnings = []
-    if session != inputs.session:
+    if session not in (inputs.session, asked_session):
         where = f"ses-{session}" if session else "outside the sessions"
         warnings.append(f"no usable T1w in this session; {anchor.path.name} ({where}) is the anchor")
     conflict = orientation_conflict(anchor)
@@ -105,6 +115,18 @@ def _choose_anchor(
         )
     here = [(i.path, problem) for i, problem in refused if i.entities.get("session") == inputs.session]
     return anchor, _anchor_reason(candidates), here, warnings
+
+
+def _other_anchor(inputs: SubjectInputs, anchor: ImageFile) -> ImageFile | None:
+    """This session's own T1w where another session's is the anchor, else that of the first other session."""
+    usable = [image for image in inputs.anchors if _anchor_problem(image) is None]
+    others = [i for i in usable if i.entities.get("session") != anchor.entities.get("session")]
+    if not others or anchor.entities.get("session") is None:
+        return None
+    session = inputs.session
+    if session not in {image.entities.get("session") for image in others}:
+        session = min(image.entities.get("session") or "" for image in others)
+    return min((i for i in others if (i.entities.get("session") or "") == (session or "")), key=_anchor_rank)
 
 
 def _anchor_problem(image: ImageFile) -> str | None:
@@ -185,6 +207,9 @@ def plan_table(plans: Iterable[SubjectPlan], failures: Iterable[tuple[str, str]]
     table = Table("participant", "image", "role", "details", title="Plan", title_justify="left")
     for plan in plans:
         rows = [("anchor", plan.anchor.path.name, plan.anchor_reason)]
+        if plan.other_anchor is not None:
+            name = plan.other_anchor.path.name
+            rows.append(("compare", name, "another session's T1w, to see whether the scaffold explains it"))
         if plan.brain_mask is not None:
             rows.append(("brain mask", plan.brain_mask.path.name, plan.brain_mask.path.as_posix()))
         rows += [

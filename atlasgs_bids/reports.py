@@ -15,11 +15,11 @@ from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration import read_itk_transform
 from atlasgs_bids.imaging.series import load_series
 from atlasgs_bids.imaging.volume import Grid, load_volume
-from atlasgs_bids.outputs import mean_interpolated
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.report.dictionary import metrics_dictionary
 from atlasgs_bids.report.figures import target_figure
+from atlasgs_bids.results import mean_interpolated
 from atlasgs_bids.series import SeriesPosition, write_series_figures
 from atlasgs_bids.subject import Failure, SubjectResult
 from atlasgs_bids.targets import TargetPlan
@@ -79,12 +79,12 @@ def _redraw_stacks(
             for stack in target.stacks
         ]
     sidecar = json.loads(outputs.sr_json.read_text(encoding="utf-8"))
-    cubic = mean_interpolated(
-        [load_volume(stack.source.path) for stack in target.stacks],
-        [read_itk_transform(of_stack.xfm) for of_stack in own],
-        sidecar.get("StackGains") or [1.0],
-        grid,
-    )
+    gains = sidecar.get("StackGains") or [1.0]
+    stacks = [
+        (load_volume(stack.source.path), read_itk_transform(of_stack.xfm), gain)
+        for stack, of_stack, gain in zip(target.stacks, own, gains, strict=True)
+    ]
+    cubic = mean_interpolated(stacks, grid)
     images = (resample(anchor.volume, grid), cubic, load_volume(outputs.sr).data)
     with atomic(outputs.figure) as path:
         target_figure(path, *images, grid.world_from_voxel, label, anchor.foreground_on(grid) & fov)

@@ -1,6 +1,7 @@
 """A DWI, ASL or M0 series: registered once, observed by one operator, solved and written volume by volume."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,6 @@ from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.fitting import (
     PlacedStack,
-    fit_stacks,
-    observe_placed,
     place,
     rendered_result,
     rendered_volume,
@@ -35,8 +34,12 @@ from atlasgs_bids.progress import Progress
 from atlasgs_bids.report.figures import target_figure
 from atlasgs_bids.results import TargetResult
 from atlasgs_bids.scaffolding import SessionScaffold
+from atlasgs_bids.target_geometry import fit_target
 from atlasgs_bids.targets import TargetPlan
 from atlasgs_bids.volumes import SeriesPlan
+
+_BLOCK_BYTES = 2**30
+_MOST_TOGETHER = 16
 
 Array = npt.NDArray[np.float32]
 Measure = Callable[[str], AbstractContextManager[None]]
@@ -72,14 +75,13 @@ def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
         placed = _placed(run, reference)
         advance(1)
     with measure("appearance"):
-        observation = observe_placed(placed, run.scaffold, config)
         # One prior for all volumes, linear in them: a network of its own for the mean would not be.
         with_graph = replace(config, prior="graph")
-        fit = fit_stacks(
-            [placed], [observation], run.scaffold, with_graph, run.progress, f"{run.label} reference"
-        )
-        weights_of_prior = _prior_weights(run, series, observation, fit.appearance)
-    result = rendered_result(fit, run.scaffold, config)
+        fitted = fit_target([placed], run.scaffold, with_graph, run.progress, f"{run.label} reference")
+        (observation,) = fitted.observations
+        run = replace(run, scaffold=fitted.scaffold)
+        weights_of_prior = _prior_weights(run, series, observation, fitted.fit.appearance)
+    result = rendered_result(fitted.fit, fitted.scaffold, config)
     with measure("render"):
         means = _write_volumes(run, series, observation, weights_of_prior, result)
     _write_companions(run, placed, result.grid)
@@ -97,14 +99,37 @@ def solve_volumes(
     weights_of_prior: list[float],
     run: SeriesRun,
 ) -> Iterator[Tensor]:
-    """Amplitudes (n,) of each volume in turn: same operator, same weights, the prior's weight by contrast."""
+    """Amplitudes (n,) of each volume in turn, solved together in blocks that bound the memory.
+
+    Same operator and same weights for all, the prior's weight by contrast.
+    """
     settings = run.config.core.appearance
-    for index, weight in enumerate(weights_of_prior):
-        volume = torch.from_numpy(series.volume(index)).to(run.config.device)
-        yield fit_appearance(
-            observation.slices_from_amplitudes, volume, observation.weights, run.scaffold.prior,
-            run.target.geometry.axis, replace(settings, regularization=weight),
+    n_elements = 6 * observation.splat.shape_in[0] + 3 * math.prod(observation.splat.shape_out)
+    n_together = min(_MOST_TOGETHER, max(1, _BLOCK_BYTES // (4 * n_elements)))
+    for indices in _blocks(weights_of_prior, n_together):
+        volumes = np.stack([series.volume(index) for index in indices], axis=3)
+        amplitudes = fit_appearance(
+            observation.slices_from_amplitudes, torch.from_numpy(volumes).to(run.config.device),
+            observation.weights, run.scaffold.prior, run.target.geometry.axis,
+            replace(settings, regularization=weights_of_prior[indices[0]]),
         ).amplitudes  # fmt: skip
+        for column in amplitudes.unbind(1):
+            yield column.contiguous()
+
+
+def _blocks(weights_of_prior: Sequence[float], n_together: int) -> list[list[int]]:
+    """Runs of neighbouring volumes with one weight, at most ``n_together`` long.
+
+    >>> _blocks([0.1, 0.1, 0.1, 0.03, 0.1], 2)
+    [[0, 1], [2], [3], [4]]
+    """
+    blocks: list[list[int]] = []
+    for index, weight in enumerate(weights_of_prior):
+        if blocks and len(blocks[-1]) < n_together and weights_of_prior[blocks[-1][0]] == weight:
+            blocks[-1].append(index)
+        else:
+            blocks.append([index])
+    return blocks
 
 
 @dataclass

@@ -16,13 +16,15 @@ from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.errors import error_text
-from atlasgs_bids.fitting import fit_stacks, observe_placed, place, rendered_result
+from atlasgs_bids.fitting import place, rendered_result
 from atlasgs_bids.imaging.volume import load_volume
+from atlasgs_bids.longitudinal import check_other_session
 from atlasgs_bids.outputs import MIN_COVERAGE, coverage_warning, save_images, write_target
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.scaffolding import SessionScaffold, session_scaffold
 from atlasgs_bids.series import SeriesRun, restore_series
+from atlasgs_bids.target_geometry import fit_target
 from atlasgs_bids.targets import TargetPlan
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,9 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
     if not pending:
         return SubjectResult((), tuple(skipped), ())
     scaffold = session_scaffold(plan, config, progress)
+    with progress.stage(f"{plan.label}: other sessions") as advance:
+        check_other_session(plan, scaffold, config)
+        advance(1)
     finished, failures = [], []
     for target, outputs in pending:
         try:
@@ -110,10 +115,9 @@ def _process_target(
             ]
             advance(1)
         with clock.measure("appearance"):
-            observations = [observe_placed(stack, scaffold, config) for stack in placed]
-            fit = fit_stacks(placed, observations, scaffold, config, progress, label)
+            fitted = fit_target(placed, scaffold, config, progress, label)
         with clock.measure("render"), progress.stage(f"{label}: rendering") as advance:
-            result = rendered_result(fit, scaffold, config)
+            result = rendered_result(fitted.fit, fitted.scaffold, config)
             advance(1)
         save_images(outputs, result, config)
     if result.coverage < MIN_COVERAGE:

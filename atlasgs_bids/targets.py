@@ -9,6 +9,7 @@ import numpy as np
 
 from atlasgs_bids.bids.entities import DERIVATIVE_ENTITIES, image_label
 from atlasgs_bids.bids.images import ImageFile, ImageHeader
+from atlasgs_bids.bids.preprocessed import find_transform
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.slices import SliceGeometry, slice_geometry, slice_normal
@@ -30,6 +31,8 @@ class StackPlan:
 
     source: ImageFile
     geometry: SliceGeometry
+    transform: Path | None = None
+    """ITK text file of another pipeline with the position relative to the anchor; None: it is registered."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class SessionTargets:
     """Label and message of the images that cannot be used."""
 
 
-def plan_targets(images: Sequence[ImageFile], anchor_voxel_mm: float, config: RunConfig) -> SessionTargets:
+def plan_targets(
+    images: Sequence[ImageFile], anchor: ImageFile, anchor_voxel_mm: float, config: RunConfig
+) -> SessionTargets:
     """Every usable thick image of a session, stacks of one contrast together (``--combine-stacks``)."""
     found = SessionTargets()
     for image in images:
@@ -88,7 +93,8 @@ def plan_targets(images: Sequence[ImageFile], anchor_voxel_mm: float, config: Ru
         if reason is not None:
             found.skipped.append((image.path, reason))
             continue
-        found.targets.append(TargetPlan((StackPlan(image, geometry),), image.entities, label, series))
+        stack = StackPlan(image, geometry, find_transform(anchor, image))
+        found.targets.append(TargetPlan((stack,), image.entities, label, series))
         found.warnings += [f"{label}: {text}" for text in (*geometry.warnings, *orientation_warning)]
     return _combined(found, config.combine_stacks)
 

@@ -16,6 +16,16 @@ BRIGHTNESS = {
 }
 """Signal of each tissue. The T1w is the template itself (0 ... 1000) and knows nothing of the lesion."""
 
+SERIES_BRIGHTNESS = {
+    "b0": {"gm": 590.0, "wm": 430.0, "csf": 1000.0, "lesion": 800.0},
+    "b1000x": {"gm": 265.0, "wm": 95.0, "csf": 50.0, "lesion": 600.0},
+    "b1000y": {"gm": 265.0, "wm": 320.0, "csf": 50.0, "lesion": 600.0},
+    "b1000z": {"gm": 265.0, "wm": 320.0, "csf": 50.0, "lesion": 600.0},
+    "control": {"gm": 700.0, "wm": 560.0, "csf": 850.0, "lesion": 600.0},
+    "perfusion": {"gm": 30.0, "wm": 10.0, "csf": 0.0, "lesion": 4.0},
+}
+"""Signal in the diffusion and ASL series. White matter's fibres all run from left to right."""
+
 N_WAVES, WAVE_AMPLITUDE_MM, WAVE_LENGTHS_MM = 4, 2.0, (90.0, 150.0)
 """The deformation's steepest possible slope is 4 · 2 · 2π / 90 = 0.56 < 1, so it never folds."""
 
@@ -33,7 +43,7 @@ class Anatomy:
     """One subject: band-limited maps in template space, and the deformation that makes it an individual."""
 
     coefficients: dict[str, Array]
-    """Cubic B-spline coefficients of T1w, FLAIR, T2w, brain and lesion (these two: 0 ... 1)."""
+    """Cubic B-spline coefficients of T1w, FLAIR, T2w, the series' contrasts, brain and lesion (0 ... 1)."""
     template_voxel_from_template: Affine
     wave_vectors: npt.NDArray[np.float64]
     """(N_WAVES, 3) rad/mm."""
@@ -70,11 +80,11 @@ def make_anatomy(lesion: Lesion, detail_mm: int, seed: int) -> Anatomy:
     maps = {"T1w": 1000 * tissues["t1w"] * _texture(rng, shape, detail_mm), "brain": tissues["brain"]}
     maps["lesion"] = _lesion_fraction(lesion, tissues["wm"], template_from_voxel, rng)
     for contrast, signal in BRIGHTNESS.items():
-        # Each tissue has its own texture in each contrast: no target is a function of the T1w's intensity.
-        healthy = np.zeros(shape, dtype=np.float32)
-        for tissue in ("gm", "wm", "csf"):
-            healthy += signal[tissue] * tissues[tissue] * _texture(rng, shape, detail_mm)
-        maps[contrast] = healthy + maps["lesion"] * (signal["lesion"] - healthy)
+        maps[contrast] = _contrast(signal, tissues, maps["lesion"], detail_mm, rng)
+    series_rng = np.random.default_rng([seed, 2])
+    for contrast, signal in SERIES_BRIGHTNESS.items():
+        maps[contrast] = _contrast(signal, tissues, maps["lesion"], detail_mm, series_rng)
+    maps["label"] = maps["control"] - maps["perfusion"]
 
     directions = rng.normal(size=(2, N_WAVES, 3))
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
@@ -86,6 +96,20 @@ def make_anatomy(lesion: Lesion, detail_mm: int, seed: int) -> Anatomy:
         wave_phases=rng.uniform(0, 2 * np.pi, size=N_WAVES),
         wave_displacements_mm=directions[1] * WAVE_AMPLITUDE_MM,
     )
+
+
+def _contrast(
+    signal: dict[str, float],
+    tissues: dict[str, Array],
+    lesion: Array,
+    detail_mm: int,
+    rng: np.random.Generator,
+) -> Array:
+    """Each tissue has its own texture in each contrast: no target is a function of the T1w's intensity."""
+    healthy = np.zeros(lesion.shape, dtype=np.float32)
+    for tissue in ("gm", "wm", "csf"):
+        healthy += signal[tissue] * tissues[tissue] * _texture(rng, lesion.shape, detail_mm)
+    return np.asarray(healthy + lesion * (signal["lesion"] - healthy), dtype=np.float32)
 
 
 @cache

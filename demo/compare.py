@@ -9,8 +9,11 @@ from scipy import ndimage
 
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration import read_itk_transform
+from atlasgs_bids.imaging.series import load_series
 from atlasgs_bids.imaging.volume import Volume, load_volume, voxel_sizes_mm
 from atlasgs_bids.study.scores import score_in_mask
+
+from make_series import VOLUMES, summary
 
 RING_GAP_MM, RING_REACH_MM = 3.0, 8.0
 
@@ -46,16 +49,26 @@ def compare(
     truth, brain_fraction, lesion_fraction = (
         load_volume(truth_dir / f"{name}.nii.gz") for name in (target, "brain", "lesion")
     )
+    acquired_volume, result_volume = _volume(acquired, target), _volume(result, target)
     brain, lesion = brain_fraction.data > 0.5, lesion_fraction.data > 0.5
     target_from_anchor = read_itk_transform(transform)
-    cubic = resample(load_volume(acquired), truth.grid, target_from_anchor, order=3)
+    cubic = resample(acquired_volume, truth.grid, target_from_anchor, order=3)
     return Comparison(
         participant,
         target,
         score(truth, cubic, brain, lesion),
-        score(truth, _on_same_grid(load_volume(result), truth), brain, lesion),
+        score(truth, _on_same_grid(result_volume, truth), brain, lesion),
         mean_distance_mm(target_from_anchor, true_target_from_anchor, brain, truth.world_from_voxel),
     )
+
+
+def _volume(path: Path, target: str) -> Volume:
+    """The image, or what is scored of a series."""
+    if target not in VOLUMES:
+        return load_volume(path)
+    series = load_series(path)
+    data = np.stack([series.volume(index) for index in range(len(series))], axis=3)
+    return Volume(summary(data, target), series.world_from_voxel)
 
 
 def score(

@@ -1,4 +1,4 @@
-"""The demo's dataset: two subjects with a sharp T1w, and FLAIR and T2w in thick oblique slices.
+"""The demo's dataset: two subjects with a sharp T1w and thick oblique FLAIR and T2w, one with DWI and ASL.
 
     python demo/make_dataset.py BIDS_DIR TRUTH_DIR
 
@@ -9,7 +9,7 @@ true before slices, noise and head movement goes to TRUTH_DIR, outside of the da
 import argparse
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +20,8 @@ from scipy.spatial.transform import Rotation
 from atlasgs_bids.study.degrade import simulate_thick_slices
 
 from anatomy import Affine, Anatomy, Array, Lesion, make_anatomy
+from make_series import DATATYPE, VOLUMES, summary, write_series
+from make_series import NOISE_SD as SERIES_NOISE_SD
 
 TARGETS = ("FLAIR", "T2w")
 SLICE_FACTOR = 5
@@ -55,6 +57,8 @@ class Subject:
     seed: int
     lesion: Lesion
     scans: dict[str, Scan]
+    series: dict[str, Scan] = field(default_factory=dict)
+    """DWI and ASL."""
 
 
 SUBJECTS = (
@@ -65,6 +69,10 @@ SUBJECTS = (
         scans={
             "FLAIR": Scan("axial", 8.0, (2.0, -1.5, 1.0), (1.5, -2.0, 2.5)),
             "T2w": Scan("sagittal", 5.0, (-1.0, 2.0, 1.5), (-2.0, 1.0, 1.5)),
+        },
+        series={
+            "dwi": Scan("axial", 4.0, (-2.0, 1.0, 2.0), (1.0, -1.5, 1.5)),
+            "asl": Scan("axial", -5.0, (1.5, 1.0, -1.5), (-1.5, 1.0, -1.0)),
         },
     ),
     Subject(
@@ -112,8 +120,32 @@ def make_dataset(
                 world_from_slices,
             )
             _save_json(anat_dir / f"{stem}_{name}.json", {"SliceThickness": factor * voxel_mm})
-        motions = {name: target_from_anchor(scan).tolist() for name, scan in subject.scans.items()}
+        for name, scan in subject.series.items():
+            _write_series(bids_dir, truth_anat_dir, stem, name, scan, anatomy, (voxel_mm, factor))
+        scans = {**subject.scans, **subject.series}
+        motions = {name: target_from_anchor(scan).tolist() for name, scan in scans.items()}
         _save_json(truth_anat_dir / "target_from_anchor.json", motions)
+
+
+def _write_series(
+    bids_dir: Path,
+    truth_dir: Path,
+    stem: str,
+    name: str,
+    scan: Scan,
+    anatomy: Anatomy,
+    voxel_mm_and_factor: tuple[int, int],
+) -> None:
+    """One DWI or ASL series, and the truth of what is scored of it."""
+    voxel_mm, factor = voxel_mm_and_factor
+    noise = np.random.default_rng([len(stem), len(name), factor])
+    acquired = [acquire(anatomy, contrast, scan, voxel_mm, factor) for contrast in VOLUMES[name]]
+    volumes = [_add_noise(slices, SERIES_NOISE_SD[name], noise) for slices, _ in acquired]
+    rotation = target_from_anchor(scan)[:3, :3]
+    write_series(bids_dir / stem / DATATYPE[name], stem, name, volumes, acquired[0][1], rotation)
+    shape, world_from_anchor = anchor_grid(voxel_mm)
+    truth = [anatomy.sample(contrast, shape, world_from_anchor, np.eye(4)) for contrast in VOLUMES[name]]
+    _save(truth_dir / f"{name}.nii.gz", summary(np.stack(truth, axis=3), name), world_from_anchor, np.float32)
 
 
 def anchor_grid(voxel_mm: float) -> tuple[tuple[int, ...], Affine]:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from compare import Comparison, Score, compare
 from make_dataset import SLICE_FACTOR, SUBJECTS, make_dataset
+from make_series import DATATYPE
 
 ATLASGS = Path(sys.executable).parent / "atlasgs"
 
@@ -38,7 +39,8 @@ def main() -> int:
     for folder in (bids_dir, out_dir, truth_dir):
         shutil.rmtree(folder, ignore_errors=True)
     console.print(
-        f"Two subjects, T1w {arguments.mm} mm, FLAIR and T2w in {SLICE_FACTOR}-fold thick slices ..."
+        f"Two subjects, T1w {arguments.mm} mm, FLAIR and T2w in {SLICE_FACTOR}-fold thick slices, "
+        "one with DWI and ASL ..."
     )
     make_dataset(bids_dir, truth_dir, arguments.mm)
 
@@ -57,13 +59,13 @@ def main() -> int:
     comparisons = [
         score_target(f"sub-{subject.label}", target, bids_dir, out_dir, truth_dir)
         for subject in SUBJECTS
-        for target in subject.scans
+        for target in (*subject.scans, *subject.series)
     ]
     console.print()
     console.print(table_of(comparisons))
     console.print(
         "Both methods use the registration that AtlasGS found. Lesion: its contrast to its surroundings, "
-        "truth = 100 %; the T1w does not show it.\n"
+        "truth = 100 %; the T1w does not show it. dwi: mean at b = 1000 s/mm²; asl: control minus label.\n"
     )
     paths = {
         "Dataset": [bids_dir],
@@ -82,12 +84,13 @@ def main() -> int:
 def score_target(stem: str, target: str, bids_dir: Path, out_dir: Path, truth_dir: Path) -> Comparison:
     """One target of one subject against its truth."""
     motions = json.loads((truth_dir / stem / "target_from_anchor.json").read_text(encoding="utf-8"))
+    folder = DATATYPE.get(target, "anat")
     return compare(
         stem,
         target,
-        acquired=bids_dir / stem / "anat" / f"{stem}_{target}.nii.gz",
-        result=out_dir / stem / "anat" / f"{stem}_space-T1w_res-iso_desc-sr_{target}.nii.gz",
-        transform=out_dir / stem / "anat" / f"{stem}_from-{target}_to-T1w_mode-image_xfm.txt",
+        acquired=bids_dir / stem / folder / f"{stem}_{target}.nii.gz",
+        result=out_dir / stem / folder / f"{stem}_space-T1w_res-iso_desc-sr_{target}.nii.gz",
+        transform=out_dir / stem / folder / f"{stem}_from-{target}_to-T1w_mode-image_xfm.txt",
         truth_dir=truth_dir / stem,
         true_target_from_anchor=np.array(motions[target]),
     )

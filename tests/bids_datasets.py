@@ -1,7 +1,7 @@
 """Tiny real BIDS datasets for the tests: NIfTI files with JSON sidecars, a few thousand voxels each."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+
+from atlasgs_bids.bids.entities import DATATYPES
 
 FIELD_OF_VIEW_MM = 72.0
 CONTRASTS = {
@@ -50,6 +52,21 @@ def head(
     return np.abs(data + noise).astype(np.float32), world_from_voxel
 
 
+LABELLING = {
+    "ArterialSpinLabelingType": "PCASL",
+    "PostLabelingDelay": 1.8,
+    "LabelingDuration": 1.8,
+    "BackgroundSuppression": False,
+    "M0Type": "Separate",
+    "TotalAcquiredPairs": 2,
+    "RepetitionTimePreparation": 4.0,
+    "EchoTime": 0.012,
+    "FlipAngle": 90,
+    "MRAcquisitionType": "2D",
+    "SliceTiming": [0.0],
+}
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A BIDS dataset that is being written under ``root``."""
@@ -67,9 +84,10 @@ class Dataset:
         return cls(root)
 
     def path(self, participant: str, suffix: str, session: str | None = None, entities: str = "") -> Path:
-        """Path of an anatomical image; ``entities`` as in the name: ``acq-axial_run-1``."""
+        """Path of an image; ``entities`` as in the name: ``acq-axial_run-1``."""
         parts = [f"sub-{participant}", *([f"ses-{session}"] if session else []), *filter(None, [entities])]
-        folder = self.root / f"sub-{participant}" / (f"ses-{session}" if session else "") / "anat"
+        session_folder = self.root / f"sub-{participant}" / (f"ses-{session}" if session else "")
+        folder = session_folder / DATATYPES.get(suffix, "anat")
         return folder / ("_".join([*parts, suffix]) + ".nii.gz")
 
     def add(
@@ -87,9 +105,11 @@ class Dataset:
         """Write an image of the tiny head (T1w: 3 mm isotropic, else thick slices) and its sidecar."""
         if voxel_mm is None:
             voxel_mm = (3.0, 3.0, 3.0) if suffix == "T1w" else THICK_MM
-        drawn, affine = head(suffix, voxel_mm)
-        data = drawn if data is None else data
-        affine = affine if world_from_voxel is None else world_from_voxel
+        if data is None or world_from_voxel is None:
+            drawn, affine = head(suffix, voxel_mm)
+            data = drawn if data is None else data
+        else:
+            affine = world_from_voxel
         path = self.path(participant, suffix, session, entities)
         path.parent.mkdir(parents=True, exist_ok=True)
         image = nib.Nifti1Image(data, affine)
@@ -99,6 +119,42 @@ class Dataset:
         nib.save(image, path)
         thickness = {} if suffix == "T1w" else {"SliceThickness": max(voxel_mm)}
         write_json(sidecar_of(path), {**self.sidecar_defaults, **thickness, **(sidecar or {})})
+        return path
+
+    def add_diffusion(
+        self,
+        participant: str,
+        data: npt.NDArray[Any],
+        world_from_voxel: npt.NDArray[np.float64],
+        b_values: npt.NDArray[np.float64],
+        directions: npt.NDArray[np.float64],
+        session: str | None = None,
+    ) -> Path:
+        """A DWI series with ``bval`` and ``bvec`` (directions (n, 3) in FSL's convention)."""
+        path = self.add(
+            participant, "dwi", session=session, data=data, world_from_voxel=world_from_voxel,
+            voxel_mm=THICK_MM, sidecar={"PhaseEncodingDirection": "j", "TotalReadoutTime": 0.05},
+        )  # fmt: skip
+        stem = path.name.removesuffix(".nii.gz")
+        np.savetxt(path.with_name(f"{stem}.bval"), b_values[None], fmt="%g")
+        np.savetxt(path.with_name(f"{stem}.bvec"), directions.T, fmt="%.8g")
+        return path
+
+    def add_labelling(
+        self,
+        participant: str,
+        data: npt.NDArray[Any],
+        world_from_voxel: npt.NDArray[np.float64],
+        context: Sequence[str],
+        session: str | None = None,
+    ) -> Path:
+        """A PCASL series with its context."""
+        path = self.add(
+            participant, "asl", session=session, data=data, world_from_voxel=world_from_voxel,
+            voxel_mm=THICK_MM, sidecar=LABELLING,
+        )  # fmt: skip
+        context_path = path.with_name(path.name.replace("_asl.nii.gz", "_aslcontext.tsv"))
+        context_path.write_text("\n".join(["volume_type", *context]) + "\n", encoding="utf-8")
         return path
 
     def add_participant(self, participant: str, *suffixes: str, session: str | None = None) -> "Dataset":

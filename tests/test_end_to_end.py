@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -64,7 +64,9 @@ def atlasgs(*arguments):
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("end to end")
     bids_dir, out_dir = root / "bids data", root / "out put"
-    make_dataset(bids_dir, root / "truth", VOXEL_MM, FACTOR)
+    # Series have a test of their own, with a truth for each volume.
+    subjects = tuple(replace(subject, series={}) for subject in SUBJECTS)
+    make_dataset(bids_dir, root / "truth", VOXEL_MM, FACTOR, subjects)
     before = fingerprints(bids_dir)
     return Run(root, before, atlasgs(bids_dir, out_dir, "participant"), atlasgs(bids_dir, out_dir, "group"))
 
@@ -101,6 +103,9 @@ def test_the_output_tree_is_the_documented_one(run):
         images += [f"space-T1w_res-iso_desc-{target}fov_mask"]
         images += [f"desc-simulated_{target}", f"desc-residual_{target}"]
         names = [f"{image}.{extension}" for image in images for extension in ("nii.gz", "json")]
+        names += [
+            f"mod-{target}_space-T1w_desc-atlasgs_scaffold.{extension}" for extension in ("npz", "json")
+        ]
         names += [f"from-{target}_to-T1w_mode-image_xfm.{extension}" for extension in ("txt", "json")]
         names += [
             f"mod-{target}_space-T1w_res-iso_desc-sr_metrics.{extension}" for extension in ("tsv", "json")

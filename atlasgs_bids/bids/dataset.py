@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ DESCRIPTIONS = {
         if kind != "t1w"
     },
     "atlasgs": "The Gaussians that were fitted to the anchor",
+    "longitudinal": "How well the scaffold of one session explains the T1w of another",
 }
 """Every value of ``desc-`` that the app writes."""
 
@@ -36,6 +38,9 @@ BIDSIGNORE = (
     "*_dwi.bval",
     "*_dwi.bvec",
     "*_aslcontext.tsv",
+    # The schema knows masks of anat, func and dwi, none of perf.
+    "*_desc-aslfov_mask.*",
+    "*_desc-m0scanfov_mask.*",
     ".tmp-*",
     "logs",
 )
@@ -59,14 +64,16 @@ space of the same participant's T1w image, from this participant's own scans alo
 """
 
 
-def write_dataset_files(out_dir: Path, bids_dir: Path, version: str) -> None:
+def write_dataset_files(
+    out_dir: Path, bids_dir: Path, version: str, derivatives: Mapping[str, Path] | None = None
+) -> None:
     """Write dataset_description.json, README.md, descriptions.tsv and .bidsignore where they differ.
 
     Raises ConfigurationError where out_dir already holds another dataset or cannot be written to.
     """
     check_out_dir(out_dir)
     try:
-        description = dataset_description(out_dir, bids_dir, version)
+        description = dataset_description(out_dir, bids_dir, version, derivatives or {})
         if _read_json(out_dir / "dataset_description.json") != description:
             save_json(description, out_dir / "dataset_description.json")
         if not (out_dir / "README.md").exists():
@@ -100,7 +107,9 @@ def check_out_dir(out_dir: Path) -> None:
         )
 
 
-def dataset_description(out_dir: Path, bids_dir: Path, version: str) -> dict[str, Any]:
+def dataset_description(
+    out_dir: Path, bids_dir: Path, version: str, derivatives: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
     """Content of the derivative's dataset_description.json."""
     raw = _read_json(bids_dir / "dataset_description.json") or {}
     source = {
@@ -114,9 +123,13 @@ def dataset_description(out_dir: Path, bids_dir: Path, version: str) -> dict[str
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": PIPELINE, "Version": version}],
         "SourceDatasets": [{name: value for name, value in source.items() if value}],
-        "DatasetLinks": {"raw": _link(out_dir, bids_dir)},
+        "DatasetLinks": {"raw": _link(out_dir, bids_dir), **_links(out_dir, derivatives or {})},
         **({"License": raw["License"]} if raw.get("License") else {}),
     }
+
+
+def _links(out_dir: Path, derivatives: Mapping[str, Path]) -> dict[str, str]:
+    return {name: _link(out_dir, folder) for name, folder in derivatives.items()}
 
 
 def _link(out_dir: Path, bids_dir: Path) -> str:

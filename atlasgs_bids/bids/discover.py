@@ -15,6 +15,7 @@ from atlasgs_bids.bids.database import current_database
 from atlasgs_bids.bids.entities import DATATYPES, INPUT_SUFFIXES, parse_entities
 from atlasgs_bids.bids.images import IMAGE_EXTENSIONS, ImageFile, ImageHeader, read_header
 from atlasgs_bids.bids.masks import find_brain_masks
+from atlasgs_bids.bids.preprocessed import find_preprocessed
 from atlasgs_bids.errors import InputError
 
 __all__ = [
@@ -44,6 +45,8 @@ class SubjectInputs:
     """The images of every other kind of this session."""
     brain_masks: tuple[ImageFile, ...]
     problem: str | None
+    preprocessed: tuple[ImageFile, ...] = ()
+    """T1w images that another pipeline made ready."""
 
 
 def list_participants(bids_dir: Path) -> list[str]:
@@ -61,6 +64,7 @@ def discover_participant(
     participant: str,
     session_ids: Sequence[str] = (),
     bids_filters: Mapping[str, Mapping[str, Any]] | None = None,
+    derivatives: Mapping[str, Path] | None = None,
     database_dir: Path | None = None,
 ) -> list[SubjectInputs]:
     """The images of each session of a participant, in the order of the sessions.
@@ -71,7 +75,8 @@ def discover_participant(
     try:
         broken = _broken_sidecars(bids_dir, participant)
         found = _find_images(bids_dir, participant, bids_filters or {}, broken, database_dir)
-        masks = find_brain_masks(bids_dir, participant)
+        masks = find_brain_masks(bids_dir, participant, derivatives or {})
+        preprocessed = find_preprocessed(derivatives or {}, participant)
     except Exception as error:  # noqa: BLE001  pybids raises OSError, ValueError and its own kinds
         problem = f"the dataset's index cannot be built: {error}; run the BIDS validator on the dataset"
         return [SubjectInputs(participant, None, (), (), (), problem)]
@@ -90,6 +95,7 @@ def discover_participant(
             targets=tuple(image for image in targets if image.entities.get("session") == session),
             brain_masks=tuple(masks),
             problem=None,
+            preprocessed=tuple(preprocessed),
         )
         for session in sorted(sessions, key=lambda label: label or "")
     ]

@@ -1,6 +1,6 @@
 """Brain masks that other pipelines left in the dataset's derivatives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +9,25 @@ from atlasgs_bids.bids.entities import DERIVATIVE_ENTITIES, parse_entities
 from atlasgs_bids.bids.images import IMAGE_EXTENSIONS, ImageFile, ImageHeader, read_header
 
 
-def find_brain_masks(bids_dir: Path, participant: str) -> list[ImageFile]:
-    """Brain masks in T1w space of the derivatives that lie in the dataset."""
-    folders = [*bids_dir.glob(f"derivatives/*/sub-{participant}/anat")]
-    folders += bids_dir.glob(f"derivatives/*/sub-{participant}/ses-*/anat")
+def find_brain_masks(
+    bids_dir: Path, participant: str, derivatives: Mapping[str, Path] | None = None
+) -> list[ImageFile]:
+    """Brain masks in T1w space: of the given derivatives, then of those that lie in the dataset."""
     masks = []
-    for path in sorted(path for folder in folders for path in folder.glob("sub-*desc-brain_mask.nii*")):
+    for path in _mask_paths([*(derivatives or {}).values(), *bids_dir.glob("derivatives/*")], participant):
         entities = parse_entities(path)
         if entities["extension"] in IMAGE_EXTENSIONS and entities.get("space", "T1w") == "T1w":
             header, problem = read_header(path)
             masks.append(ImageFile(path, entities, {}, header, problem))
     return masks
+
+
+def _mask_paths(roots: Sequence[Path], participant: str) -> list[Path]:
+    paths: list[Path] = []
+    for root in roots:
+        for folder in (f"sub-{participant}/anat", f"sub-{participant}/ses-*/anat"):
+            paths += sorted(root.glob(f"{folder}/sub-*desc-brain_mask.nii*"))
+    return paths
 
 
 def choose_brain_mask(masks: Sequence[ImageFile], anchor: ImageFile) -> tuple[ImageFile | None, list[str]]:

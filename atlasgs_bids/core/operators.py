@@ -48,8 +48,24 @@ class Composition(LinearOperator):
         return self.inner.adjoint(self.outer.adjoint(y))
 
 
+class Identity(LinearOperator):
+    """I, on tensors of any one shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape_in = self.shape_out = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.clone()
+
+
 class SliceRows(LinearOperator):
-    """The slices of a stack as rows: (x, y, z) -> (n_slices, n_pixels, 1), padded with zeros at the end."""
+    """The slices of a stack as rows: (x, y, z) -> (n_slices, n_pixels, 1), padded with zeros at the end.
+
+    Takes several volumes as well, in columns behind.
+    """
 
     def __init__(self, shape: tuple[int, ...], slice_axis: int, n_pixels: int) -> None:
         self._axis, self._n_own = slice_axis, math.prod(shape) // shape[slice_axis]
@@ -57,12 +73,13 @@ class SliceRows(LinearOperator):
         self.shape_in, self.shape_out = shape, (shape[slice_axis], n_pixels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.new_zeros(self.shape_out)
-        rows[:, : self._n_own, 0] = torch.movedim(x, self._axis, 0).flatten(1)
+        rows = x.new_zeros((*self.shape_out, *x.shape[3:]))
+        rows[:, : self._n_own, 0] = torch.movedim(x, self._axis, 0).flatten(1, 2)
         return rows
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return torch.movedim(y[:, : self._n_own, 0].reshape(self._moved_shape), 0, self._axis).contiguous()
+        slices = y[:, : self._n_own, 0].reshape(*self._moved_shape, *y.shape[3:])
+        return torch.movedim(slices, 0, self._axis).contiguous()
 
 
 class StackedOperator(LinearOperator):
@@ -82,7 +99,7 @@ class StackedOperator(LinearOperator):
         return torch.cat([scale * part.forward(x) for part, scale in pairs])
 
     def adjoint(self, y: Tensor) -> Tensor:
-        total = y.new_zeros(self.shape_in)
+        total = y.new_zeros((*self.shape_in, *y.shape[len(self.shape_out) :]))
         for part, scale, own in zip(self.parts, self.scales, torch.split(y, self._lengths), strict=True):
             total += scale * part.adjoint(own)
         return total

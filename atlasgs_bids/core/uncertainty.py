@@ -16,6 +16,8 @@ _TOLERANCE = 1e-3
 _NORMAL_90 = 1.645
 """Half width, in σ, of the interval that holds 90 % of a normal distribution."""
 _FACTOR_LIMITS = (0.1, 10.0)
+_VISIBLE = 2.0
+"""Error expected on held-out slices, over their noise, below which the noise hides what there is to scale."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,9 @@ def estimate_uncertainty(
 
 def _calibration(error: Float[Tensor, " m"], variance: Float[Tensor, " m"], noise_sd: float) -> float:
     """c such that 90 % of the errors are within 1.645 √(c² variance + noise²)."""
+    if float(variance.median()) < (_VISIBLE * noise_sd) ** 2:
+        return 1.0
     low, high = _FACTOR_LIMITS
-    if float(variance.median()) < noise_sd**2:
-        # The noise hides what the posterior says; errors that it explains are no reason to trust it more.
-        low = 1.0
     for _ in range(30):
         middle = (low * high) ** 0.5
         within = error <= _NORMAL_90 * (middle**2 * variance + noise_sd**2).sqrt()

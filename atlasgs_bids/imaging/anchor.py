@@ -1,6 +1,6 @@
 """The anchor as the pipeline uses it: image, foreground, support, and what lies outside."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,10 @@ class Anchor:
     def scale(self) -> float:
         """99th percentile of the foreground: the unit in which intensities are alike."""
         return max(float(np.percentile(self.volume.data[self.foreground], 99)), 1e-6)
+
+    def divided_by(self, field: npt.NDArray[np.float32]) -> "Anchor":
+        """The same anchor with its intensities over a smooth positive field."""
+        return replace(self, volume=replace(self.volume, data=self.volume.data / field))
 
     def sampled(
         self, points_vox: npt.NDArray[np.float32]

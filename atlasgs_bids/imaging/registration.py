@@ -19,6 +19,7 @@ _MAX_ROTATION_DEG, _MAX_DISPLACEMENT_MM = 45.0, 150.0
 _LARGE_ROTATION_DEG, _LARGE_DISPLACEMENT_MM = 20.0, 30.0
 _MIN_METRIC_RATIO = 0.98
 _N_POINTS = 20_000
+_MAX_SCALING = 0.01
 
 Affine = npt.NDArray[np.float64]
 
@@ -35,7 +36,7 @@ class Registration:
     displacement_mm: float
     """Mean displacement over the anchor's foreground."""
     method: str
-    """``rigid`` or ``header``: where ``target_from_anchor`` comes from."""
+    """Where ``target_from_anchor`` comes from: ``rigid``, ``header`` or ``derivative``."""
     metric_before: float | None
     """Mutual information at the position in the headers, nats, higher is better; None: not known."""
     metric_after: float | None
@@ -51,16 +52,7 @@ def register(
     The result is the same for every number of threads. Where registration fails, or moves the target to
     where it fits worse or cannot be, the position in the headers is returned with a warning.
     """
-    if not anchor_foreground.any():
-        raise InputError(
-            "the anchor's foreground mask is empty, expected a head or brain; "
-            "check the T1w image and its brain mask"
-        )
-    indices = np.argwhere(anchor_foreground)
-    indices = indices[:: max(1, len(indices) // _N_POINTS)]
-    points_world: npt.NDArray[np.float64] = (
-        indices @ anchor.world_from_voxel[:3, :3].T + anchor.world_from_voxel[:3, 3]
-    )
+    points_world = _foreground_points(anchor, anchor_foreground)
     if method == "header":
         return _described(np.eye(4), points_world, "header", None, None)
     if method != "rigid":
@@ -80,6 +72,30 @@ def register(
     if problem:
         return _header_instead(problem, points_world, before, after)
     return found
+
+
+def given_registration(anchor: Volume, anchor_foreground: npt.NDArray[np.bool_], path: Path) -> Registration:
+    """The position that another pipeline found, from its ITK file; InputError where that is not rigid."""
+    target_from_anchor = read_itk_transform(path)
+    linear = target_from_anchor[:3, :3]
+    if np.abs(linear @ linear.T - np.eye(3)).max() > _MAX_SCALING or np.linalg.det(linear) < 0:
+        raise InputError(
+            f"{path.name}: scales or mirrors, expected a rigid transform; without it the target is registered"
+        )
+    points_world = _foreground_points(anchor, anchor_foreground)
+    return _described(target_from_anchor, points_world, "derivative", None, None)
+
+
+def _foreground_points(anchor: Volume, anchor_foreground: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """(n, 3) world points all over the foreground."""
+    if not anchor_foreground.any():
+        raise InputError(
+            "the anchor's foreground mask is empty, expected a head or brain; "
+            "check the T1w image and its brain mask"
+        )
+    indices = np.argwhere(anchor_foreground)
+    indices = indices[:: max(1, len(indices) // _N_POINTS)]
+    return np.asarray(indices @ anchor.world_from_voxel[:3, :3].T + anchor.world_from_voxel[:3, 3])
 
 
 def write_itk_transform(path: str | Path, registration: Registration) -> None:

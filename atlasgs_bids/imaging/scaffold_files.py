@@ -1,13 +1,19 @@
 """A scaffold as files: npz for programs, PLY for viewers of Gaussians."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from plyfile import PlyData, PlyParseError
+from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.errors import InputError
 
 _SCHEMA = "atlasgs-scaffold-1"
+_APPEARANCE_SCHEMA = "atlasgs-appearance-1"
 _ARRAYS = ("means_mm", "scales_mm", "quaternions", "amplitudes")
 _SH_DEGREE_0 = 0.28209479177387814
 """Y₀₀: a viewer shows the colour 0.5 + Y₀₀ · f_dc."""
@@ -18,6 +24,20 @@ def save_scaffold(path: Path, gaussians: Gaussians, fingerprint: str, anchor_psn
     """Arrays means_mm (n, 3), scales_mm (n, 3), quaternions (n, 4; w first), amplitudes (n,); RAS, mm."""
     arrays = {name: getattr(gaussians, name).cpu().numpy() for name in _ARRAYS}
     np.savez(path, schema=_SCHEMA, fingerprint=fingerprint, anchor_psnr_db=anchor_psnr_db, **arrays)
+
+
+def save_appearance(path: Path, gaussians: Gaussians, n_shared: int, amplitudes: Tensor) -> None:
+    """A target as Gaussians: ``shared_amplitudes`` (n,), and its own ones as specific_means_mm and so on."""
+    own = {
+        "means_mm": gaussians.means_mm,
+        "scales_mm": gaussians.scales_mm,
+        "quaternions": gaussians.quaternions,
+        "amplitudes": amplitudes,
+    }
+    specific = {f"specific_{name}": values[n_shared:].cpu().numpy() for name, values in own.items()}
+    shared = amplitudes[:n_shared].cpu().numpy()
+    arrays = {"schema": np.array(_APPEARANCE_SCHEMA), "shared_amplitudes": shared, **specific}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 def load_scaffold(path: Path, fingerprint: str) -> tuple[Gaussians, float] | None:
@@ -49,3 +69,56 @@ def save_ply(path: Path, gaussians: Gaussians) -> None:
         shN=torch.zeros(len(gaussians), 0, 3),
         save_to=str(path),
     )
+
+
+def read_scaffold(path: Path) -> tuple[Gaussians, bool]:
+    """Gaussians of an npz (docs/scaffold.md) or a PLY file, and whether their amplitudes are the anchor's.
+
+    A PLY has a grey value in place of the amplitude, so amplitudes are all 0 there. Raises InputError for a
+    file that is neither, or whose Gaussians cannot be.
+    """
+    try:
+        gaussians = _from_ply(path) if path.suffix == ".ply" else _from_npz(path)
+    except (OSError, ValueError, KeyError, PlyParseError, BadZipFile) as error:
+        raise InputError(
+            f"{path.name}: not readable as a scaffold ({error}), expected the npz or PLY that AtlasGS "
+            "writes, edited or not; save it as an uncompressed binary PLY"
+        ) from error
+    return gaussians, path.suffix != ".ply"
+
+
+def _from_npz(path: Path) -> Gaussians:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        if str(stored["schema"]) != _SCHEMA:
+            raise ValueError(f"schema {stored['schema']}, expected {_SCHEMA}")
+        return _checked({name: stored[name].astype(np.float32) for name in _ARRAYS})
+
+
+def _from_ply(path: Path) -> Gaussians:
+    vertices = PlyData.read(path)["vertex"]
+
+    def columns(*names: str) -> npt.NDArray[np.float32]:
+        return np.stack([np.asarray(vertices[name], np.float32) for name in names], axis=1)
+
+    rotations = columns("rot_0", "rot_1", "rot_2", "rot_3")
+    arrays = {
+        "means_mm": columns("x", "y", "z"),
+        "scales_mm": np.exp(columns("scale_0", "scale_1", "scale_2")),
+        "quaternions": rotations / np.maximum(np.linalg.norm(rotations, axis=1, keepdims=True), 1e-12),
+        "amplitudes": np.zeros(len(rotations), np.float32),
+    }
+    return _checked(arrays)
+
+
+def _checked(arrays: dict[str, npt.NDArray[np.float32]]) -> Gaussians:
+    """The Gaussians; ValueError where they cannot be."""
+    n = len(arrays["means_mm"])
+    shapes = [array.shape for array in arrays.values()]
+    if n == 0 or shapes != [(n, 3), (n, 3), (n, 4), (n,)]:
+        raise ValueError(f"arrays of shapes {shapes}, expected (n, 3), (n, 3), (n, 4), (n,)")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("not finite everywhere")
+    least_mm = float(arrays["scales_mm"].min())
+    if least_mm <= 0:
+        raise ValueError(f"a scale of {least_mm:g} mm, expected positive ones")
+    return Gaussians(**{name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -17,13 +17,16 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     ),
     "registration_translation": ("Displacement of the centre of the anchor's foreground", "mm"),
     "registration_displacement": ("Mean displacement over the anchor's foreground", "mm"),
-    "registration_method": ("rigid: found by registration; header: as stored in the headers", None),
+    "registration_method": (
+        "rigid: found by registration; header: as in the headers; derivative: of another pipeline", None
+    ),
     "fov_coverage": ("Part of the anchor's foreground inside the target's field of view", None),
     "n_stacks": ("Stacks that were restored together", None),
     "n_volumes": ("Volumes of the series; the other columns are of the mean of its reference volumes", None),
     "slice_thickness": ("Slice thickness used", "mm"),
     "slice_spacing": ("Distance between slice centres", "mm"),
-    "n_gaussians": ("Gaussians of the scaffold", None),
+    "n_gaussians": ("Gaussians that render the target", None),
+    "n_gaussians_specific": ("Those of them that are the target's own", None),
     "anchor_psnr": ("PSNR of the anchor rendered from the scaffold, in its foreground", "dB"),
     "regularization": ("Weight of the prior", None),
     "held_out_rms": ("RMS error on held-out slices at that weight", "arbitrary"),
@@ -47,10 +50,28 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "device": ("Where it was computed", None),
 }  # fmt: skip
 
+_LONGITUDINAL_COLUMNS: dict[str, tuple[str, str | None]] = {
+    "other_image": ("The other session's T1w", None),
+    "explained_variance": (
+        "Part of its variance in the foreground that the registered scaffold explains", None
+    ),
+    "registration_rotation": ("Rotation from the headers' position to the registered one", "degree"),
+    "registration_displacement": ("Mean displacement over the anchor's foreground", "mm"),
+}  # fmt: skip
+
 
 def metrics_dictionary() -> dict[str, dict[str, Any]]:
     """Column name -> its description and units, as BIDS data dictionaries have them."""
+    return _dictionary(_COLUMNS)
+
+
+def longitudinal_dictionary() -> dict[str, dict[str, Any]]:
+    """The same for ``desc-longitudinal_metrics.tsv``."""
+    return _dictionary(_LONGITUDINAL_COLUMNS)
+
+
+def _dictionary(columns: dict[str, tuple[str, str | None]]) -> dict[str, dict[str, Any]]:
     return {
         name: {"Description": text, **({"Units": units} if units else {})}
-        for name, (text, units) in _COLUMNS.items()
+        for name, (text, units) in columns.items()
     }

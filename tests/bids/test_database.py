@@ -23,7 +23,7 @@ def found(tmp_path, monkeypatch):
 
     def look(participant="01", filters=None):
         (inputs,) = discover.discover_participant(
-            dataset.root, participant, (), filters, tmp_path / "database"
+            dataset.root, participant, (), filters, database_dir=tmp_path / "database"
         )
         assert inputs.problem is None
         return [image.path.name for image in inputs.targets], resets.pop()

@@ -19,7 +19,9 @@ from atlasgs_bids.core.priors.learned import (
 )
 from atlasgs_bids.core.settings import LEARNED_CPU
 
-QUICK = dataclasses.replace(LEARNED_CPU, width=8, n_blocks=1, n_steps=4, batch_voxels=2000, window=16)
+QUICK = dataclasses.replace(
+    LEARNED_CPU, width=8, n_blocks=1, n_first_steps=2, n_cycles=2, n_cycle_steps=2, batch_voxels=2000
+)
 
 
 def _acquisition(

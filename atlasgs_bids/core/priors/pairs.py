@@ -1,4 +1,4 @@
-"""Training pairs of the learned prior: acquired planes, blurred once more along one of their axes."""
+"""Training pairs of the learned prior: planes that are sharp, blurred along one of their axes."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,16 @@ from torch import Tensor
 
 from atlasgs_bids.core.priors.degradation import Degradation, Sampling, along, degradation
 
-_HELD_OUT_BLOCK = 12
-"""Side, in voxels, of the squares that are kept from training to measure the error on."""
+HELD_OUT_SIDE = 12
+"""Of the blocks that are kept from training to measure the error on, voxels."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    blurred: Float[Tensor, "b v u"]
-    anchor: Float[Tensor, "b v u"]
+    """Windows of ``w`` neighbouring planes; only the middle ones are to be restored."""
+
+    blurred: Float[Tensor, "b w v u"]
+    anchor: Float[Tensor, "b w v u"]
     sharp: Float[Tensor, "b v u"]
     weights: Float[Tensor, "b v u"]
     degradations: Float[Tensor, "b u u"]
@@ -24,35 +26,41 @@ class Batch:
 
 @dataclass(frozen=True)
 class Planes:
-    """Acquired planes (k, v, u), to be blurred along u."""
+    """A volume (w, v, u) that is sharp along u, seen as planes (v, u) to be blurred along u."""
 
-    target: Float[Tensor, "phases k v u"]
-    """For each phase of the blur along v that stays (one, where v is as fine as the lattice)."""
-    anchor: Float[Tensor, "k v u"]
-    weights: Float[Tensor, "k v u"]
-    """1: seen in training."""
-    held_out: Float[Tensor, "k v u"]
-    """1: kept from training."""
+    target: Float[Tensor, "phases w v u"]
+    """For each phase of a blur along v that stays; one, where there is none."""
+    anchor: Float[Tensor, "w v u"]
+    weights: Float[Tensor, "w v u"]
+    """1: counts in training."""
     degradation: Degradation
 
-    def batch(self, choices: Int[Tensor, "b 6"], width: int, *, held_out: bool) -> Batch:
-        """Windows of ``width`` along v; ``choices``: plane, start, phases along u and v, flips of both."""
+    def batch(self, choices: Int[Tensor, "b 6"], window: int, reach: int) -> Batch:
+        """``choices``: plane, start of the window along v, phases along u and v, flips of both."""
         plane, start, phase, v_phase, flip_u, flip_v = choices.unbind(1)
-        v = start[:, None] + torch.arange(width, device=choices.device)
+        n_w, n_v, n_u = self.anchor.shape
+        device = choices.device
+        w = plane[:, None] + torch.arange(-reach, reach + 1, device=device)
+        v = start[:, None] + torch.arange(min(window, n_v), device=device)
+        u = torch.arange(n_u, device=device).expand(len(choices), -1)
         v = torch.where(flip_v[:, None] == 1, v.flip(1), v)
-        n_u = self.anchor.shape[-1]
-        u = torch.arange(n_u, device=choices.device).expand(len(choices), -1)
         u = torch.where(flip_u[:, None] == 1, u.flip(1), u)
-        index = plane[:, None, None], v[:, :, None], u[:, None, :]
-        sharp = self.target[v_phase[:, None, None], plane[:, None, None], v[:, :, None], u[:, None, :]]
+        index = w.clamp(0, n_w - 1)[:, :, None, None], v[:, None, :, None], u[:, None, None, :]
+        sharp = self.target[v_phase[:, None, None, None], index[0], index[1], index[2]]
         D = self.degradation.matrices[phase]
-        weights = (self.held_out if held_out else self.weights)[index]
-        return Batch(sharp @ D.mT, self.anchor[index], sharp, weights, D, self.degradation.positions[phase])
+        middle = plane[:, None, None], v[:, :, None], u[:, None, :]
+        return Batch(
+            blurred=sharp @ D[:, None].mT,
+            anchor=self.anchor[index],
+            sharp=sharp[:, reach],
+            weights=self.weights[middle],
+            degradations=D,
+            positions=self.degradation.positions[phase],
+        )
 
-    def choose(self, n: int, width: int, generator: torch.Generator, *, held_out: bool) -> Int[Tensor, "n 6"]:
-        """Windows drawn in proportion to what they hold of the observed voxels."""
-        weights = (self.held_out if held_out else self.weights).sum(2)
-        mass = weights.unfold(1, width, 1).sum(2).cpu()
+    def choose(self, n: int, window: int, generator: torch.Generator) -> Int[Tensor, "n 6"]:
+        """Windows drawn in proportion to the voxels in them that count."""
+        mass = self.weights.sum(2).unfold(1, min(window, self.weights.shape[1]), 1).sum(2).cpu()
         flat = torch.multinomial(mass.flatten(), n, replacement=True, generator=generator)
         n_phases, n_v_phases = len(self.degradation.matrices), len(self.target)
         columns = [flat // mass.shape[1], flat % mass.shape[1]]
@@ -61,37 +69,44 @@ class Planes:
 
 
 def make_planes(
-    target: Float[Tensor, "k v u"],
-    anchor: Float[Tensor, "k v u"],
-    observed: Float[Tensor, "k v u"],
-    held_out: Float[Tensor, "k v u"],
+    target: Float[Tensor, "w v u"],
+    anchor: Float[Tensor, "w v u"],
+    weights: Float[Tensor, "w v u"],
     along_u: Sampling,
-    along_v: Sampling,
+    along_v: Sampling | None = None,
 ) -> Planes:
-    device = target.device
-    if along_v.is_identity:
-        phases = target[None]
-    else:
-        phases = torch.stack(
-            [along(D, target, 1) for D in degradation(along_v, target.shape[1]).matrices.to(device)]
-        )
-    D_u = degradation(along_u, target.shape[2]).to(device)
-    training, measured = observed * (1 - held_out), observed * held_out
-    if not (bool(training.any()) and bool(measured.any())):
-        training = measured = (
-            observed  # too few voxels to spare any: the error is measured where it was trained
-        )
-    return Planes(phases.contiguous(), anchor.contiguous(), training, measured, D_u)
+    """Planes to be blurred by ``along_u``; they stay blurred by ``along_v``, in input and truth."""
+    phases = target[None]
+    if along_v is not None:
+        matrices = degradation(along_v, target.shape[1]).matrices.to(target.device)
+        phases = torch.stack([along(D, target, 1) for D in matrices])
+    return Planes(
+        phases.contiguous(),
+        anchor.contiguous(),
+        weights.contiguous(),
+        degradation(along_u, target.shape[2]).to(target.device),
+    )
 
 
-def held_out_squares(
-    shape: tuple[int, int, int], fraction: float, generator: torch.Generator
+def pooled(x: Float[Tensor, "w v u"], n: int) -> Float[Tensor, "w v m"]:
+    """Means of ``n`` neighbours along the last axis; what does not fill a group is dropped."""
+    n_groups = x.shape[2] // n
+    return x[..., : n_groups * n].reshape(*x.shape[:2], n_groups, n).mean(3)
+
+
+def held_out_blocks(
+    shape: tuple[int, int, int], n_slices: int, fraction: float, generator: torch.Generator
 ) -> Float[Tensor, "k v u"]:
-    """1 in a random ``fraction`` of the squares of every plane."""
-    n_k, n_v, n_u = shape
-    n_blocks = (n_k, -(-n_v // _HELD_OUT_BLOCK), -(-n_u // _HELD_OUT_BLOCK))
+    """1 in a random ``fraction`` of the blocks of ``n_slices`` slices.
+
+    A block is about as deep as it is wide: next to a slice that is trained on, nothing is really held out.
+    """
+    sides = (n_slices, HELD_OUT_SIDE, HELD_OUT_SIDE)
+    n_blocks = [-(-n // side) for n, side in zip(shape, sides, strict=True)]
     blocks = (torch.rand(n_blocks, generator=generator) < fraction).float()
-    return blocks.repeat_interleave(_HELD_OUT_BLOCK, 1).repeat_interleave(_HELD_OUT_BLOCK, 2)[:, :n_v, :n_u]
+    for axis, side in enumerate(sides):
+        blocks = blocks.repeat_interleave(side, axis).narrow(axis, 0, shape[axis])
+    return blocks
 
 
 def fill_unobserved(

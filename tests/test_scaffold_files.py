@@ -1,0 +1,149 @@
+"""A scaffold that leaves the program and comes back, edited or not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from plyfile import PlyData, PlyElement
+from scipy import ndimage
+
+from atlasgs_bids.config import RunConfig
+from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.scaffold import fit_scaffold
+from atlasgs_bids.core.settings import CoreSettings, ScaffoldSettings
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.anchor import Anchor
+from atlasgs_bids.imaging.bias import bias_field
+from atlasgs_bids.imaging.scaffold_files import read_scaffold, save_ply, save_scaffold
+from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.scaffolding import given_scaffold
+from tests.bids_datasets import head
+
+CONFIG = RunConfig(
+    Path("bids"), Path("out"), "participant", device="cpu",
+    core=CoreSettings(scaffold=ScaffoldSettings(n_steps=8)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def anchor():
+    data, affine = head("T1w")
+    foreground = ndimage.binary_fill_holes(data > 100)
+    support = ndimage.binary_dilation(foreground, iterations=2)
+    return Anchor(Volume(data, affine), foreground, support, exterior_is_empty=True, is_brain=True)
+
+
+@pytest.fixture(scope="module")
+def gaussians(anchor):
+    image, support = torch.from_numpy(anchor.volume.data), torch.from_numpy(anchor.support)
+    fitted = fit_scaffold(image, support, torch.from_numpy(anchor.volume.world_from_voxel), CONFIG.core)
+    return fitted.gaussians
+
+
+@pytest.mark.parametrize("extension", [".npz", ".ply"])
+def test_files_hold_the_gaussians(tmp_path, gaussians, extension):
+    path = tmp_path / f"scaffold{extension}"
+    if extension == ".npz":
+        save_scaffold(path, gaussians, "fingerprint", 40.0)
+    else:
+        save_ply(path, gaussians)
+    read, has_amplitudes = read_scaffold(path)
+    assert has_amplitudes == (extension == ".npz")
+    for name in ("means_mm", "scales_mm", "quaternions"):
+        torch.testing.assert_close(getattr(read, name), getattr(gaussians, name), rtol=1e-5, atol=1e-5)
+    if has_amplitudes:
+        torch.testing.assert_close(read.amplitudes, gaussians.amplitudes)
+
+
+def test_a_ply_gets_its_amplitudes_back_from_the_anchor(tmp_path, anchor, gaussians):
+    save_scaffold(tmp_path / "scaffold.npz", gaussians, "fingerprint", 40.0)
+    save_ply(tmp_path / "scaffold.ply", gaussians)
+    _, npz_psnr_db = given_scaffold(tmp_path / "scaffold.npz", anchor, CONFIG)
+    _, ply_psnr_db = given_scaffold(tmp_path / "scaffold.ply", anchor, CONFIG)
+    assert npz_psnr_db > 25
+    assert ply_psnr_db > npz_psnr_db - 0.1
+
+
+def test_gaussians_moved_and_deleted_in_a_viewer(tmp_path, anchor, gaussians):
+    """As a viewer saves it: other columns in another order, some rows gone, others elsewhere."""
+    save_ply(tmp_path / "scaffold.ply", gaussians)
+    vertices = PlyData.read(tmp_path / "scaffold.ply")["vertex"].data
+    kept = vertices[100:].copy()
+    kept["x"][:50] += 1.5
+    names = [*reversed(kept.dtype.names), "nx"]
+    edited = np.zeros(len(kept), dtype=[(name, "f4") for name in names])
+    for name in kept.dtype.names:
+        edited[name] = kept[name]
+    PlyData([PlyElement.describe(edited, "vertex")]).write(tmp_path / "edited.ply")
+    read, _ = given_scaffold(tmp_path / "edited.ply", anchor, CONFIG)
+    assert len(read) == len(gaussians) - 100
+    shift = torch.tensor([1.5, 0, 0])
+    torch.testing.assert_close(read.means_mm[:50], gaussians.means_mm[100:150] + shift, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(read.means_mm[50:], gaussians.means_mm[150:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_scaffold_of_another_head_is_refused(tmp_path, anchor, gaussians):
+    elsewhere = replace(gaussians, means_mm=gaussians.means_mm + 100)
+    save_scaffold(tmp_path / "other.npz", elsewhere, "fingerprint", 40.0)
+    with pytest.raises(InputError, match=r"other\.npz: 0% of the Gaussians lie in the anchor's foreground"):
+        given_scaffold(tmp_path / "other.npz", anchor, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.ply", b"ply\nnothing", "not readable as a scaffold"),
+        ("a.npz", b"PK\x03\x04 broken", "not readable as a scaffold"),
+        ("a.npz", b"no archive", "not readable as a scaffold"),
+    ],
+)
+def test_files_that_are_no_scaffold(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_scaffold(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"means_mm": torch.full((2, 3), torch.nan)}, "not finite"),
+        ({"scales_mm": torch.zeros(2, 3)}, "a scale of 0 mm"),
+        ({"amplitudes": torch.zeros(3)}, "arrays of shapes"),
+    ],
+)
+def test_gaussians_that_cannot_be(tmp_path, change, message):
+    two = {
+        "means_mm": torch.zeros(2, 3),
+        "scales_mm": torch.ones(2, 3),
+        "quaternions": torch.tensor([[1.0, 0, 0, 0]] * 2),
+        "amplitudes": torch.zeros(2),
+    }
+    arrays = {name: value.numpy() for name, value in {**two, **change}.items()}
+    np.savez(tmp_path / "a.npz", schema="atlasgs-scaffold-1", **arrays)
+    with pytest.raises(InputError, match=message):
+        read_scaffold(tmp_path / "a.npz")
+    assert len(Gaussians(**two)) == 2
+
+
+def test_the_bias_field_is_found_and_the_anchor_left_alone(anchor):
+    """A field of ± 30 % across the head: what is left of it is less than a third."""
+    shape = anchor.volume.data.shape
+    ramp = np.exp(np.linspace(-0.3, 0.3, shape[0]))[:, None, None].astype(np.float32) * np.ones(
+        shape, np.float32
+    )
+    shaded = Volume(anchor.volume.data * ramp, anchor.volume.world_from_voxel)
+    field = bias_field(shaded, anchor.foreground)
+    corrected = replace(anchor, volume=shaded).divided_by(field)
+    inside = ndimage.binary_erosion(anchor.foreground, iterations=2)
+    left = np.log(corrected.volume.data[inside] / anchor.volume.data[inside])
+    assert np.std(left) < np.std(np.log(ramp[inside])) / 3
+    assert field[anchor.foreground].mean() == pytest.approx(1, abs=0.1)
+    np.testing.assert_array_equal(bias_field(shaded, anchor.foreground), field)
+
+
+def test_no_field_where_there_is_nothing_to_estimate():
+    volume = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
+    field = bias_field(volume, np.zeros((4, 4, 4), bool))
+    np.testing.assert_array_equal(field, 1)

@@ -1,0 +1,215 @@
+"""Stacks of the phantom through observation and fit: gaps, orientations, several stacks of one contrast."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from atlasgs_bids.bids.images import ImageFile
+from atlasgs_bids.config import RunConfig
+from atlasgs_bids.core.appearance import fit_appearance
+from atlasgs_bids.core.metrics import psnr_db
+from atlasgs_bids.core.operators import SliceRows, StackedOperator
+from atlasgs_bids.core.scaffold import fit_scaffold
+from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
+from atlasgs_bids.fitting import PlacedStack, covered, fit_stacks, observe_placed, rendered_result
+from atlasgs_bids.imaging.anchor import Anchor
+from atlasgs_bids.imaging.grid import foreground_mask, resample
+from atlasgs_bids.imaging.registration import Registration
+from atlasgs_bids.imaging.slices import slice_geometry
+from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.joint import join
+from atlasgs_bids.observation import observe
+from atlasgs_bids.progress import Progress
+from atlasgs_bids.scaffolding import SessionScaffold, graph_prior
+from atlasgs_bids.targets import StackPlan
+from tests.helpers import assert_adjoint
+from tests.imaging.phantom import FLAIR, T1W, head, rigid
+
+SIZE_MM = 4
+CONFIG = RunConfig(
+    Path("bids"), Path("out"), "participant", device="cpu",
+    core=CoreSettings(
+        scaffold=ScaffoldSettings(n_steps=8), appearance=AppearanceSettings(regularization=0.03)
+    ),
+)  # fmt: skip
+CENTRE = np.array([0.0, -18.0, 8.0])
+
+
+@pytest.fixture(scope="module")
+def scaffold():
+    volume = head(T1W, SIZE_MM, with_scalp=False)
+    foreground = foreground_mask(volume)
+    support = ndimage.binary_dilation(foreground, iterations=2)
+    anchor = Anchor(volume, foreground, support, exterior_is_empty=True, is_brain=True)
+    fitted = fit_scaffold(
+        torch.from_numpy(volume.data), torch.from_numpy(support), torch.from_numpy(volume.world_from_voxel),
+        CONFIG.core,
+    )  # fmt: skip
+    prior = graph_prior(anchor, fitted.gaussians, CONFIG)
+    return SessionScaffold(anchor, fitted.gaussians, fitted.anchor_psnr_db, 0.0, prior, len(fitted.gaussians))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return head(FLAIR, SIZE_MM, with_scalp=False)
+
+
+def cut(truth, axis, spacing_mm, thickness_mm, target_from_anchor=None, tilt_deg=0.0, gain=1.0, noise=0.0):
+    """A stack whose voxels are means over its thickness, less than the spacing where there is a gap."""
+    motion = np.eye(4) if target_from_anchor is None else target_from_anchor
+    sizes_mm = np.full(3, float(SIZE_MM))
+    sizes_mm[axis] = spacing_mm
+    shape = np.ceil(np.array(truth.data.shape) * SIZE_MM / sizes_mm).astype(int)
+    affine = np.eye(4)
+    tilt = Rotation.from_euler("xyz", [tilt_deg, 0, 0.5 * tilt_deg], degrees=True).as_matrix()
+    affine[:3, :3] = tilt @ np.diag(sizes_mm)
+    affine[:3, 3] = CENTRE - affine[:3, :3] @ ((shape - 1) / 2)
+    normal = affine[:3, axis] / spacing_mm
+    n_steps = 8
+    truth_from_native = np.linalg.inv(truth.world_from_voxel) @ np.linalg.inv(motion) @ affine
+    total = np.zeros(shape)
+    for offset_mm in ((np.arange(n_steps) + 0.5) / n_steps - 0.5) * thickness_mm:
+        shifted = np.linalg.inv(truth.world_from_voxel) @ np.linalg.inv(motion)
+        origin = truth_from_native[:3, 3] + shifted[:3, :3] @ (offset_mm * normal)
+        total += ndimage.affine_transform(
+            truth.data, truth_from_native[:3, :3], origin, tuple(shape), order=3
+        )
+    data = gain * total / n_steps
+    data += np.random.default_rng(axis).normal(0, noise, data.shape) if noise else 0
+    volume = Volume(data.astype(np.float32), affine)
+    geometry = slice_geometry(volume.data.shape, affine, {}, thickness_mm)
+    geometry = replace(geometry, axis=axis, spacing_mm=spacing_mm)
+    image = ImageFile(Path(f"bids/sub-01/anat/sub-01_acq-{axis}_FLAIR.nii.gz"), {}, {}, None, None)
+    registration = Registration(motion, 0.0, 0.0, 0.0, "rigid", None, None)
+    return PlacedStack(StackPlan(image, geometry), volume, registration)
+
+
+def fitted(placed, scaffold, config=CONFIG):
+    observations = [observe_placed(stack, scaffold, config) for stack in placed]
+    with Progress() as progress:
+        appearance, stacks = fit_stacks(placed, observations, scaffold, config, progress, "test")
+    return rendered_result(appearance, stacks, scaffold, config)
+
+
+def score(result, truth, scaffold):
+    inner = ndimage.binary_erosion(scaffold.anchor.foreground, iterations=1) & result.fov
+    return psnr_db(truth.data, result.sr, inner)
+
+
+def interpolated(stack, truth, scaffold):
+    inner = ndimage.binary_erosion(scaffold.anchor.foreground, iterations=1)
+    return psnr_db(
+        truth.data, resample(stack.acquired, truth.grid, stack.registration.target_from_anchor), inner
+    )
+
+
+@pytest.mark.parametrize(
+    ("axis", "gap", "tilt_deg"),
+    [(2, 0.0, 0.0), (2, 0.2, 0.0), (2, 0.5, 0.0), (0, 0.2, 0.0), (1, 0.2, 0.0), (2, 0.2, 20.0)],
+    ids=["axial", "gap 20 %", "gap 50 %", "sagittal", "coronal", "oblique 20 deg"],
+)
+def test_any_stack_beats_interpolation(scaffold, truth, axis, gap, tilt_deg):
+    stack = cut(truth, axis, 12.0, 12.0 * (1 - gap), tilt_deg=tilt_deg)
+    result = fitted([stack], scaffold)
+    assert score(result, truth, scaffold) > interpolated(stack, truth, scaffold) + 1.5
+
+
+def test_a_gap_is_told_from_a_thick_slice(scaffold, truth):
+    """Taking slices with a gap of half their distance for slices without one costs accuracy."""
+    stack = cut(truth, 2, 12.0, 6.0)
+    thick = replace(stack.plan.geometry, thickness_mm=12.0)
+    wrong = replace(stack, plan=replace(stack.plan, geometry=thick))
+    assert (
+        score(fitted([stack], scaffold), truth, scaffold)
+        > score(fitted([wrong], scaffold), truth, scaffold) + 0.3
+    )
+
+
+def test_orthogonal_stacks_are_better_than_one(scaffold, truth):
+    motions = [None, rigid([3, 2, -2], [1, 2, -1], CENTRE), rigid([-2, 1, 3], [2, -1, 1], CENTRE)]
+    gains = [1.0, 1.5, 0.7]
+    stacks = [
+        cut(truth, axis, 12.0, 12.0, motion, gain=gain, noise=gain)
+        for axis, motion, gain in zip((2, 0, 1), motions, gains, strict=True)
+    ]
+    alone = max(score(fitted([stack], scaffold), truth, scaffold) for stack in stacks[:1])
+    together = fitted(stacks, scaffold)
+    assert score(together, truth, scaffold) > alone + 1.5
+    assert [stack.gain for stack in together.stacks] == pytest.approx(gains, rel=0.03)
+    for stack in together.stacks:
+        error = (stack.acquired.data - stack.simulated)[stack.weights > 0]
+        assert np.sqrt(np.mean(error**2)) < 0.1 * stack.acquired.data.max()
+
+
+def test_a_noisy_stack_counts_less(scaffold, truth):
+    """A stack with twelve times the noise: taken like any other it does harm, by its noise it does none."""
+    stacks = [cut(truth, 2, 12.0, 12.0, noise=2.0), cut(truth, 0, 12.0, 12.0, noise=25.0)]
+    automatic = replace(CONFIG, core=replace(CONFIG.core, appearance=AppearanceSettings()))
+    together = fitted(stacks, scaffold, automatic)
+    alone_db = score(fitted(stacks[:1], scaffold, automatic), truth, scaffold)
+    observations = [observe_placed(stack, scaffold, CONFIG) for stack in stacks]
+    joint = join(observations, [2, 0], [1.0, 1.0], [1.0, 1.0])
+    appearance = fit_appearance(
+        joint.slices_from_amplitudes, joint.slices, joint.weights, scaffold.prior, 0, AppearanceSettings()
+    )
+    equal = rendered_result(appearance, together.stacks, scaffold, CONFIG)
+    assert score(together, truth, scaffold) > alone_db - 0.05
+    assert score(together, truth, scaffold) > score(equal, truth, scaffold) + 0.5
+
+
+def test_operators_of_several_stacks_are_adjoint():
+    first, second = SliceRows((3, 4, 5), 2, 20), SliceRows((6, 2, 5), 1, 30)
+    assert_adjoint(first)
+    assert_adjoint(second)
+    row = torch.zeros(3, 4, 5)
+    row[:, :, 1] = 1
+    assert first.forward(row).sum(1).squeeze().tolist() == [0, 12, 0, 0, 0]
+    flat = SliceRows((3, 4, 5), 0, 20)
+    assert_adjoint(StackedOperator([flat, flat], [1.0, 0.5]))
+    with pytest.raises(ValueError, match="cannot stack"):
+        StackedOperator([first, second], [1.0, 1.0])
+
+
+def test_a_zero_filled_image_is_observed_with_its_point_spread(scaffold, truth):
+    """Same slices, acquired at half the matrix along one axis: the operator spreads a point over it."""
+    stack = cut(truth, 2, 12.0, 12.0)
+    wide = replace(stack.plan.geometry, acquired_in_plane_mm=(8.0, 4.0))
+    spreads = []
+    for geometry in (stack.plan.geometry, wide):
+        plan = replace(stack.plan, geometry=geometry)
+        own = observe(plan, stack.acquired, np.eye(4), scaffold.anchor, scaffold.gaussians, CONFIG)
+        point = torch.zeros(own.acquisition.shape_out)
+        point[tuple(n // 2 for n in point.shape)] = 1
+        response = own.acquisition.forward(own.acquisition.adjoint(point))
+        spread = [len(torch.unique((response > 0).nonzero()[:, axis])) for axis in (0, 1)]
+        spreads.append(spread)
+    assert spreads[0] == [1, 1]
+    assert spreads[1][0] > 3
+    assert spreads[1][1] == 1
+
+
+def test_nothing_is_invented_outside_the_slices(scaffold, truth):
+    """Half of the head is acquired, with a gap, and a corner of it was not observed."""
+    stack = cut(truth, 2, 12.0, 6.0)
+    n_slices = stack.acquired.data.shape[2]
+    half = stack.acquired.data[:, :, : n_slices // 2]
+    observed = np.ones(half.shape, bool)
+    observed[: half.shape[0] // 3] = False
+    partial = replace(stack, acquired=Volume(half, stack.acquired.world_from_voxel, observed))
+    result = fitted([partial], scaffold)
+    assert np.isfinite(result.sr).all()
+    assert (result.sr[~result.fov] == 0).all()
+    assert 0.2 < result.coverage < 0.5
+    # The last slice ends half its thickness beyond its centre, not half the distance to the next.
+    top_mm = (stack.acquired.world_from_voxel @ [0, 0, n_slices // 2 - 1, 1])[2] + 3.0
+    z_mm = truth.world_from_voxel[2, 2] * np.arange(truth.data.shape[2]) + truth.world_from_voxel[2, 3]
+    reached = covered(stack.plan, Volume(half, stack.acquired.world_from_voxel), np.eye(4), truth.grid)
+    highest = np.flatnonzero(reached.any((0, 1))).max()
+    assert z_mm[highest] <= top_mm < z_mm[highest + 1]
+    x = np.flatnonzero(result.fov.any((1, 2)))
+    assert len(x) < 0.75 * truth.data.shape[0]
