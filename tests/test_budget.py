@@ -13,12 +13,12 @@ from atlasgs_bids.plan import plan_subject
 from tests.bids_datasets import Dataset, head
 from tests.runs import FAST, atlasgs
 
-SIDE_MM = 0.75
+SIDE_MM = 1.2
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """One participant whose head fills the field of view: 880 000 voxels."""
+    """One participant whose head fills the field of view: 216 000 voxels."""
     made = Dataset.create(tmp_path_factory.mktemp("budget") / "bids")
     data, affine = head("T1w", (SIDE_MM, SIDE_MM, SIDE_MM))
     made.add("01", "T1w", data=np.maximum(data, 200), world_from_voxel=affine, voxel_mm=(SIDE_MM,) * 3)
