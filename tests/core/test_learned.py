@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from scipy import ndimage
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
+from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.priors.degradation import interpolation, sampling_of
 from atlasgs_bids.core.priors.learned import (
     Prediction,
@@ -25,27 +27,31 @@ QUICK = dataclasses.replace(
 
 
 def _acquisition(
-    shape: tuple[int, int, int], sizes_mm: tuple[float, float, float], slice_axis: int
+    shape: tuple[int, int, int],
+    sizes_mm: tuple[float, float, float],
+    slice_axis: int,
+    device: str = "cpu",
 ) -> AcquisitionOperator:
     size_mm = sizes_mm[slice_axis]
     profile = np.array([-0.5, 0.5]) * size_mm, np.array([0.0, 1.0])
-    return AcquisitionOperator(slice_sampling(shape, sizes_mm, slice_axis, profile, 1.0), "cpu")
+    return AcquisitionOperator(slice_sampling(shape, sizes_mm, slice_axis, profile, 1.0), device)
 
 
 def _stack(
     shape: tuple[int, int, int] = (24, 22, 4),
     sizes_mm: tuple[float, float, float] = (1.0, 1.0, 4.0),
     slice_axis: int = 2,
+    device: str = "cpu",
 ) -> Stack:
     generator = torch.Generator().manual_seed(1)
-    acquisition = _acquisition(shape, sizes_mm, slice_axis)
+    acquisition = _acquisition(shape, sizes_mm, slice_axis, device)
     n_x, n_y, n_z = acquisition.shape_in
     return Stack(
-        slices=100 + 20 * torch.randn(shape, generator=generator),
-        weights=torch.ones(shape),
+        slices=(100 + 20 * torch.randn(shape, generator=generator)).to(device),
+        weights=torch.ones(shape, device=device),
         slice_axis=slice_axis,
         acquisition=acquisition,
-        anchor=50 + 10 * torch.randn(n_x, n_y, n_z, generator=generator),
+        anchor=(50 + 10 * torch.randn(n_x, n_y, n_z, generator=generator)).to(device),
     )
 
 
@@ -68,11 +74,20 @@ def test_any_slice_axis_and_coarse_planes(slice_axis: int, in_plane_mm: float) -
     assert float((seen - stack.slices).abs().max()) < 1.0
 
 
-def test_same_seed_same_output() -> None:
-    first, second, other = _run(_stack()), _run(_stack()), _run(_stack(), seed=1)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_same_seed_same_output(device: str) -> None:
+    stack = _stack(device=device)
+    first, second, other = _run(stack), _run(stack), _run(stack, seed=1)
     assert torch.equal(first.image, second.image)
     assert torch.equal(first.sd, second.sd)
     assert not torch.equal(first.image, other.image)
+
+
+def test_fine_planes_are_trained_at_the_scale_of_the_slices() -> None:
+    stack = dataclasses.replace(_stack(shape=(48, 44, 4)), cell_mm=(0.5, 0.5, 1.0))
+    prediction = _run(stack)
+    assert prediction.image.isfinite().all()
+    assert not torch.equal(prediction.image, _run(_stack(shape=(48, 44, 4))).image)
 
 
 def test_unobserved_voxels_have_no_influence() -> None:
@@ -127,6 +142,71 @@ def test_sampling_of_a_matrix_lays_the_same_weights_anywhere() -> None:
     shifted = sampling.matrix(18, 1)
     torch.testing.assert_close(shifted[0], torch.tensor([0, 1, 1, 1] + [0] * 14, dtype=torch.float64) / 3)
     torch.testing.assert_close(shifted.sum(1), torch.ones(len(shifted), dtype=torch.float64))
+
+
+SIZE, FACTOR = 30, 5
+ANCHOR, CONTRAST = np.array([50.0, 150.0, 100.0]), np.array([300.0, 120.0, 200.0])
+"""Intensity of each tissue in the two images."""
+SMALL = dataclasses.replace(
+    LEARNED_CPU, width=16, n_blocks=1, n_first_steps=60, n_cycles=2, n_cycle_steps=60, batch_voxels=4000
+)
+
+
+def _ball(radius: float) -> np.ndarray:
+    """Deliberately not centred on a slice."""
+    return sum((axis - 15.5) ** 2 for axis in np.indices((SIZE,) * 3)) <= radius**2
+
+
+@pytest.fixture(scope="module")
+def anatomy() -> np.ndarray:
+    """Three tissues in blobs of a few voxels."""
+    field = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((SIZE,) * 3), 2.0)
+    return (field > -0.5 * field.std()).astype(int) + (field > 0.5 * field.std())
+
+
+def _simulated(truth: np.ndarray, anchor: np.ndarray) -> tuple[Stack, np.ndarray]:
+    """Slices of the truth without noise, and their cubic interpolation."""
+    n_slices = SIZE // FACTOR
+    acquisition = _acquisition((SIZE, SIZE, n_slices), (1.0, 1.0, float(FACTOR)), 2)
+    slices = acquisition.forward(torch.from_numpy(truth).float())
+    stack = Stack(slices, torch.ones_like(slices), 2, acquisition, torch.from_numpy(anchor).float())
+    centres = (np.arange(SIZE) + 0.5) / FACTOR - 0.5
+    grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE), centres, indexing="ij"))
+    return stack, ndimage.map_coordinates(slices.numpy(), grid, order=3, mode="nearest")
+
+
+def _gain_db(truth: np.ndarray, image: np.ndarray, cubic: np.ndarray) -> float:
+    everywhere = np.ones_like(truth, dtype=bool)
+    return psnr_db(truth, image, everywhere) - psnr_db(truth, cubic, everywhere)
+
+
+def _predicted(stack: Stack) -> Prediction:
+    return predict(train_prior([stack], SMALL, 0), stack)
+
+
+def test_learns_what_the_anchor_tells_and_how_wrong_it_is(anatomy: np.ndarray) -> None:
+    truth = CONTRAST[anatomy]
+    stack, cubic = _simulated(truth, ANCHOR[anatomy])
+    prediction = _predicted(stack)
+    image, sd = prediction.image.numpy(), prediction.sd.numpy()
+    assert _gain_db(truth, image, cubic) > 8.0
+    assert 0.7 < (np.abs(image - truth) < 1.645 * sd).mean() < 0.98
+
+
+def test_noise_for_an_anchor_does_no_harm(anatomy: np.ndarray) -> None:
+    noise = 50 + 100 * np.random.default_rng(1).random(anatomy.shape)
+    stack, cubic = _simulated(CONTRAST[anatomy], noise)
+    assert _gain_db(CONTRAST[anatomy], _predicted(stack).image.numpy(), cubic) > -0.3
+
+
+def test_lesion_that_only_the_target_shows_gains_contrast_over_cubic(anatomy: np.ndarray) -> None:
+    truth = CONTRAST[anatomy]
+    lesion, around = _ball(4.5), _ball(7.0) & ~_ball(5.5)
+    truth[lesion] = 500.0
+    stack, cubic = _simulated(truth, ANCHOR[anatomy])
+    image = _predicted(stack).image.numpy()
+    contrast, of_cubic = (float(x[lesion].mean() - x[around].mean()) for x in (image, cubic))
+    assert contrast > of_cubic
 
 
 def test_shapes_are_checked() -> None:

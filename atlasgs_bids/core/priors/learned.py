@@ -119,7 +119,7 @@ def _trained(
 ) -> RestorationNetwork:
     trainer = Trainer([view.planes for view in views], settings, 0, generator)
     trainer.run(n_steps, on_step)
-    return trainer.network
+    return trainer.finish()
 
 
 def _train_on_lattice(
@@ -144,7 +144,8 @@ def _train_on_lattice(
         renewed = [view for pair in zip(data, beyond, strict=True) for view in lattice_views(*pair)]
         for old_view, new_view in zip(views, renewed, strict=True):
             old_view.planes.target.copy_(new_view.planes.target)
-    return _Restorer(trainer.network, measured_error(trainer.network, views))
+    network = trainer.finish()
+    return _Restorer(network, measured_error(network, views))
 
 
 def _predicted(network: RestorationNetwork, data: Sequence[PreparedStack]) -> list[Tensor]:

@@ -60,6 +60,16 @@ class Trainer:
                     self._step(which)
                 on_step(1)
 
+    def finish(self) -> RestorationNetwork:
+        """The network; the recorded steps and their memory are let go."""
+        if self._recorded:
+            torch.cuda.synchronize(self._device)
+        for graph in self._recorded:
+            graph.reset()
+        self._recorded.clear()
+        self._optimizer.zero_grad(set_to_none=True)  # gradients of a recorded step live in its memory
+        return self.network.requires_grad_(requires_grad=False)
+
     def _record(self, which: int) -> torch.cuda.CUDAGraph:
         """A step as one CUDA graph: to launch its kernels one by one takes 2.5 times as long."""
         self._rate.fill_(0.0)  # the steps before and during the recording change nothing
