@@ -105,6 +105,12 @@ class AcquisitionOperator(LinearOperator):
         self.shape_out = tuple(sampling.weights.shape[0] for sampling in samplings)
         self.shape_in = tuple(sampling.weights.shape[1] for sampling in samplings)
 
+    @property
+    def cell_noise(self) -> float:
+        """Noise of a cell over that of a native voxel, if the voxel is the weighted mean of such cells."""
+        squares = [1.0 if m is None else float(m.square().sum(1).median()) for m in self._matrices]
+        return math.prod(squares) ** -0.5
+
     def axis_matrix(self, axis: int) -> Float[Tensor, "native cells"]:
         """Weights of the cells along ``axis`` in each native sample; rows sum to 1."""
         matrix = self._matrices[axis]

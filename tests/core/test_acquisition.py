@@ -77,3 +77,11 @@ def test_coarse_in_plane_voxels_are_boxes_and_fine_ones_points() -> None:
     assert samplings[0].weights.shape == (4, 8)
     np.testing.assert_array_equal(samplings[1].weights, point_sampling(4).weights)
     assert samplings[2].weights.shape == (3, 18)
+
+
+def test_cell_noise_undoes_the_averaging_of_cells() -> None:
+    box = np.array([-2.0, 2.0]), np.array([0.0, 1.0])
+    op = AcquisitionOperator(slice_sampling((5, 6, 7), (1.0, 2.0, 4.0), 2, box, 1.0), "cpu")
+    assert op.cell_noise == pytest.approx(8**0.5)  # two cells in plane, four through it
+    cells = torch.randn(op.shape_in, generator=torch.Generator().manual_seed(0))
+    assert float(op.forward(cells).std()) * op.cell_noise == pytest.approx(1.0, rel=0.2)

@@ -33,7 +33,7 @@ class Expectation:
     amplitudes: Float[Tensor, " n"]
     """The image at the Gaussians' means."""
     amplitude_sd: Float[Tensor, " n"]
-    """Its standard deviation there."""
+    """Its standard deviation there against an isotropic scan, whose own noise is that of the slices' cells."""
     amplitude_weights: Float[Tensor, " n"]
     """The weights there; tiny, not 0, outside the lattice."""
 
@@ -90,6 +90,8 @@ def _expected(stack: ObservedStack, image: Tensor, sd: Tensor, gaussians: Gaussi
     trust = (stack.noise_sd / sd.clamp_min(1e-12)).square().clamp(low, high) * stack.support
     lattice_from_world = torch.linalg.inv(stack.world_from_lattice.double()).to(gaussians.means_mm)
     means_vox = world_points(gaussians.means_mm, lattice_from_world)
+    # An isotropic scan has more noise than its slices: 90 % of such a scan is inside only with that added.
+    against_scan = (sd.square() + (stack.noise_sd * stack.acquisition.cell_noise) ** 2).sqrt()
     inside = _inside(stack.splat.shape_out, means_vox)
     expectation = Expectation(
         image_from_amplitudes=stack.splat,
@@ -97,7 +99,7 @@ def _expected(stack: ObservedStack, image: Tensor, sd: Tensor, gaussians: Gaussi
         sd=sd,
         weights=trust,
         amplitudes=sample_lattice(image, means_vox),
-        amplitude_sd=sample_lattice(sd, means_vox).clamp_min(1e-12),
+        amplitude_sd=sample_lattice(against_scan, means_vox).clamp_min(1e-12),
         amplitude_weights=inside * sample_lattice(trust, means_vox).clamp_min(_OUTSIDE),
     )
     return ExpectedStack(stack, expectation)
