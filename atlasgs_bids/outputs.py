@@ -112,7 +112,7 @@ def write_target(
         with atomic(stack_outputs(stack, outputs, result, config).xfm) as path:
             write_itk_transform(path, stack.registration)
     anchor_image = resample(anchor.volume, grid)
-    cubic = mean_interpolated(result.stacks, grid)
+    cubic = mean_interpolated([stack.interpolable for stack in result.stacks], grid)
     foreground = anchor.foreground_on(grid)
     with atomic(outputs.figure) as path:
         title = f"{plan.label} {target.label}"

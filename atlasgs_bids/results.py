@@ -17,6 +17,8 @@ from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.targets import StackPlan
 
 FloatArray = npt.NDArray[np.float32]
+Interpolable = tuple[Volume, npt.NDArray[np.float64], float]
+"""A stack, target_from_anchor (world, mm), and its gain."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class StackResult:
     gain: float
     """Intensity of this stack over that of the first one."""
     noise_sd: float
+
+    @property
+    def interpolable(self) -> Interpolable:
+        """What mean_interpolated needs of it."""
+        return self.acquired, self.registration.target_from_anchor, self.gain
 
 
 @dataclass(frozen=True)
@@ -70,11 +77,10 @@ class TargetResult:
     """ASL: RMS of acquired minus simulated difference of control and label, over its noise."""
 
 
-def mean_interpolated(stacks: Sequence[StackResult], grid: Grid) -> FloatArray:
+def mean_interpolated(stacks: Sequence[Interpolable], grid: Grid) -> FloatArray:
     """Cubic interpolation of the stacks, each over its gain, averaged where they overlap."""
     total, n_stacks = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
-    for stack in stacks:
-        target_from_anchor = stack.registration.target_from_anchor
-        total += resample(stack.acquired, grid, target_from_anchor) / np.float32(stack.gain)
-        n_stacks += fov_mask(stack.acquired.grid, grid, target_from_anchor)
+    for acquired, target_from_anchor, gain in stacks:
+        total += resample(acquired, grid, target_from_anchor) / np.float32(gain)
+        n_stacks += fov_mask(acquired.grid, grid, target_from_anchor)
     return np.asarray(total / np.maximum(n_stacks, np.float32(1)))

@@ -6,12 +6,15 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
 from atlasgs_bids.bids.derivatives import TargetOutputs, target_outputs
 from atlasgs_bids.config import RunConfig
+from atlasgs_bids.core.memory import with_smaller_chunks
+from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.errors import error_text
 from atlasgs_bids.fitting import place, rendered_result
 from atlasgs_bids.imaging.volume import load_volume
@@ -75,10 +78,17 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
     finished, failures = [], []
     for target, outputs in pending:
         try:
-            _process_target(plan, target, outputs, scaffold, config, progress)
+            with_smaller_chunks(
+                partial(_process_target, plan, target, outputs, scaffold, config, progress),
+                config.core,
+                config.device,
+                len(scaffold.gaussians),
+            )
             finished.append(target.label)
         except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
             failures.append(Failure(target.label, error_text(error), traceback.format_exc()))
+            if config.stop_on_first_crash:
+                break
     return SubjectResult(tuple(finished), tuple(skipped), tuple(failures))
 
 
@@ -89,7 +99,9 @@ def _process_target(
     scaffold: SessionScaffold,
     config: RunConfig,
     progress: Progress,
+    core: CoreSettings,
 ) -> None:
+    config = replace(config, core=core)
     label = f"{plan.label} {target.label}"
     clock = _Clock({"scaffold": scaffold.seconds})
     if target.series is not None:

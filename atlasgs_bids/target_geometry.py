@@ -136,7 +136,9 @@ def _own_anchor(anchor: Anchor, stacks: Sequence[StackResult]) -> Anchor:
         inside |= covered(stack.plan, stack.acquired, stack.registration.target_from_anchor, grid)
     return replace(
         anchor,
-        volume=Volume(mean_interpolated(stacks, grid), grid.world_from_voxel),
+        volume=Volume(
+            mean_interpolated([stack.interpolable for stack in stacks], grid), grid.world_from_voxel
+        ),
         foreground=anchor.foreground & inside,
         support=anchor.support & inside,
     )
