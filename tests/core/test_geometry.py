@@ -13,7 +13,8 @@ from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.geometry import TargetData, Term, _bounded, _penalty, relax_geometry
 from atlasgs_bids.core.metrics import psnr_db
-from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.objective import Objective
+from atlasgs_bids.core.operators import Identity, LinearOperator
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings, GeometryMode, GeometrySettings, RelaxationSettings
@@ -145,6 +146,35 @@ def test_a_small_shift_is_followed(shifted: Case, mode: GeometryMode, least_gain
     after = shifted.objective(gaussians, amplitudes)
     assert after < 0.7 * before
     assert after <= 1.001 * min(objectives) * before
+
+
+def test_what_is_expected_between_the_slices_is_followed_too(shifted: Case) -> None:
+    term = shifted.term
+    shape = term.data_from_lattice.shape_in
+    weights = torch.full(shape, 0.3)
+    expected = Term(Identity(shape), shifted.truth, weights, term.world_from_lattice)
+    centre = 0.9 * shifted.first_fit.amplitudes
+
+    def objective(gaussians: Gaussians) -> Objective:
+        splat = SplatOperator(gaussians, shape, term.world_from_lattice)
+        slices = (term.data_from_lattice @ splat, term.data, term.weights)
+        return Objective((slices, (splat, shifted.truth, weights)), shifted.prior, 0.01, centre)
+
+    def solved(gaussians: Gaussians) -> tuple[Appearance, float]:
+        own = objective(gaussians)
+        solution = own.solve(None, 1e-5, 300)
+        difference = solution.value - centre
+        misfits = [float((w * (op.forward(solution.value) - b) ** 2).sum()) for op, b, w in own.terms]
+        rough = float((difference * shifted.prior.forward(difference)).sum())
+        return Appearance(solution, own, {}, 1.0), sum(misfits) + 0.01 * rough
+
+    first_fit, before = solved(shifted.gaussians)
+    target = replace(shifted.target, terms=(term, expected))
+    gaussians, objectives = replace(shifted, target=target, first_fit=first_fit).relaxed("offset")
+    _, after = solved(gaussians)
+    penalty = min(objectives) - after / before
+    assert after < 0.8 * before
+    assert 0 <= penalty < 0.2
 
 
 def test_offsets_and_scales_stay_within_their_bounds(shifted: Case) -> None:
