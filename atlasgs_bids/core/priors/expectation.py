@@ -33,7 +33,7 @@ class Expectation:
     amplitudes: Float[Tensor, " n"]
     """The image at the Gaussians' means."""
     amplitude_sd: Float[Tensor, " n"]
-    """Its standard deviation there against an isotropic scan, whose own noise is that of the slices' cells."""
+    """Standard deviation there of what an isotropic scan, as noisy as these slices, would show."""
     amplitude_weights: Float[Tensor, " n"]
     """The weights there; tiny, not 0, outside the lattice."""
 
