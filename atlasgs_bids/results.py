@@ -9,6 +9,7 @@ from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.registration import Registration
+from atlasgs_bids.imaging.slice_motion import SlicePosition
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.targets import StackPlan
 
@@ -29,6 +30,8 @@ class StackResult:
     gain: float
     """Intensity of this stack over that of the first one."""
     noise_sd: float
+    motion: tuple[SlicePosition, ...] = ()
+    """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from atlasgs_bids.errors import error_text
 from atlasgs_bids.fitting import fit_stacks, observe_placed, place, rendered_result
 from atlasgs_bids.imaging.volume import load_volume
 from atlasgs_bids.longitudinal import check_other_session
+from atlasgs_bids.motion import fit_moving_stacks
 from atlasgs_bids.outputs import MIN_COVERAGE, coverage_warning, save_images, write_target
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
@@ -103,7 +104,8 @@ def _process_target(
             advance(1)
         with clock.measure("appearance"):
             observations = [observe_placed(stack, scaffold, config) for stack in placed]
-            fit = fit_stacks(placed, observations, scaffold, config, progress, label)
+            fit_all = fit_moving_stacks if config.motion == "slice" else fit_stacks
+            fit = fit_all(placed, observations, scaffold, config, progress, label)
         with clock.measure("render"), progress.stage(f"{label}: rendering") as advance:
             result = rendered_result(fit, scaffold, config)
             advance(1)

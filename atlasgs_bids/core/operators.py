@@ -49,7 +49,10 @@ class Composition(LinearOperator):
 
 
 class SliceRows(LinearOperator):
-    """The slices of a stack as rows: (x, y, z) -> (n_slices, n_pixels, 1), padded with zeros at the end."""
+    """The slices of a stack as rows: (x, y, z) -> (n_slices, n_pixels, 1), padded with zeros at the end.
+
+    Several volumes at once, as in every operator of a fit: (x, y, z, k) -> (n_slices, n_pixels, 1, k).
+    """
 
     def __init__(self, shape: tuple[int, ...], slice_axis: int, n_pixels: int) -> None:
         self._axis, self._n_own = slice_axis, math.prod(shape) // shape[slice_axis]
@@ -57,12 +60,13 @@ class SliceRows(LinearOperator):
         self.shape_in, self.shape_out = shape, (shape[slice_axis], n_pixels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.new_zeros(self.shape_out)
-        rows[:, : self._n_own, 0] = torch.movedim(x, self._axis, 0).flatten(1)
+        rows = x.new_zeros((*self.shape_out, *x.shape[3:]))
+        rows[:, : self._n_own, 0] = torch.movedim(x, self._axis, 0).flatten(1, 2)
         return rows
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return torch.movedim(y[:, : self._n_own, 0].reshape(self._moved_shape), 0, self._axis).contiguous()
+        own = y[:, : self._n_own, 0].reshape(*self._moved_shape, *y.shape[3:])
+        return torch.movedim(own, 0, self._axis).contiguous()
 
 
 class StackedOperator(LinearOperator):
@@ -82,10 +86,9 @@ class StackedOperator(LinearOperator):
         return torch.cat([scale * part.forward(x) for part, scale in pairs])
 
     def adjoint(self, y: Tensor) -> Tensor:
-        total = y.new_zeros(self.shape_in)
-        for part, scale, own in zip(self.parts, self.scales, torch.split(y, self._lengths), strict=True):
-            total += scale * part.adjoint(own)
-        return total
+        parts = zip(self.parts, self.scales, torch.split(y, self._lengths), strict=True)
+        first, *others = (scale * part.adjoint(own) for part, scale, own in parts)
+        return sum(others, start=first)
 
 
 class SparseOperator(LinearOperator):
