@@ -1,13 +1,16 @@
 # Two commands, each enough by itself on a fresh machine with Python >= 3.10 and make:
 #   make demo   two simulated subjects from raw BIDS to group tables, into ./demo-output
 #   make test   lint, types, import layers, tests
+# Further:
+#   make test-container   the image, the Singularity definition and the SLURM example, for real (as root on Debian)
+#   make boutiques        boutiques.json anew from the options of the command
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-container boutiques lint clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -15,6 +18,13 @@ demo: $(INSTALLED)
 
 test: lint
 	$(BIN)/pytest
+
+test-container: $(INSTALLED)
+	tests/container/install.sh
+	$(BIN)/pytest -m container tests/container
+
+boutiques: $(INSTALLED)
+	$(BIN)/python container/describe.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -1,55 +1,39 @@
 """One invocation: validate, discover, plan, process, report; one failure stops nobody else."""
 
 import logging
-import os
-import platform
-import sys
-import tempfile
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 
 from rich.console import Console
-from rich.highlighter import NullHighlighter
-from rich.logging import RichHandler
 
 from atlasgs_bids import __version__
 from atlasgs_bids.bids.dataset import check_out_dir, write_dataset_files
 from atlasgs_bids.bids.discover import discover_participant, list_participants, list_sessions
 from atlasgs_bids.bids.entities import session_label
-from atlasgs_bids.bids.files import remove_stale_temporaries, save_text
+from atlasgs_bids.bids.files import remove_stale_temporaries
 from atlasgs_bids.bids.validate import check_dataset, validation_errors
+from atlasgs_bids.budget import within_budget
 from atlasgs_bids.config import RunConfig, check_paths
 from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST
-from atlasgs_bids.errors import ConfigurationError, error_text
+from atlasgs_bids.environment import limit_threads, place_caches, share_of_threads
+from atlasgs_bids.errors import ConfigurationError
 from atlasgs_bids.group import gather
 from atlasgs_bids.imaging.slices import slice_profile
+from atlasgs_bids.participants import Failed, failed, process_participant, record, unfinished
 from atlasgs_bids.plan import SubjectPlan, plan_subject, plan_table
-from atlasgs_bids.progress import Progress
+from atlasgs_bids.progress import Progress, logging_to_terminal
+from atlasgs_bids.workers import EXIT_INTERRUPTED, process_in_parallel, signals_as_interrupt
 
 logger = logging.getLogger("atlasgs_bids")
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _N_FAILURES_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A participant, session or target that could not be completed."""
-
-    participant: str
-    label: str
-    """``sub-01``, ``sub-01 ses-1``, ``sub-01 FLAIR``."""
-    message: str
-    traceback: str = ""
 
 
 def run(config: RunConfig) -> int:
     """Exit code of one invocation: 0 all done, 1 something failed, 2 usage, 130 interrupted."""
-    with _logging_to_terminal(config.verbosity) as progress:
+    with signals_as_interrupt(), logging_to_terminal(config.verbosity) as progress:
         try:
             check_paths(config)
             participants = _selected_participants(config)
@@ -63,16 +47,22 @@ def run(config: RunConfig) -> int:
                 _print_plan(plans, failures)
                 return EXIT_FAILED if failures else EXIT_DONE
             write_dataset_files(config.out_dir, config.bids_dir, __version__, config.derivatives)
+            for folder in (config.out_dir, config.out_dir / "logs"):
+                remove_stale_temporaries(folder)
             for failure in failures:
-                _record(failure, config)
-            failures += _process(plans, config, progress)
+                record(failure, config)
+            if failures and config.stop_on_first_crash:
+                undone = [plan.participant for plan in plans if plan.targets]
+            else:
+                more, undone = _process(plans, config, progress)
+                failures += more
         except ConfigurationError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message is for the user, who needs no traceback
             return EXIT_USAGE
         except KeyboardInterrupt:
             logger.error("interrupted; what was finished stays, the next run goes on from there")  # noqa: TRY400
             return EXIT_INTERRUPTED
-    print(_summary(participants, plans, failures))
+    print(_summary(participants, plans, failures, undone))
     return EXIT_FAILED if failures else EXIT_DONE
 
 
@@ -81,7 +71,12 @@ def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectP
     failures: list[Failed] = []
     for participant in participants:
         found = discover_participant(
-            config.bids_dir, participant, config.session_ids, config.bids_filters, config.derivatives
+            config.bids_dir,
+            participant,
+            config.session_ids,
+            config.bids_filters,
+            config.derivatives,
+            config.bids_database_dir,
         )
         if not found:
             logger.warning("sub-%s: no images in session %s", participant, ", ".join(config.session_ids))
@@ -89,7 +84,7 @@ def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectP
             try:
                 plan = plan_subject(inputs, config)
             except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
-                failures.append(_failed(participant, session_label(participant, inputs.session), error))
+                failures.append(failed(participant, session_label(participant, inputs.session), error))
                 continue
             plans.append(plan)
             failures += [
@@ -98,34 +93,23 @@ def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectP
     return plans, failures
 
 
-def _process(plans: Sequence[SubjectPlan], config: RunConfig, progress: Progress) -> list[Failed]:
-    failures: list[Failed] = []
+def _process(
+    plans: Sequence[SubjectPlan], config: RunConfig, progress: Progress
+) -> tuple[list[Failed], list[str]]:
+    """Failures, and the participants that ``--stop-on-first-crash`` left undone."""
     for plan in plans:
         _log_plan(plan)
-        if not plan.targets:
-            continue
-        try:
-            remove_stale_temporaries(config.out_dir / f"sub-{plan.participant}")
-            from atlasgs_bids.subject import process_subject  # noqa: PLC0415 - loads torch
-
-            result = process_subject(plan, config, progress)
-        except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
-            failed = [_failed(plan.participant, plan.label, error)]
-        else:
-            failed = [
-                Failed(plan.participant, f"{plan.label} {failure.label}", failure.message, failure.traceback)
-                for failure in result.failures
-            ]
-            for label in result.skipped:
-                logger.info("%s %s: finished by an earlier run; --overwrite does it again", plan.label, label)
-        for failure in failed:
-            _record(failure, config)
-        failures += failed
-    return failures
-
-
-def _failed(participant: str, label: str, error: Exception) -> Failed:
-    return Failed(participant, label, error_text(error), traceback.format_exc())
+    busy = [plan for plan in plans if plan.targets and unfinished(plan, config)]
+    participants = [list(of_one) for _, of_one in groupby(busy, lambda plan: plan.participant)]
+    if config.n_procs > 1 and len(participants) > 1:
+        return process_in_parallel(participants, config, _devices(config.device))
+    config = replace(config, device=_devices(config.device)[0])
+    failures: list[Failed] = []
+    for position, of_one in enumerate(participants):
+        process_participant(of_one, config, progress, failures.append)
+        if failures and config.stop_on_first_crash:
+            return failures, [left[0].participant for left in participants[position + 1 :]]
+    return failures, []
 
 
 def _selected_participants(config: RunConfig) -> list[str]:
@@ -168,6 +152,11 @@ def _checked_settings(config: RunConfig) -> RunConfig:
     """The settings, the device resolved; ConfigurationError where one cannot be honoured."""
     check_out_dir(config.out_dir)
     slice_profile(config.slice_profile, 1.0)  # reads and checks a profile file
+    if config.motion != "none" and config.core.geometry.mode != "frozen":
+        raise ConfigurationError(
+            f"--motion {config.motion} together with --geometry {config.core.geometry.mode}: both "
+            "explain the same misfit; leave one of them out"
+        )
     if config.dry_run:
         return config
     if config.work_dir is not None:
@@ -177,8 +166,11 @@ def _checked_settings(config: RunConfig) -> RunConfig:
             raise ConfigurationError(
                 f"work dir {config.work_dir} cannot be made ({error.strerror}); choose another one"
             ) from error
-    _place_caches(config.work_dir)
-    return _with_prior(replace(config, device=_resolved_device(config.device)))
+    place_caches(config.work_dir)
+    n_threads = config.n_threads or share_of_threads(config.n_procs)
+    limit_threads(n_threads)
+    resolved = replace(config, device=_resolved_device(config.device), n_threads=n_threads)
+    return within_budget(_with_prior(resolved))
 
 
 def _with_prior(config: RunConfig) -> RunConfig:
@@ -189,36 +181,33 @@ def _with_prior(config: RunConfig) -> RunConfig:
     return replace(config, prior=prior, core=replace(config.core, learned=network))
 
 
-def _place_caches(work_dir: Path | None) -> None:
-    """Compiled kernels and font lists go to the work dir, or below /tmp where the package cannot be written.
-
-    A variable that the user has set wins. Must run before numba and matplotlib are imported.
-    """
-    package = Path(__file__).parent
-    if work_dir is None:
-        if os.access(package, os.W_OK):
-            return
-        work_dir = Path(tempfile.gettempdir()) / f"atlasgs-{os.getuid()}"
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(work_dir / "numba"))
-    os.environ.setdefault("MPLCONFIGDIR", str(work_dir / "matplotlib"))
-
-
 def _resolved_device(device: str) -> str:
-    """``cpu`` or ``cuda:n``; ConfigurationError where there is no such GPU."""
+    """``cpu``, ``cuda`` (any of several) or ``cuda:n``; ConfigurationError where there is no such GPU."""
     if device == "cpu":
         return device
-    import torch  # noqa: PLC0415 - takes seconds, and --device cpu needs none of it
-
-    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    n_devices = _n_cuda_devices()
     if device == "auto":
-        return "cuda:0" if n_devices else "cpu"
+        return "cuda" if n_devices else "cpu"
     index = int(device.partition(":")[2] or 0)
     if index >= n_devices:
+        import torch  # noqa: PLC0415 - takes seconds, and --device cpu needs none of it
+
         raise ConfigurationError(
             f"--device {device}: torch {torch.__version__} sees {n_devices} CUDA devices; use "
             "--device cpu, or check the driver, CUDA_VISIBLE_DEVICES and the container's --gpus or --nv"
         )
-    return f"cuda:{index}"
+    return device
+
+
+def _devices(device: str) -> list[str]:
+    """The devices that the processes take in turn: ``cuda`` stands for every GPU that is visible."""
+    return [f"cuda:{index}" for index in range(_n_cuda_devices())] if device == "cuda" else [device]
+
+
+def _n_cuda_devices() -> int:
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _validate(config: RunConfig, participants: Sequence[str]) -> None:
@@ -248,27 +237,15 @@ def _print_plan(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> Non
     console.print(plan_table(plans, unplanned))
 
 
-def _record(failure: Failed, config: RunConfig) -> None:
-    """Log a failure and write its crash file, at once: a later failure must not lose it."""
-    now = datetime.now(timezone.utc)
-    name = f"crash-{now:%Y%m%dT%H%M%SZ}-{failure.label.replace(' ', '_')}-{os.getpid()}.txt"
-    path = config.out_dir / "logs" / name
-    text = (
-        f"{failure.label}\n{failure.message}\n\n"
-        f"time: {now:%Y-%m-%d %H:%M:%S} UTC\nAtlasGS {__version__}, Python {platform.python_version()}, "
-        f"{platform.platform()}\ncommand: {' '.join(sys.argv)}\nsettings: {config}\n\n{failure.traceback}"
-    )
-    logger.error("%s: %s (details: %s)", failure.label, failure.message, path)
-    try:
-        save_text(text, path)
-    except OSError as error:  # a full disk may be the very failure that is recorded
-        logger.error("%s cannot be written: %s", path, error)  # noqa: TRY400
-
-
-def _summary(participants: Sequence[str], plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> str:
+def _summary(
+    participants: Sequence[str],
+    plans: Sequence[SubjectPlan],
+    failures: Sequence[Failed],
+    undone: Sequence[str],
+) -> str:
     """The last line of a run."""
     failed = {failure.participant for failure in failures}
-    n_done = len(participants) - len(failed)
+    n_done = len(participants) - len(failed | set(undone))
     line = f"{n_done} of {len(participants)} participants done"
     busy = {plan.participant for plan in plans if plan.targets} | failed
     idle = [f"sub-{participant}" for participant in participants if participant not in busy]
@@ -278,31 +255,7 @@ def _summary(participants: Sequence[str], plans: Sequence[SubjectPlan], failures
     if named:
         more = f"; and {len(named) - _N_FAILURES_NAMED} more" if len(named) > _N_FAILURES_NAMED else ""
         line += "; failed: " + "; ".join(named[:_N_FAILURES_NAMED]) + more
+    stopped = [f"sub-{label}" for label in participants if label in set(undone) - failed]
+    if stopped:
+        line += f"; stopped before {', '.join(stopped)} was done"
     return line
-
-
-@contextmanager
-def _logging_to_terminal(verbosity: int) -> Iterator[Progress]:
-    """Send the log to stderr while the run lasts: above rich's bars on a terminal, else as lines."""
-    with Progress() as progress:
-        handler: logging.Handler
-        if progress.console.is_terminal:
-            handler = RichHandler(
-                console=progress.console,
-                show_path=False,
-                highlighter=NullHighlighter(),
-                log_time_format="%H:%M:%S",
-            )
-        else:
-            handler = logging.StreamHandler()
-            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
-        previous = logger.level, logger.propagate
-        logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG if verbosity else logging.INFO)
-        logger.propagate = False
-        try:
-            yield progress
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(previous[0])
-            logger.propagate = previous[1]

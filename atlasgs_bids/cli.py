@@ -1,170 +1,36 @@
 """Command line -> RunConfig; nothing else."""
 
-import json
-import re
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from atlasgs_bids import __version__
-from atlasgs_bids.bids.entities import ENTITIES, INPUT_SUFFIXES
+from atlasgs_bids import __version__, options
+from atlasgs_bids.bids.entities import INPUT_SUFFIXES
 from atlasgs_bids.config import RunConfig, resolve_out_dir
-from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
+from atlasgs_bids.core.settings import (
+    GEOMETRY_MODES,
+    AppearanceSettings,
+    CoreSettings,
+    GeometrySettings,
+    ScaffoldSettings,
+)
 
 DEFAULTS = RunConfig(bids_dir=Path(), out_dir=Path(), analysis_level="participant")
 _SCAFFOLD, _APPEARANCE = DEFAULTS.core.scaffold, DEFAULTS.core.appearance
-
-
-class SpaceListOption(click.Option):
-    """An option that takes one or more values: every argument up to the next one that starts with ``-``."""
-
-    def __init__(self, param_decls: Sequence[str], **attributes: Any) -> None:
-        attributes["multiple"] = True
-        super().__init__(param_decls, **attributes)
-
-
-class SpaceListCommand(click.Command):
-    """A command that turns ``--option a b`` of a SpaceListOption into ``--option a --option b``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, self._repeated(args))
-        except click.MissingParameter as error:
-            raise click.UsageError(
-                f"{error.format_message()} A list of labels takes every value up to the next option: "
-                "write BIDS_DIR OUT_DIR LEVEL first, or end the list with --",
-                ctx,
-            ) from error
-
-    def _repeated(self, args: Sequence[str]) -> list[str]:
-        names = {name for p in self.params if isinstance(p, SpaceListOption) for name in p.opts}
-        repeated: list[str] = []
-        option, n_values = None, 0
-        for position, arg in enumerate(args):
-            if arg == "--":
-                return [*repeated, *args[position:]]
-            if arg.startswith("-"):
-                option, n_values = (arg if arg in names else None), 0
-            elif option is not None:
-                repeated += [option] if n_values else []
-                n_values += 1
-            repeated.append(arg)
-        return repeated
-
-
-def _resolution(ctx: click.Context, param: click.Parameter, value: str) -> str | float:
-    if value in ("iso", "anchor"):
-        return value
-    try:
-        voxel_mm = float(value)
-    except ValueError as error:
-        text = f"{value!r} is neither iso nor anchor nor a voxel size in mm"
-        raise click.BadParameter(text, ctx, param) from error
-    if not 0.05 <= voxel_mm <= 20:
-        raise click.BadParameter(f"a voxel size of {value} mm, expected 0.05 to 20", ctx, param)
-    return voxel_mm
-
-
-def _slice_profile(ctx: click.Context, param: click.Parameter, value: str) -> str | Path:
-    if value in ("box", "gaussian"):
-        return value
-    if not Path(value).is_file():
-        text = f"{value!r} is neither box nor gaussian nor a file with two columns"
-        raise click.BadParameter(text, ctx, param)
-    return Path(value).absolute()
-
-
-def _slice_thickness(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, float]:
-    """``5`` or ``FLAIR=5``, by suffix; ``""``: every other target."""
-    suffixes = [suffix for kind, suffix in INPUT_SUFFIXES.items() if kind != "t1w"]
-    thickness_mm = {}
-    for value in values:
-        suffix, _, number = value.rpartition("=")
-        if suffix and suffix not in suffixes:
-            text = f"{value!r}: {suffix!r} is no target, expected one of {', '.join(suffixes)}"
-            raise click.BadParameter(text, ctx, param)
-        try:
-            thickness_mm[suffix] = float(number)
-        except ValueError as error:
-            text = f"{value!r}, expected mm for all targets (5) or for one kind (FLAIR=5)"
-            raise click.BadParameter(text, ctx, param) from error
-        if not 0 < thickness_mm[suffix] < 100:
-            raise click.BadParameter(f"{value!r}, expected more than 0 and less than 100 mm", ctx, param)
-    return thickness_mm
-
-
-def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-        raise click.BadParameter(f"{value!r}, expected auto, cpu, cuda or cuda:n", ctx, param)
-    return value
-
-
-def _labels(key: str) -> Callable[[click.Context, click.Parameter, Sequence[str]], tuple[str, ...]]:
-    """Callback that splits commas, takes ``key-`` off and refuses what is no label."""
-
-    def clean(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-        given = [part for value in values for part in re.split(r"[,\s]+", value) if part]
-        labels = [part.removeprefix(f"{key}-") for part in given]
-        for label in labels:
-            if not re.fullmatch(r"[0-9a-zA-Z+]+", label):
-                text = f"{label!r} is no label (letters and digits); a list ends at the next option or at --"
-                raise click.BadParameter(text, ctx, param)
-        return tuple(dict.fromkeys(labels))
-
-    return clean
-
-
-def _label(key: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
-    """Callback for one label, with or without ``key-``."""
-
-    def clean(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-        if value is None:
-            return None
-        labels = _labels(key)(ctx, param, [value])
-        if len(labels) != 1:
-            raise click.BadParameter(f"{value!r}, expected one label", ctx, param)
-        return labels[0]
-
-    return clean
-
-
-def _filters(ctx: click.Context, param: click.Parameter, path: Path | None) -> dict[str, dict[str, Any]]:
-    """Content of a --bids-filter-file, its keys checked."""
-    if path is None:
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{path} is not valid JSON ({error})", ctx, param) from error
-    if not isinstance(content, dict) or not all(isinstance(query, dict) for query in content.values()):
-        raise click.BadParameter(f'{path}: expected {{"t1w": {{"acquisition": "mprage"}}}}', ctx, param)
-    entities = {name for _, name in ENTITIES} | {"suffix", "datatype", "extension"}
-    for kind, query in content.items():
-        if kind not in INPUT_SUFFIXES:
-            known = ", ".join(INPUT_SUFFIXES)
-            raise click.BadParameter(f"{path}: unknown input {kind!r}, expected {known}", ctx, param)
-        for name in query:
-            if name not in entities and not name[:1].isupper():  # capitals: a field of the sidecar
-                raise click.BadParameter(
-                    f"{path}: {kind}: unknown entity {name!r}, expected pybids' long names such as "
-                    "session, acquisition, run, reconstruction or a sidecar field",
-                    ctx,
-                    param,
-                )
-    return content
 
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command(
-    cls=SpaceListCommand,
+    cls=options.SpaceListCommand,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Put options after BIDS_DIR, OUT_DIR and the level; a list of labels ends at the next option or "
     "at --, so that `atlasgs --participant-label 01 02 -- BIDS_DIR OUT_DIR participant` works too. "
+    "Every option also has an environment variable (ATLASGS_DEVICE for --device). The command line wins over "
+    "the environment, the environment over --config-file. "
     "Exit codes: 0 all done, 1 a participant failed (the others went on), 2 wrong usage.",
 )
 @click.argument("bids_dir", type=click.Path(path_type=Path, file_okay=False, exists=True))
@@ -173,8 +39,8 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--participant-label",
     "participant_labels",
-    cls=SpaceListOption,
-    callback=_labels("sub"),
+    cls=options.SpaceListOption,
+    callback=options.labels("sub"),
     metavar="LABEL...",
     help="Participants to process, with or without sub-; default: all.",
 )
@@ -182,14 +48,14 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--session-id",
     "--session-label",
     "session_ids",
-    cls=SpaceListOption,
-    callback=_labels("ses"),
+    cls=options.SpaceListOption,
+    callback=options.labels("ses"),
     metavar="LABEL...",
     help="Sessions to process, with or without ses-; default: all.",
 )
 @click.option(
     "--anchor-session",
-    callback=_label("ses"),
+    callback=options.label("ses"),
     metavar="LABEL",
     help="Session whose T1w is the anchor of every session; default: each session has its own.",
 )
@@ -202,21 +68,78 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--bids-filter-file",
     "bids_filters",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    callback=_filters,
+    callback=options.filters,
     help=f"JSON file that narrows the inputs: keys {', '.join(INPUT_SUFFIXES)}, each with pybids entities.",
 )
 @click.option("--skip-bids-validation", is_flag=True, help="Do not validate the dataset first.")
+@click.option(
+    "--bids-database-dir",
+    type=_FOLDER,
+    help="Folder that keeps the index of each participant for later runs; made anew where files changed.",
+)
+@click.option(
+    "-d",
+    "--derivatives",
+    cls=options.SpaceListOption,
+    callback=options.named_folders,
+    metavar="NAME=PATH...",
+    help="Results of other pipelines, such as fmriprep=/data/derivatives/fmriprep.",
+)
 @click.option("-w", "--work-dir", type=_FOLDER, help="Folder for caches; default: a temporary one.")
 @click.option(
+    "--nprocs",
+    "n_procs",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.n_procs,
+    show_default=True,
+    help="Participants at the same time, each in a process of its own; several GPUs are taken in turn.",
+)
+@click.option(
+    "--omp-nthreads",
+    "n_threads",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.n_threads,
+    help="Threads of each process; default: OMP_NUM_THREADS, else the CPUs over --nprocs.",
+)
+@click.option(
+    "--mem",
+    "memory_mib",
+    callback=options.memory_mib,
+    metavar="NUMBER[K|M|G|T]",
+    help="Memory that may be planned with (bare number: MB): bounds how many participants run at once, by "
+    "an estimate from their T1w, and the size of chunks on the CPU. No hard limit.",
+)
+@click.option(
     "--device",
-    callback=_device,
+    callback=options.device,
     metavar="auto|cpu|cuda[:n]",
     default=DEFAULTS.device,
     show_default=True,
     help="Where to compute.",
 )
+@click.option(
+    "--stop-on-first-crash", is_flag=True, help="Stop everything when something fails; default: go on."
+)
 @click.option("--overwrite", is_flag=True, help="Do finished targets again; default: skip them.")
+@click.option(
+    "--reports-only",
+    is_flag=True,
+    help="Draw the figures and write the tables' dictionaries again from finished results; fit nothing.",
+)
+@click.option(
+    "--resource-monitor", is_flag=True, help="Write time and memory of every stage to OUT_DIR/logs."
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--notrack", is_flag=True, help="Accepted for compatibility: nothing is ever tracked.")
+@click.option(
+    "--config-file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    callback=options.read_config_file,
+    is_eager=True,
+    expose_value=False,
+    envvar=f"{options.ENVIRONMENT_PREFIX}CONFIG_FILE",
+    help='TOML file with options by their long names, such as device = "cpu".',
+)
 @click.option("-v", "--verbose", "verbosity", count=True, help="Say more.")
 @click.option(
     "--registration",
@@ -243,7 +166,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option(
     "--resolution",
-    callback=_resolution,
+    callback=options.resolution,
     metavar="iso|anchor|MM",
     default=str(DEFAULTS.resolution),
     show_default=True,
@@ -251,7 +174,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option(
     "--slice-profile",
-    callback=_slice_profile,
+    callback=options.slice_profile,
     metavar="box|gaussian|FILE",
     default=str(DEFAULTS.slice_profile),
     show_default=True,
@@ -260,8 +183,8 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--slice-thickness",
     "slice_thickness_mm",
-    cls=SpaceListOption,
-    callback=_slice_thickness,
+    cls=options.SpaceListOption,
+    callback=options.slice_thickness,
     metavar="MM|SUFFIX=MM...",
     help="Slice thickness, for all targets (5) or by kind (FLAIR=5 T2w=4), before that of the sidecars.",
 )
@@ -284,6 +207,14 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     default=_SCAFFOLD.n_steps,
     show_default=True,
     help="Steps that fit the Gaussians to the T1w.",
+)
+@click.option(
+    "--geometry",
+    type=click.Choice(GEOMETRY_MODES),
+    default=DEFAULTS.core.geometry.mode,
+    show_default=True,
+    help="Gaussians of a target: the T1w's as they are; shifted and scaled a little to fit its slices; "
+    "fitted freely from there; or fitted to the target alone.",
 )
 @click.option(
     "--regularization",
@@ -310,38 +241,46 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.version_option(__version__, prog_name="atlasgs")
 @click.pass_context
-def main(ctx: click.Context, /, **options: Any) -> None:
+def main(ctx: click.Context, /, **values: Any) -> None:
     """Restore thick-slice FLAIR, T2w, PDw, diffusion and ASL images of a BIDS dataset at isotropic
     resolution, in the space of each participant's own T1w image.
 
     BIDS_DIR is the dataset and is only ever read. OUT_DIR receives the results; a folder called derivatives
     gets atlasgs appended. The level is participant, then group, which gathers the metrics.
     """
-    config = _config(options)
+    if values["overwrite"] and values["reports_only"]:
+        raise click.UsageError(
+            "--reports-only fits nothing, so --overwrite has no use beside it; drop one", ctx
+        )
+    config = _config(values)
     from atlasgs_bids.app import run  # noqa: PLC0415 - loads pybids and nibabel
 
     ctx.exit(run(config))
 
 
-def _config(options: dict[str, Any]) -> RunConfig:
+def _config(values: dict[str, Any]) -> RunConfig:
     core = CoreSettings(
         scaffold=replace(
-            ScaffoldSettings(), n_gaussians=options.pop("n_gaussians"), n_steps=options.pop("scaffold_steps")
+            ScaffoldSettings(), n_gaussians=values.pop("n_gaussians"), n_steps=values.pop("scaffold_steps")
         ),
         appearance=replace(
             AppearanceSettings(),
-            regularization=options.pop("regularization"),
-            tolerance=options.pop("tolerance"),
-            max_iterations=options.pop("max_iterations"),
+            regularization=values.pop("regularization"),
+            tolerance=values.pop("tolerance"),
+            max_iterations=values.pop("max_iterations"),
         ),
-        seed=options.pop("seed"),
+        geometry=replace(GeometrySettings(), mode=values.pop("geometry")),
+        seed=values.pop("seed"),
     )
-    work_dir, scaffold = options.pop("work_dir"), options.pop("scaffold")
+    values.pop("notrack")
+    work_dir, database_dir = values.pop("work_dir"), values.pop("bids_database_dir")
+    scaffold = values.pop("scaffold")
     return RunConfig(
-        bids_dir=options.pop("bids_dir").absolute(),
-        out_dir=resolve_out_dir(options.pop("out_dir")),
+        bids_dir=values.pop("bids_dir").absolute(),
+        out_dir=resolve_out_dir(values.pop("out_dir")),
         work_dir=work_dir.absolute() if work_dir else None,
+        bids_database_dir=database_dir.absolute() if database_dir else None,
         scaffold=scaffold.absolute() if scaffold else None,
         core=core,
-        **options,
+        **values,
     )

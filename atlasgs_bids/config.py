@@ -26,12 +26,24 @@ class RunConfig:
     """Other pipelines' results by name, such as ``fmriprep``."""
     anchor_session: str | None = None
     """Session whose T1w is the anchor of every session, without ``ses-``; None: each session's own."""
+    bids_database_dir: Path | None = None
+    """Where the index of each participant is kept between runs; None: nowhere."""
     skip_bids_validation: bool = False
     work_dir: Path | None = None
     """Caches and other throw-away files; None: a folder under the system's temporary directory."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:n``."""
+    n_procs: int = 1
+    """Participants at the same time, each in its own process; 1: all in this one, one after the other."""
+    n_threads: int | None = None
+    """Threads of each process; None: OMP_NUM_THREADS where it is set, else an equal share of the CPUs."""
+    memory_mib: float | None = None
+    """What all processes together may need, by estimate (budget.py); None: not looked at."""
+    stop_on_first_crash: bool = False
     overwrite: bool = False
+    reports_only: bool = False
+    """Draw figures and write tables' dictionaries again from the results; fit nothing."""
+    resource_monitor: bool = False
     dry_run: bool = False
     verbosity: int = 0
     registration: str = "rigid"
@@ -78,7 +90,8 @@ def check_paths(config: RunConfig) -> None:
             f"out_dir {config.out_dir} lies inside bids_dir, which is only ever read; "
             f"choose a folder outside it or {derivatives / 'atlasgs'}"
         )
-    if config.work_dir is not None and config.work_dir.resolve().is_relative_to(bids_dir):
-        raise ConfigurationError(
-            f"work dir {config.work_dir} lies inside bids_dir, which is only ever read; choose one outside it"
-        )
+    for name, folder in (("work dir", config.work_dir), ("BIDS database dir", config.bids_database_dir)):
+        if folder is not None and folder.resolve().is_relative_to(bids_dir):
+            raise ConfigurationError(
+                f"{name} {folder} lies inside bids_dir, which is only ever read; choose one outside it"
+            )

@@ -13,14 +13,14 @@ from torch import Tensor
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.appearance import Appearance, fit_appearance, fit_expected_appearance
 from atlasgs_bids.core.metrics import noise_sd
-from atlasgs_bids.core.priors.expectation import Expectation, ObservedStack, expect
-from atlasgs_bids.core.priors.learned import TooLittleDataError
+from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.core.uncertainty import Uncertainty, estimate_uncertainty
 from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample_mask
 from atlasgs_bids.imaging.registration import Registration, given_registration, register
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.joint import JointObservation, estimate_gains, join
+from atlasgs_bids.learning import learn
 from atlasgs_bids.observation import Observation, observe
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.results import StackResult, TargetFit, TargetResult
@@ -72,8 +72,12 @@ def fit_stacks(
     config: RunConfig,
     progress: Progress,
     label: str,
+    expected: Sequence[ExpectedStack] | None = None,
 ) -> TargetFit:
-    """The amplitudes that explain all stacks, what they say of each, and how far they may be off."""
+    """The amplitudes that explain all stacks, what they say of each, and how far they may be off.
+
+    ``expected`` is what a learned prior said of the same stacks before; None: it is asked, if wanted.
+    """
     settings = config.core.appearance
     axes = [stack.plan.geometry.axis for stack in placed]
     noise_sds = [stack_noise_sd(stack, own) for stack, own in zip(placed, observations, strict=True)]
@@ -81,9 +85,12 @@ def fit_stacks(
     if len(placed) > 1:
         gains = estimate_gains(observations, axes, scaffold.prior, settings)
         slice_axis, problem = 0, join(observations, axes, gains, noise_sds)
-    expectations: list[Expectation] = []
-    if config.prior == "learned":
-        expectations = _expectations(observations, axes, gains, noise_sds, scaffold, config, progress, label)
+    if expected is None:
+        expected = ()
+        if config.prior == "learned":
+            levels = list(zip(axes, gains, noise_sds, strict=True))
+            expected = learn(observations, levels, scaffold, config, progress, label)
+    expectations = [own.expectation for own in expected]
     n_solves = 1 + (len(settings.candidates) if settings.regularization is None else 0)
     with progress.stage(f"{label}: appearance", 1 if expectations else n_solves) as advance:
         if expectations:
@@ -115,42 +122,11 @@ def fit_stacks(
         )
         for stack, own, gain, sd in zip(placed, observations, gains, noise_sds, strict=True)
     )
-    return TargetFit(appearance, uncertainty, results)
+    return TargetFit(appearance, uncertainty, results, tuple(expected))
 
 
 def _alone(observation: Observation) -> JointObservation:
     return JointObservation(observation.slices, observation.weights, observation.slices_from_amplitudes)
-
-
-def _expectations(
-    observations: Sequence[Observation],
-    axes: Sequence[int],
-    gains: Sequence[float],
-    noise_sds: Sequence[float],
-    scaffold: SessionScaffold,
-    config: RunConfig,
-    progress: Progress,
-    label: str,
-) -> list[Expectation]:
-    """What a network trained on each stack expects of it; none where one has too little to learn from."""
-    settings, found = config.core.learned, []
-    with progress.stage(f"{label}: learning", len(observations) * settings.n_steps) as advance:
-        for observation, axis, gain, sd in zip(observations, axes, gains, noise_sds, strict=True):
-            stack = ObservedStack(
-                slices=observation.slices / gain,
-                weights=observation.weights,
-                slice_axis=axis,
-                noise_sd=sd / gain,
-                acquisition=observation.acquisition,
-                splat=observation.splat,
-                world_from_lattice=torch.from_numpy(observation.lattice.world_from_voxel),
-            )
-            try:
-                found.append(expect(stack, scaffold.gaussians, settings, config.core.seed, advance))
-            except TooLittleDataError as error:
-                logger.warning("%s: %s; the graph prior is used", label, error)
-                return []
-    return found
 
 
 def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RunConfig) -> TargetResult:
@@ -174,7 +150,8 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RunConfig
         sd=_rendered_sd(fit.uncertainty, grid, inside, scaffold, config),
         fov=fov,
         anchor=anchor,
-        n_gaussians=len(scaffold.gaussians),
+        gaussians=scaffold.gaussians,
+        n_shared=scaffold.n_shared,
         anchor_psnr_db=scaffold.anchor_psnr_db,
         coverage=float((fov & foreground).sum() / max(1, foreground.sum())),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.operators import LinearOperator, SliceRows, StackedOperator
-from atlasgs_bids.core.priors.graph import GraphLaplacian
+from atlasgs_bids.core.priors.graph import QuadraticPrior
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.imaging.grid import fov_mask
 from atlasgs_bids.observation import Observation
@@ -52,7 +52,7 @@ def join(
 def estimate_gains(
     observations: Sequence[Observation],
     slice_axes: Sequence[int],
-    prior: GraphLaplacian,
+    prior: QuadraticPrior,
     settings: AppearanceSettings,
 ) -> list[float]:
     """Intensity of each stack over that of the first, where both saw the same.

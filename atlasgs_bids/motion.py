@@ -65,7 +65,7 @@ def fit_moving_stacks(
         )
         advance(1)
     log_fit(appearance, config, label)
-    return TargetFit(appearance, uncertainty, tuple(_result(own, appearance) for own in moving))
+    return TargetFit(appearance, uncertainty, tuple(_result(own, appearance) for own in moving), ())
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from atlasgs_bids.bids.files import atomic, save_image, save_json, save_tsv
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.metrics import edge_agreement, noise_sd, sharpness_ratio
 from atlasgs_bids.imaging.anchor import Anchor
-from atlasgs_bids.imaging.grid import fov_mask, resample
+from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration import write_itk_transform
+from atlasgs_bids.imaging.scaffold_files import save_appearance
 from atlasgs_bids.imaging.slice_motion import largest_movement
 from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.imaging.volume import to_nifti, voxel_sizes_mm
@@ -29,7 +30,7 @@ from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.report.dictionary import metrics_dictionary, motion_dictionary
 from atlasgs_bids.report.figures import target_figure
 from atlasgs_bids.report.motion import motion_figure
-from atlasgs_bids.results import StackResult, TargetResult
+from atlasgs_bids.results import StackResult, TargetResult, mean_interpolated
 from atlasgs_bids.targets import TargetPlan
 
 MIN_COVERAGE = 0.8
@@ -79,6 +80,8 @@ def save_images(outputs: TargetOutputs, result: TargetResult, config: RunConfig)
     """The result, and for each stack the simulated and residual slices on its own grid."""
     save_image(to_nifti(result.sr, result.grid.world_from_voxel), outputs.sr)
     save_image(to_nifti(result.sd, result.grid.world_from_voxel), outputs.srstd)
+    with atomic(outputs.scaffold_npz) as path:
+        save_appearance(path, result.gaussians, result.n_shared, result.appearance.amplitudes)
     for stack in result.stacks:
         own = stack_outputs(stack, outputs, result, config)
         residual = np.where(stack.weights > 0, stack.acquired.data - stack.simulated, np.float32(0))
@@ -114,7 +117,7 @@ def write_target(
         if stack.motion:
             _write_motion(stack, stack_outputs(stack, outputs, result, config))
     anchor_image = resample(anchor.volume, grid)
-    cubic = _mean_interpolated(result)
+    cubic = mean_interpolated([stack.interpolable for stack in result.stacks], grid)
     foreground = anchor.foreground_on(grid)
     with atomic(outputs.figure) as path:
         title = f"{plan.label} {target.label}"
@@ -132,7 +135,8 @@ def _write_sidecars(
 ) -> None:
     paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path]
     sources = [source_uri(path, config) for path in paths]
-    anchor_path = anchor_outputs(config.out_dir, plan.participant, plan.session).anchor
+    shared = anchor_outputs(config.out_dir, plan.participant, plan.session)
+    anchor_path, scaffold_path = shared.anchor, shared.scaffold_npz
     size_mm = voxel_sizes_mm(result.grid.world_from_voxel)
     on_grid: dict[str, Any] = {
         "spatial_reference": bids_uri(anchor_path, config.out_dir, ""),
@@ -153,9 +157,20 @@ def _write_sidecars(
             sidecar(
                 description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
                 "the errors are expected within 1.645 times it",
-                skull_stripped=skull_stripped, **on_grid,
+                skull_stripped=skull_stripped,
+                **on_grid,
             ),
             outputs.srstd_json,
+        )
+        save_json(
+            {
+                "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "
+                "scales (mm, RAS), quaternions and amplitudes of the target's own",
+                "Sources": [bids_uri(scaffold_path, config.out_dir, "")],
+                "NumberOfSharedGaussians": result.n_shared,
+                "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,
+            },
+            outputs.scaffold_json,
         )  # fmt: skip
     save_json(
         sidecar(description="Where the acquired slices cover the output grid", mask_type="ROI", **on_grid),
@@ -191,6 +206,7 @@ def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
     geometries = [stack.plan.geometry for stack in stacks]
     return {
         "Prior": "graph" if result.appearance.trust is None else "learned",
+        "Geometry": config.core.geometry.mode,
         "Regularization": result.appearance.regularization,
         "SliceThicknessUsed": of_stacks([geometry.thickness_mm for geometry in geometries]),
         "SliceThicknessSource": of_stacks([geometry.thickness_source for geometry in geometries]),
@@ -222,16 +238,6 @@ def _write_motion(stack: StackResult, own: TargetOutputs) -> None:
     with atomic(own.figure_of("motion")) as path:
         title = f"Movement between the slices of {stack.plan.source.path.name}"
         motion_figure(path, stack.motion, title)
-
-
-def _mean_interpolated(result: TargetResult) -> npt.NDArray[np.float32]:
-    """Cubic interpolation of the stacks, each over its gain, averaged where they overlap."""
-    total, n_stacks = np.zeros(result.grid.shape, np.float32), np.zeros(result.grid.shape, np.float32)
-    for stack in result.stacks:
-        target_from_anchor = stack.registration.target_from_anchor
-        total += resample(stack.acquired, result.grid, target_from_anchor) / np.float32(stack.gain)
-        n_stacks += fov_mask(stack.acquired.grid, result.grid, target_from_anchor)
-    return total / np.maximum(n_stacks, np.float32(1))
 
 
 def _metrics(
@@ -275,7 +281,8 @@ def _metrics(
         "n_volumes": 1 if target.series is None else len(target.series.kinds),
         "slice_thickness": geometry.thickness_mm,
         "slice_spacing": geometry.spacing_mm,
-        "n_gaussians": result.n_gaussians,
+        "n_gaussians": len(result.gaussians),
+        "n_gaussians_specific": len(result.gaussians) - result.n_shared,
         "anchor_psnr": result.anchor_psnr_db,
         "regularization": appearance.regularization,
         "held_out_rms": appearance.held_out_rms.get(appearance.regularization),

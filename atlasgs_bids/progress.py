@@ -3,10 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
 
 from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
@@ -20,6 +22,8 @@ class Progress:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
+        self.watch: Callable[[str], AbstractContextManager[object]] = lambda _label: nullcontext()
+        """Entered around every stage, with its label: a place to measure (monitor.py)."""
         self._quiet = False
         self._stack = ExitStack()
         self._bars: Bars | None = None
@@ -57,12 +61,13 @@ class Progress:
     def stage(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """A named stage of ``total`` steps; yields the function that advances it by so many steps."""
         if self._quiet:
-            yield lambda _n_steps: None
+            with self.watch(label):
+                yield lambda _n_steps: None
             return
         started_s = time.monotonic()
         outcome = "failed"
         try:
-            with self._shown(label, total) as advance:
+            with self._shown(label, total) as advance, self.watch(label):
                 yield advance
             outcome = "done"
         finally:
@@ -95,3 +100,30 @@ class _LoggedSteps:
             self._logged_s = time.monotonic()
             of_total = f" of {self._total}" if self._total else ""
             logger.info("%s: step %d%s", self._label, self._n_done, of_total)
+
+
+@contextmanager
+def logging_to_terminal(verbosity: int, console: Console | None = None) -> Iterator[Progress]:
+    """Send the log to stderr while the run lasts: above rich's bars on a terminal, else as lines."""
+    with Progress(console) as progress:
+        handler: logging.Handler
+        if progress.console.is_terminal:
+            handler = RichHandler(
+                console=progress.console,
+                show_path=False,
+                highlighter=NullHighlighter(),
+                log_time_format="%H:%M:%S",
+            )
+        else:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        previous = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG if verbosity else logging.INFO)
+        logger.propagate = False
+        try:
+            yield progress
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(previous[0])
+            logger.propagate = previous[1]

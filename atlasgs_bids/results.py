@@ -1,19 +1,25 @@
 """What was computed for one target, on its way from the fit to the files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.core.appearance import Appearance
+from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.anchor import Anchor
+from atlasgs_bids.imaging.grid import fov_mask, resample
 from atlasgs_bids.imaging.registration import Registration
 from atlasgs_bids.imaging.slice_motion import SlicePosition
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.targets import StackPlan
 
 FloatArray = npt.NDArray[np.float32]
+Interpolable = tuple[Volume, npt.NDArray[np.float64], float]
+"""A stack, target_from_anchor (world, mm), and its gain."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,11 @@ class StackResult:
     motion: tuple[SlicePosition, ...] = ()
     """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
 
+    @property
+    def interpolable(self) -> Interpolable:
+        """What mean_interpolated needs of it."""
+        return self.acquired, self.registration.target_from_anchor, self.gain
+
 
 @dataclass(frozen=True)
 class TargetFit:
@@ -41,6 +52,8 @@ class TargetFit:
     appearance: Appearance
     uncertainty: Uncertainty
     stacks: tuple[StackResult, ...]
+    expected: tuple[ExpectedStack, ...]
+    """What a learned prior said of each stack; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +70,20 @@ class TargetResult:
     fov: npt.NDArray[np.bool_]
     """Where the acquired slices cover ``grid``."""
     anchor: Anchor
-    n_gaussians: int
+    gaussians: Gaussians
+    n_shared: int
+    """How many of them, the first ones, are the session's."""
     anchor_psnr_db: float
     coverage: float
     """Part of the anchor's foreground that ``fov`` covers."""
     difference_to_noise: float | None = None
     """ASL: RMS of acquired minus simulated difference of control and label, over its noise."""
+
+
+def mean_interpolated(stacks: Sequence[Interpolable], grid: Grid) -> FloatArray:
+    """Cubic interpolation of the stacks, each over its gain, averaged where they overlap."""
+    total, n_stacks = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+    for acquired, target_from_anchor, gain in stacks:
+        total += resample(acquired, grid, target_from_anchor) / np.float32(gain)
+        n_stacks += fov_mask(acquired.grid, grid, target_from_anchor)
+    return np.asarray(total / np.maximum(n_stacks, np.float32(1)))

@@ -16,7 +16,8 @@ from atlasgs_bids.bids.derivatives import anchor_outputs
 from atlasgs_bids.bids.files import atomic, save_image, save_json
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.gaussians import Gaussians, world_points
-from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
+from atlasgs_bids.core.memory import with_smaller_chunks
+from atlasgs_bids.core.priors.graph import GraphLaplacian, QuadraticPrior, anchor_features
 from atlasgs_bids.core.scaffold import default_n_gaussians, fit_scaffold
 from atlasgs_bids.core.solvers import conjugate_gradient
 from atlasgs_bids.core.splat.operator import SplatOperator
@@ -43,7 +44,9 @@ class SessionScaffold:
     anchor_psnr_db: float
     seconds: float
     """Time to fit the Gaussians; 0 where they were at hand."""
-    prior: GraphLaplacian
+    prior: QuadraticPrior
+    n_shared: int
+    """How many Gaussians, the first ones, are the session's; the others are of one target."""
 
 
 def session_scaffold(plan: SubjectPlan, config: RunConfig, progress: Progress) -> SessionScaffold:
@@ -75,9 +78,14 @@ def session_scaffold(plan: SubjectPlan, config: RunConfig, progress: Progress) -
         with atomic(outputs.scaffold_npz) as path:
             save_scaffold(path, gaussians, fingerprint, psnr_db)
     with progress.stage(f"{plan.label}: graph") as advance:
-        prior = graph_prior(anchor, gaussians, config)
+        prior = with_smaller_chunks(
+            lambda core: graph_prior(anchor, gaussians, replace(config, core=core)),
+            config.core,
+            config.device,
+            len(gaussians),
+        )
         advance(1)
-    return SessionScaffold(anchor, gaussians, psnr_db, seconds, prior)
+    return SessionScaffold(anchor, gaussians, psnr_db, seconds, prior, len(gaussians))
 
 
 def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RunConfig) -> GraphLaplacian:
@@ -92,7 +100,8 @@ def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RunConfig) -> Grap
     features = anchor_features(
         torch.from_numpy(amplitude), torch.from_numpy(local_mean), anchor.scale, config.core.graph
     )
-    return GraphLaplacian(gaussians, features.to(gaussians.means_mm.device), config.core.graph)
+    features = features.to(gaussians.means_mm.device)
+    return GraphLaplacian(gaussians, features, config.core.graph, config.core.chunk_elements)
 
 
 def given_scaffold(path: Path, anchor: Anchor, config: RunConfig) -> tuple[Gaussians, float]:
@@ -143,12 +152,14 @@ def _fitted(
     n_gaussians = default_n_gaussians(int(anchor.support.sum()), core)
     logger.info("%s: fitting %d Gaussians to the anchor", plan.label, n_gaussians)
     with progress.stage(f"{plan.label}: scaffold", core.scaffold.n_steps) as advance:
-        fitted = fit_scaffold(
-            torch.from_numpy(anchor.volume.data).to(config.device),
-            torch.from_numpy(anchor.support).to(config.device),
-            torch.from_numpy(anchor.volume.world_from_voxel),
+        image = torch.from_numpy(anchor.volume.data).to(config.device)
+        support = torch.from_numpy(anchor.support).to(config.device)
+        world_from_voxel = torch.from_numpy(anchor.volume.world_from_voxel)
+        fitted = with_smaller_chunks(
+            lambda settings: fit_scaffold(image, support, world_from_voxel, settings, advance),
             core,
-            advance,
+            config.device,
+            n_gaussians,
         )
     return fitted.gaussians, fitted.anchor_psnr_db
 

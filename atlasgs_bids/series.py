@@ -1,7 +1,7 @@
 """A DWI, ASL or M0 series: registered once, observed by one operator, solved and written volume by volume."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,11 @@ from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.fitting import (
     PlacedStack,
-    fit_stacks,
-    observe_placed,
     place,
     rendered_result,
     rendered_volume,
 )
+from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.directions import rotated_directions
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.series import Series, load_series, series_header
@@ -35,6 +34,7 @@ from atlasgs_bids.progress import Progress
 from atlasgs_bids.report.figures import target_figure
 from atlasgs_bids.results import TargetResult
 from atlasgs_bids.scaffolding import SessionScaffold
+from atlasgs_bids.target_geometry import fit_target
 from atlasgs_bids.targets import TargetPlan
 from atlasgs_bids.volumes import SeriesPlan
 
@@ -75,18 +75,21 @@ def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
         placed = _placed(run, reference)
         advance(1)
     with measure("appearance"):
-        observation = observe_placed(placed, run.scaffold, config)
         # One prior for all volumes, linear in them: a network of its own for the mean would not be.
         with_graph = replace(config, prior="graph")
-        fit = fit_stacks(
-            [placed], [observation], run.scaffold, with_graph, run.progress, f"{run.label} reference"
-        )
-        weights_of_prior = _prior_weights(run, series, observation, fit.appearance)
-    result = rendered_result(fit, run.scaffold, config)
+        fitted = fit_target([placed], run.scaffold, with_graph, run.progress, f"{run.label} reference")
+        (observation,) = fitted.observations
+        run = replace(run, scaffold=fitted.scaffold)
+        weights_of_prior = _prior_weights(run, series, observation, fitted.fit.appearance)
+    result = rendered_result(fitted.fit, fitted.scaffold, config)
     with measure("render"):
         means = _write_volumes(run, series, observation, weights_of_prior, result)
     _write_companions(run, placed, result.grid)
-    _write_figures(run, series, means, result)
+    (stack,) = result.stacks
+    write_series_figures(
+        run.label, run.series, run.outputs, series, means.rendered, result.anchor,
+        SeriesPosition(result.grid, result.fov, stack.registration.target_from_anchor),
+    )  # fmt: skip
     return replace(result, difference_to_noise=_difference_to_noise(run, series, means, observation))
 
 
@@ -230,28 +233,45 @@ def _save_gradients(gradients: Gradients, image: Path) -> None:
         save_text(text, companion_path(image, "dwi", extension))
 
 
-def _write_figures(run: SeriesRun, series: Series, means: _Means, result: TargetResult) -> None:
+@dataclass(frozen=True)
+class SeriesPosition:
+    """Where a series lies on the output grid."""
+
+    grid: Grid
+    fov: npt.NDArray[np.bool_]
+    target_from_anchor: npt.NDArray[np.float64]
+
+
+def write_series_figures(
+    label: str,
+    kinds: SeriesPlan,
+    outputs: TargetOutputs,
+    series: Series,
+    restored_means: Mapping[str, Array],
+    anchor: Anchor,
+    position: SeriesPosition,
+) -> None:
     """One figure for each kind of volume, the mean of its volumes; for ASL control minus label as well."""
-    (stack,) = result.stacks
-    grid = result.grid
-    anchor_image = resample(result.anchor.volume, grid)
-    mask = result.anchor.foreground_on(grid) & result.fov
+    grid = position.grid
+    anchor_image = resample(anchor.volume, grid)
+    mask = anchor.foreground_on(grid) & position.fov
 
     def draw(name: str, acquired: Volume, restored: Array) -> None:
-        cubic = resample(acquired, grid, stack.registration.target_from_anchor)
-        title = f"{run.label}: {name}"
-        with atomic(run.outputs.figure_of(name)) as path:
-            target_figure(path, anchor_image, cubic, restored, grid.world_from_voxel, title, mask)
+        cubic = resample(acquired, grid, position.target_from_anchor)
+        with atomic(outputs.figure_of(name)) as path:
+            target_figure(
+                path, anchor_image, cubic, restored, grid.world_from_voxel, f"{label}: {name}", mask
+            )
 
-    for kind in dict.fromkeys(run.series.kinds):
-        draw(kind, series.mean(run.series.volumes_of(kind)), means.rendered[kind])
-    if run.series.is_perfusion:
-        acquired = Volume(_acquired_difference(run, series), series.world_from_voxel, series.observed)
-        draw("difference", acquired, means.rendered["control"] - means.rendered["label"])
+    for kind in dict.fromkeys(kinds.kinds):
+        draw(kind, series.mean(kinds.volumes_of(kind)), restored_means[kind])
+    if kinds.is_perfusion:
+        acquired = Volume(_acquired_difference(kinds, series), series.world_from_voxel, series.observed)
+        draw("difference", acquired, restored_means["control"] - restored_means["label"])
 
 
-def _acquired_difference(run: SeriesRun, series: Series) -> Array:
-    control, label = (series.mean(run.series.volumes_of(kind)).data for kind in ("control", "label"))
+def _acquired_difference(kinds: SeriesPlan, series: Series) -> Array:
+    control, label = (series.mean(kinds.volumes_of(kind)).data for kind in ("control", "label"))
     return control - label
 
 
@@ -261,7 +281,7 @@ def _difference_to_noise(
     """RMS of the acquired minus the simulated mean difference of control and label, over its noise."""
     if not run.series.is_perfusion:
         return None
-    acquired = _acquired_difference(run, series)
+    acquired = _acquired_difference(run.series, series)
     observed = observation.weights.cpu().numpy() > 0
     error = acquired - (means.simulated["control"] - means.simulated["label"])
     noise = noise_sd(acquired, run.target.geometry.axis, observed)

@@ -4,16 +4,19 @@ import logging
 import resource
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
 from atlasgs_bids.bids.derivatives import TargetOutputs, target_outputs
 from atlasgs_bids.config import RunConfig
+from atlasgs_bids.core.memory import with_smaller_chunks
+from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.errors import error_text
-from atlasgs_bids.fitting import fit_stacks, observe_placed, place, rendered_result
+from atlasgs_bids.fitting import PlacedStack, observe_placed, place, rendered_result
 from atlasgs_bids.imaging.volume import load_volume
 from atlasgs_bids.longitudinal import check_other_session
 from atlasgs_bids.motion import fit_moving_stacks
@@ -22,6 +25,7 @@ from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.scaffolding import SessionScaffold, session_scaffold
 from atlasgs_bids.series import SeriesRun, restore_series
+from atlasgs_bids.target_geometry import FittedTarget, fit_target
 from atlasgs_bids.targets import TargetPlan
 
 logger = logging.getLogger(__name__)
@@ -75,10 +79,17 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
     finished, failures = [], []
     for target, outputs in pending:
         try:
-            _process_target(plan, target, outputs, scaffold, config, progress)
+            with_smaller_chunks(
+                partial(_process_target, plan, target, outputs, scaffold, config, progress),
+                config.core,
+                config.device,
+                len(scaffold.gaussians),
+            )
             finished.append(target.label)
         except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
             failures.append(Failure(target.label, error_text(error), traceback.format_exc()))
+            if config.stop_on_first_crash:
+                break
     return SubjectResult(tuple(finished), tuple(skipped), tuple(failures))
 
 
@@ -89,7 +100,9 @@ def _process_target(
     scaffold: SessionScaffold,
     config: RunConfig,
     progress: Progress,
+    core: CoreSettings,
 ) -> None:
+    config = replace(config, core=core)
     label = f"{plan.label} {target.label}"
     clock = _Clock({"scaffold": scaffold.seconds})
     if target.series is not None:
@@ -103,11 +116,12 @@ def _process_target(
             ]
             advance(1)
         with clock.measure("appearance"):
-            observations = [observe_placed(stack, scaffold, config) for stack in placed]
-            fit_all = fit_moving_stacks if config.motion == "slice" else fit_stacks
-            fit = fit_all(placed, observations, scaffold, config, progress, label)
+            if config.motion == "slice":
+                fitted = _fit_moving(placed, scaffold, config, progress, label)
+            else:
+                fitted = fit_target(placed, scaffold, config, progress, label)
         with clock.measure("render"), progress.stage(f"{label}: rendering") as advance:
-            result = rendered_result(fit, scaffold, config)
+            result = rendered_result(fitted.fit, fitted.scaffold, config)
             advance(1)
         save_images(outputs, result, config)
     if result.coverage < MIN_COVERAGE:
@@ -115,6 +129,18 @@ def _process_target(
     with progress.stage(f"{label}: writing") as advance:
         write_target(plan, target, outputs, result, config, clock.seconds, _memory(config))
         advance(1)
+
+
+def _fit_moving(
+    placed: Sequence[PlacedStack],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    progress: Progress,
+    label: str,
+) -> FittedTarget:
+    observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
+    fit = fit_moving_stacks(placed, observations, scaffold, config, progress, label)
+    return FittedTarget(scaffold, observations, fit)
 
 
 def _memory(config: RunConfig) -> dict[str, float | None]:

@@ -145,7 +145,7 @@ def run_app(*arguments: Sequence[str | Path]) -> Usage:
     words = [str(word) for part in arguments for word in part]
     print(f"$ atlasgs {shlex.join(words)}", flush=True)
     started = time.monotonic()
-    process = subprocess.Popen([Path(sys.executable).parent / "atlasgs", *words])
+    process = subprocess.Popen([sys.executable, "-m", "atlasgs_bids", *words])
     # wait4 gives this child's own peak; resource.getrusage would give the largest of all children so far.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

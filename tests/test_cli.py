@@ -87,6 +87,7 @@ def test_every_option_reaches_the_settings(parse, tmp_path):
         ),
         *("--slice-profile", str(profile), "--n-gaussians", "500", "--scaffold-steps", "3"),
         *("--regularization", "0.5", "--tolerance", "1e-3", "--max-iterations", "9", "--seed", "4"),
+        *("--geometry", "offset"),
     )
     assert (config.session_ids, config.skip_bids_validation) == (("a", "b"), True)
     assert (config.work_dir, config.verbosity, config.device) == (tmp_path / "work", 2, "cuda:1")
@@ -96,6 +97,7 @@ def test_every_option_reaches_the_settings(parse, tmp_path):
     appearance = config.core.appearance
     assert (appearance.regularization, appearance.tolerance, appearance.max_iterations) == (0.5, 1e-3, 9)
     assert config.core.seed == 4
+    assert config.core.geometry.mode == "offset"
 
 
 @pytest.mark.parametrize(

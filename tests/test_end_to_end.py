@@ -103,6 +103,9 @@ def test_the_output_tree_is_the_documented_one(run):
         images += [f"space-T1w_res-iso_desc-{target}fov_mask"]
         images += [f"desc-simulated_{target}", f"desc-residual_{target}"]
         names = [f"{image}.{extension}" for image in images for extension in ("nii.gz", "json")]
+        names += [
+            f"mod-{target}_space-T1w_desc-atlasgs_scaffold.{extension}" for extension in ("npz", "json")
+        ]
         names += [f"from-{target}_to-T1w_mode-image_xfm.{extension}" for extension in ("txt", "json")]
         names += [
             f"mod-{target}_space-T1w_res-iso_desc-sr_metrics.{extension}" for extension in ("tsv", "json")

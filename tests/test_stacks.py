@@ -59,7 +59,7 @@ def scaffold():
         CONFIG.core,
     )  # fmt: skip
     prior = graph_prior(anchor, fitted.gaussians, CONFIG)
-    return SessionScaffold(anchor, fitted.gaussians, fitted.anchor_psnr_db, 0.0, prior)
+    return SessionScaffold(anchor, fitted.gaussians, fitted.anchor_psnr_db, 0.0, prior, len(fitted.gaussians))
 
 
 @pytest.fixture(scope="module")

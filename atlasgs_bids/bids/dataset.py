@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasgs_bids.bids.entities import INPUT_SUFFIXES
-from atlasgs_bids.bids.files import save_json, save_text, save_tsv
+from atlasgs_bids.bids.files import save_json, save_text
 from atlasgs_bids.errors import ConfigurationError
 
 PIPELINE = "AtlasGS"
@@ -79,13 +79,19 @@ def write_dataset_files(
             save_json(description, out_dir / "dataset_description.json")
         if not (out_dir / "README.md").exists():
             save_text(_README, out_dir / "README.md")
-        save_text("\n".join(BIDSIGNORE) + "\n", out_dir / ".bidsignore")
-        rows = [{"desc_id": f"desc-{label}", "description": text} for label, text in DESCRIPTIONS.items()]
-        save_tsv(rows, out_dir / "descriptions.tsv")
+        _save_where_it_differs("\n".join(BIDSIGNORE) + "\n", out_dir / ".bidsignore")
+        rows = [f"desc-{label}\t{text}\n" for label, text in DESCRIPTIONS.items()]
+        _save_where_it_differs("desc_id\tdescription\n" + "".join(rows), out_dir / "descriptions.tsv")
     except OSError as error:
         raise ConfigurationError(
             f"out_dir {out_dir} cannot be written to ({error.strerror}); choose a folder that can"
         ) from error
+
+
+def _save_where_it_differs(text: str, path: Path) -> None:
+    """Runs that share out_dir then leave each other's files alone."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        save_text(text, path)
 
 
 def check_out_dir(out_dir: Path) -> None:

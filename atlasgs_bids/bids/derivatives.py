@@ -115,6 +115,8 @@ class TargetOutputs:
     """Where the target's field of view covers the output grid."""
     xfm: Path
     """ITK text; its point map goes from the anchor to the target."""
+    scaffold_npz: Path
+    """Amplitudes of the shared Gaussians and the target's own Gaussians."""
     metrics_tsv: Path
     figure: Path
 
@@ -141,6 +143,10 @@ class TargetOutputs:
     @property
     def xfm_json(self) -> Path:
         return json_path(self.xfm)
+
+    @property
+    def scaffold_json(self) -> Path:
+        return json_path(self.scaffold_npz)
 
     @property
     def metrics_json(self) -> Path:
@@ -197,6 +203,7 @@ def target_outputs(
         residual=path(suffix, ".nii.gz", desc="residual"),
         fov_mask=path("mask", ".nii.gz", desc=f"{suffix}fov", **on_grid),
         xfm=path("xfm", ".txt", **{"from": suffix, "to": "T1w", "mode": "image"}),
+        scaffold_npz=path("scaffold", ".npz", modality=suffix, space="T1w", desc="atlasgs"),
         # The suffix is "metrics", so the modality that it describes stands in mod-.
         metrics_tsv=path("metrics", ".tsv", modality=suffix, desc="sr", **on_grid),
         figure=figure_folder / sr.name.replace(".nii.gz", ".png"),

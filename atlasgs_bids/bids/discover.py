@@ -11,6 +11,7 @@ from bids import BIDSLayout, BIDSLayoutIndexer
 from bids.layout import Query
 
 from atlasgs_bids.bids.companions import inherited, read_asl_context, read_gradients
+from atlasgs_bids.bids.database import current_database
 from atlasgs_bids.bids.entities import DATATYPES, INPUT_SUFFIXES, parse_entities
 from atlasgs_bids.bids.images import IMAGE_EXTENSIONS, ImageFile, ImageHeader, read_header
 from atlasgs_bids.bids.masks import find_brain_masks
@@ -64,14 +65,16 @@ def discover_participant(
     session_ids: Sequence[str] = (),
     bids_filters: Mapping[str, Mapping[str, Any]] | None = None,
     derivatives: Mapping[str, Path] | None = None,
+    database_dir: Path | None = None,
 ) -> list[SubjectInputs]:
     """The images of each session of a participant, in the order of the sessions.
 
     One index per participant: quick on a large dataset, and whatever breaks it breaks this one only.
+    ``database_dir`` keeps the indexes for later runs.
     """
     try:
         broken = _broken_sidecars(bids_dir, participant)
-        found = _find_images(bids_dir, participant, bids_filters or {}, broken)
+        found = _find_images(bids_dir, participant, bids_filters or {}, broken, database_dir)
         masks = find_brain_masks(bids_dir, participant, derivatives or {})
         preprocessed = find_preprocessed(derivatives or {}, participant)
     except Exception as error:  # noqa: BLE001  pybids raises OSError, ValueError and its own kinds
@@ -109,6 +112,7 @@ def _find_images(
     participant: str,
     bids_filters: Mapping[str, Mapping[str, Any]],
     broken: Mapping[Path, str],
+    database_dir: Path | None,
 ) -> dict[str, list[ImageFile]]:
     queries = {
         kind: {
@@ -117,7 +121,8 @@ def _find_images(
         | {entity: _query(value) for entity, value in bids_filters.get(kind, {}).items()}
         for kind, suffix in INPUT_SUFFIXES.items()
     }  # fmt: skip
-    layout = _index(bids_dir, participant, [query["suffix"] for query in queries.values()], broken)
+    suffixes = [query["suffix"] for query in queries.values()]
+    layout = _index(bids_dir, participant, suffixes, broken, database_dir)
     folder = re.compile(rf"sub-{re.escape(participant)}/(ses-[^/]+/)?(anat|dwi|perf)")
     found: dict[str, list[ImageFile]] = {}
     for kind, query in queries.items():
@@ -137,7 +142,13 @@ def _query(value: Any) -> Any:
     return _QUERIES.get(value, value) if value is None or isinstance(value, str) else value
 
 
-def _index(bids_dir: Path, participant: str, suffixes: list[Any], broken: Mapping[Path, str]) -> BIDSLayout:
+def _index(
+    bids_dir: Path,
+    participant: str,
+    suffixes: list[Any],
+    broken: Mapping[Path, str],
+    database_dir: Path | None,
+) -> BIDSLayout:
     ignored = [
         re.compile(_OTHER_FOLDERS),
         re.compile(rf"^/sub-(?!{re.escape(participant)}(/|$))"),
@@ -146,7 +157,13 @@ def _index(bids_dir: Path, participant: str, suffixes: list[Any], broken: Mappin
     ]
     flat = [suffix for entry in suffixes for suffix in (entry if isinstance(entry, list) else [entry])]
     indexer = BIDSLayoutIndexer(ignore=ignored, suffix=flat, extension=[*IMAGE_EXTENSIONS, ".json"])
-    return BIDSLayout(bids_dir, validate=False, derivatives=False, indexer=indexer)
+    if database_dir is None:
+        return BIDSLayout(bids_dir, validate=False, derivatives=False, indexer=indexer)
+    contents = (flat, [pattern.pattern for pattern in ignored])
+    with current_database(database_dir, bids_dir, participant, contents) as (path, reset):
+        return BIDSLayout(
+            bids_dir, False, derivatives=False, indexer=indexer, database_path=path, reset_database=reset
+        )
 
 
 def _broken_sidecars(bids_dir: Path, participant: str) -> dict[Path, str]:

@@ -23,9 +23,7 @@ _STALE_AFTER_S = 48 * 3600
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` with the same extension, renamed to it when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".tmp-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}_{path.name}"
-    )
+    temporary = path.with_name(f".tmp-{_here()}-{os.getpid()}-{secrets.token_hex(4)}_{path.name}")
     try:
         yield temporary
         _flush(temporary)
@@ -33,6 +31,15 @@ def atomic(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _here() -> str:
+    """Where a process number means something: the host, and the container that has numbers of its own."""
+    try:
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        namespace = 0
+    return f"{socket.gethostname()}.{namespace}"
 
 
 def _flush(path: Path) -> None:
@@ -47,16 +54,17 @@ def _flush(path: Path) -> None:
 
 
 def remove_stale_temporaries(folder: Path) -> int:
-    """Number of temporary files that were removed: their process has died, or they are two days old.
+    """Number of temporary files in ``folder`` that were removed: their process has died, or they are old.
 
-    A live process's files stay, so that jobs which share a folder do not disturb each other.
+    Old is two days. A live process keeps its files: jobs may share a folder. What lies in
+    folders below belongs to the lock of a session (locks.py).
     """
     n_removed = 0
-    for path in folder.rglob(".tmp-*") if folder.is_dir() else ():
+    for path in folder.glob(".tmp-*") if folder.is_dir() else ():
         match = _TEMPORARY.fullmatch(path.name)
         if match is None or not path.is_file():
             continue
-        here = match["host"] == socket.gethostname()
+        here = match["host"] == _here()
         if (here and not _is_alive(int(match["pid"]))) or time.time() - path.stat().st_mtime > _STALE_AFTER_S:
             path.unlink(missing_ok=True)
             n_removed += 1

@@ -9,7 +9,7 @@ from torch import Tensor
 from atlasgs_bids.core.objective import Objective, held_out_slices
 from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.priors.expectation import Expectation
-from atlasgs_bids.core.priors.graph import GraphLaplacian
+from atlasgs_bids.core.priors.graph import QuadraticPrior
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.solvers import Solution
 
@@ -43,7 +43,7 @@ def fit_appearance(
     slices_from_amplitudes: LinearOperator,
     slices: Float[Tensor, "x y z *k"],
     weights: Float[Tensor, "x y z"],
-    prior: GraphLaplacian,
+    prior: QuadraticPrior,
     slice_axis: int,
     settings: AppearanceSettings,
     on_step: Callable[[int], None] = lambda _: None,
@@ -71,7 +71,7 @@ def fit_expected_appearance(
     slices_from_amplitudes: LinearOperator,
     slices: Float[Tensor, "x y z"],
     weights: Float[Tensor, "x y z"],
-    prior: GraphLaplacian,
+    prior: QuadraticPrior,
     expectations: Sequence[Expectation],
     noise_sd: float,
     settings: AppearanceSettings,
@@ -90,10 +90,16 @@ def fit_expected_appearance(
         objective = Objective(terms, prior, regularization, centre)
         solution = objective.solve(start, settings.tolerance, settings.max_iterations)
         error = slices_from_amplitudes.forward(solution.value) - slices
-        misfit = float(((weights * error**2).sum() / (weights > 0).sum()).sqrt())
+        misfit = _spread((weights.sqrt() * error)[weights > 0])
         if not misfit > settings.misfit_bound * noise_sd or trust <= _LEAST_TRUST:
             return Appearance(solution, objective, {}, trust)
         trust, start = trust / 4, solution.value
+
+
+def _spread(error: Float[Tensor, " n"]) -> float:
+    """What 68 % of the errors are within: σ, whatever the few do that no amplitudes can explain."""
+    ordered = error.abs().sort().values
+    return float(ordered[int(0.6827 * (len(ordered) - 1))])
 
 
 def _common_amplitudes(expectations: Sequence[Expectation]) -> Tensor:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.priors.graph import GraphLaplacian
+from atlasgs_bids.core.priors.graph import QuadraticPrior
 from atlasgs_bids.core.solvers import Solution, conjugate_gradient
 
 _HOLD_OUT_EVERY = 5
@@ -20,7 +20,7 @@ class Objective:
 
     terms: tuple[tuple[LinearOperator, Tensor, Tensor], ...]
     """(T, b, W)."""
-    prior: GraphLaplacian
+    prior: QuadraticPrior
     regularization: float
     centre: Tensor | None = None
     """a₀; None: 0."""

@@ -48,10 +48,23 @@ class Composition(LinearOperator):
         return self.inner.adjoint(self.outer.adjoint(y))
 
 
+class Identity(LinearOperator):
+    """I, on tensors of any one shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape_in = self.shape_out = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.clone()
+
+
 class SliceRows(LinearOperator):
     """The slices of a stack as rows: (x, y, z) -> (n_slices, n_pixels, 1), padded with zeros at the end.
 
-    Several volumes at once, as in every operator of a fit: (x, y, z, k) -> (n_slices, n_pixels, 1, k).
+    Takes several volumes as well, in columns behind.
     """
 
     def __init__(self, shape: tuple[int, ...], slice_axis: int, n_pixels: int) -> None:
@@ -65,8 +78,8 @@ class SliceRows(LinearOperator):
         return rows
 
     def adjoint(self, y: Tensor) -> Tensor:
-        own = y[:, : self._n_own, 0].reshape(*self._moved_shape, *y.shape[3:])
-        return torch.movedim(own, 0, self._axis).contiguous()
+        slices = y[:, : self._n_own, 0].reshape(*self._moved_shape, *y.shape[3:])
+        return torch.movedim(slices, 0, self._axis).contiguous()
 
 
 class StackedOperator(LinearOperator):
@@ -86,9 +99,10 @@ class StackedOperator(LinearOperator):
         return torch.cat([scale * part.forward(x) for part, scale in pairs])
 
     def adjoint(self, y: Tensor) -> Tensor:
-        parts = zip(self.parts, self.scales, torch.split(y, self._lengths), strict=True)
-        first, *others = (scale * part.adjoint(own) for part, scale, own in parts)
-        return sum(others, start=first)
+        total = y.new_zeros((*self.shape_in, *y.shape[len(self.shape_out) :]))
+        for part, scale, own in zip(self.parts, self.scales, torch.split(y, self._lengths), strict=True):
+            total += scale * part.adjoint(own)
+        return total
 
 
 class SparseOperator(LinearOperator):

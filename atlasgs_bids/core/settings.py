@@ -3,7 +3,9 @@
 No import of torch: the command line reads its defaults from here.
 """
 
+import math
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,10 @@ class AppearanceSettings:
     """λ on the difference from what a learned prior expects."""
     misfit_bound: float = 1.0
     """Largest misfit of the slices that such a prior may cause, over the noise."""
+    specific_loss_db: float = 0.1
+    """What rendering may lose against the same objective on voxels before target-specific Gaussians come."""
+    specific_fraction: float = 0.3
+    """Most of them, as a part of the shared ones."""
     n_probes: int = 6
     """Draws that the uncertainty is estimated from."""
     search_tolerance: float = 1e-3
@@ -95,12 +101,53 @@ class AppearanceSettings:
     max_iterations: int = 200
 
 
+GeometryMode = Literal["frozen", "offset", "joint", "own"]
+GEOMETRY_MODES: tuple[GeometryMode, ...] = get_args(GeometryMode)
+
+
+@dataclass(frozen=True)
+class RelaxationSettings:
+    """How far a target's Gaussians may leave the scaffold (core/geometry.py); decision 0007."""
+
+    rotates: bool
+    """Whether rotations are free, besides means and scales."""
+    max_offset_mm: float
+    """Length that no displacement of a mean reaches."""
+    max_scale_factor: float
+    """Factor up or down that no scale reaches."""
+    smoothness: float
+    """Penalty on moving otherwise than the neighbours that are alike in the anchor."""
+    attachment: float
+    """Penalty on moving at all. Both in parts of the first fit's objective (core/geometry.py)."""
+
+
+@dataclass(frozen=True)
+class GeometrySettings:
+    """Whether the geometry of the anchor's Gaussians is that of a target as well."""
+
+    mode: GeometryMode = "frozen"
+    """``frozen``: it is; ``offset``: nearly; ``joint``: it is where the fit starts; ``own``: not at all."""
+    offset: RelaxationSettings = RelaxationSettings(
+        rotates=False, max_offset_mm=0.5, max_scale_factor=1.25, smoothness=10.0, attachment=0.0
+    )
+    joint: RelaxationSettings = RelaxationSettings(
+        rotates=True, max_offset_mm=math.inf, max_scale_factor=math.inf, smoothness=1.0, attachment=0.03
+    )
+    n_rounds: int = 4
+    """Turns of moving the Gaussians and solving for their amplitudes."""
+    n_steps: int = 5
+    """Adam steps of a turn."""
+    learning_rate: float = 0.1
+    """Per step: 0.05 mm of a mean, 0.02 of the logarithm of a scale, 0.02 of a quaternion's element."""
+
+
 @dataclass(frozen=True)
 class CoreSettings:
     scaffold: ScaffoldSettings = field(default_factory=ScaffoldSettings)
     graph: GraphSettings = field(default_factory=GraphSettings)
     learned: LearnedSettings = field(default_factory=LearnedSettings)
     appearance: AppearanceSettings = field(default_factory=AppearanceSettings)
+    geometry: GeometrySettings = field(default_factory=GeometrySettings)
     chunk_elements: int = 2**24
     """Gaussian-voxel pairs that the reference kernel holds at once: the one number that bounds its memory."""
     seed: int = 0

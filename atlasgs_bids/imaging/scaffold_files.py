@@ -7,11 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from plyfile import PlyData, PlyParseError
+from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.errors import InputError
 
 _SCHEMA = "atlasgs-scaffold-1"
+_APPEARANCE_SCHEMA = "atlasgs-appearance-1"
 _ARRAYS = ("means_mm", "scales_mm", "quaternions", "amplitudes")
 _SH_DEGREE_0 = 0.28209479177387814
 """Y₀₀: a viewer shows the colour 0.5 + Y₀₀ · f_dc."""
@@ -22,6 +24,20 @@ def save_scaffold(path: Path, gaussians: Gaussians, fingerprint: str, anchor_psn
     """Arrays means_mm (n, 3), scales_mm (n, 3), quaternions (n, 4; w first), amplitudes (n,); RAS, mm."""
     arrays = {name: getattr(gaussians, name).cpu().numpy() for name in _ARRAYS}
     np.savez(path, schema=_SCHEMA, fingerprint=fingerprint, anchor_psnr_db=anchor_psnr_db, **arrays)
+
+
+def save_appearance(path: Path, gaussians: Gaussians, n_shared: int, amplitudes: Tensor) -> None:
+    """A target as Gaussians: ``shared_amplitudes`` (n,), and its own ones as specific_means_mm and so on."""
+    own = {
+        "means_mm": gaussians.means_mm,
+        "scales_mm": gaussians.scales_mm,
+        "quaternions": gaussians.quaternions,
+        "amplitudes": amplitudes,
+    }
+    specific = {f"specific_{name}": values[n_shared:].cpu().numpy() for name, values in own.items()}
+    shared = amplitudes[:n_shared].cpu().numpy()
+    arrays = {"schema": np.array(_APPEARANCE_SCHEMA), "shared_amplitudes": shared, **specific}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 def load_scaffold(path: Path, fingerprint: str) -> tuple[Gaussians, float] | None:

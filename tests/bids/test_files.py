@@ -74,7 +74,7 @@ def test_a_killed_process_leaves_a_temporary_that_the_next_run_removes(tmp_path)
 
 
 def test_another_machines_temporary_goes_when_it_is_old(tmp_path):
-    theirs = tmp_path / f".tmp-not{socket.gethostname()}-1-0123abcd_x.txt"
+    theirs = tmp_path / f".tmp-not{socket.gethostname()}.1-1-0123abcd_x.txt"
     theirs.write_text("half")
     mine = tmp_path / "sub-01" / "x.txt"
     save_text("done", mine)

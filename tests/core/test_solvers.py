@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from atlasgs_bids.core.operators import SparseOperator
+from atlasgs_bids.core.operators import Identity, SliceRows, SparseOperator, StackedOperator
 from atlasgs_bids.core.solvers import conjugate_gradient
 from tests.helpers import assert_adjoint, dense_matrix
 
@@ -83,3 +83,21 @@ def test_sparse_operator_and_composition() -> None:
     torch.testing.assert_close(dense_matrix(ops[1].T), first.T)
     with pytest.raises(ValueError, match="cannot compose"):
         _ = ops[1] @ ops[0]
+
+
+def test_identity_gives_a_new_tensor() -> None:
+    op, x = Identity((2, 3)), torch.rand(2, 3)
+    assert_adjoint(op)
+    assert torch.equal(op.forward(x), x)
+    assert op.forward(x).data_ptr() != x.data_ptr()
+
+
+def test_stacks_below_each_other_take_columns() -> None:
+    rows = [SliceRows((3, 4, 5), axis, 20) for axis in (0, 2)]
+    op = StackedOperator(rows, [1.0, 0.5])
+    assert_adjoint(op)
+    columns, results = torch.rand(3, 4, 5, 2), torch.rand(*op.shape_out, 2)
+    forward, adjoint = op.forward(columns), op.adjoint(results)
+    for k in range(2):
+        torch.testing.assert_close(forward[..., k], op.forward(columns[..., k]))
+        torch.testing.assert_close(adjoint[..., k], op.adjoint(results[..., k]))

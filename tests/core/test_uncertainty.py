@@ -31,11 +31,12 @@ class _Dense(LinearOperator):
 def _objective(regularization: float = 0.5) -> tuple[Objective, torch.Tensor]:
     """An objective and the matrix of its quadratic form."""
     generator = torch.Generator().manual_seed(1)
-    op = _Dense(torch.rand(10 * 4, N, generator=generator), (1, 4, 10))
-    weights = torch.ones(1, 4, 10)
+    op = _Dense(torch.rand(24 * 4, N, generator=generator), (1, 4, 24))
+    weights = torch.ones(1, 4, 24)
     weights[:, 0] = 0
+    torch.manual_seed(1)
     prior = GraphLaplacian(random_gaussians(N, 6.0, dtype=torch.float32), torch.zeros(N, 1), GraphSettings(6))
-    slices = torch.rand(1, 4, 10, generator=generator)
+    slices = torch.rand(1, 4, 24, generator=generator)
     objective = Objective(((op, slices, weights),), prior, regularization)
     laplacian = torch.stack([prior.forward(row) for row in torch.eye(N)], dim=1)
     misfit = op.matrix.T @ (weights.reshape(-1, 1) * op.matrix)

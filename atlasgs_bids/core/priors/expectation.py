@@ -1,10 +1,10 @@
 """What a learned prior expects of one stack, in the form that the fit of the amplitudes takes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator
@@ -45,6 +45,8 @@ class ObservedStack:
     slices: Float[Tensor, "x y z"]
     weights: Float[Tensor, "x y z"]
     """0: not observed."""
+    support: Bool[Tensor, "X Y Z"]
+    """Cells of the lattice in which Gaussians were placed; beyond them nothing is expected of them."""
     slice_axis: int
     noise_sd: float
     """Of a native voxel, intensity units."""
@@ -53,13 +55,26 @@ class ObservedStack:
     world_from_lattice: Float[Tensor, "4 4"]
 
 
+@dataclass(frozen=True)
+class ExpectedStack:
+    """A stack and what is expected of it."""
+
+    stack: ObservedStack
+    expectation: Expectation
+
+    def on(self, splat: SplatOperator, gaussians: Gaussians) -> "ExpectedStack":
+        """The same expectation of other Gaussians, ``splat`` being theirs."""
+        old = self.expectation
+        return _expected(replace(self.stack, splat=splat), old.image, old.sd, gaussians)
+
+
 def expect(
     stack: ObservedStack,
     gaussians: Gaussians,
     settings: LearnedSettings,
     seed: int,
     on_step: Callable[[int], None] = lambda _: None,
-) -> Expectation:
+) -> ExpectedStack:
     """Train on the slices, guided by the anchor as the Gaussians render it, and predict their lattice.
 
     Raises TooLittleDataError where there is nothing to learn from.
@@ -67,19 +82,25 @@ def expect(
     anchor = stack.splat.forward(gaussians.amplitudes)
     data = Stack(stack.slices, stack.weights, stack.slice_axis, stack.acquisition, anchor)
     prediction = predict(train_prior([data], settings, seed, on_step), data)
+    return _expected(stack, prediction.image, prediction.sd, gaussians)
+
+
+def _expected(stack: ObservedStack, image: Tensor, sd: Tensor, gaussians: Gaussians) -> ExpectedStack:
     low, high = _WEIGHT_RANGE
-    trust = (stack.noise_sd / prediction.sd.clamp_min(1e-12)).square().clamp(low, high)
+    trust = (stack.noise_sd / sd.clamp_min(1e-12)).square().clamp(low, high) * stack.support
     lattice_from_world = torch.linalg.inv(stack.world_from_lattice.double()).to(gaussians.means_mm)
     means_vox = world_points(gaussians.means_mm, lattice_from_world)
-    return Expectation(
+    inside = _inside(stack.splat.shape_out, means_vox)
+    expectation = Expectation(
         image_from_amplitudes=stack.splat,
-        image=prediction.image,
-        sd=prediction.sd,
+        image=image,
+        sd=sd,
         weights=trust,
-        amplitudes=sample_lattice(prediction.image, means_vox),
-        amplitude_sd=sample_lattice(prediction.sd, means_vox).clamp_min(1e-12),
-        amplitude_weights=_inside(stack.splat.shape_out, means_vox) * sample_lattice(trust, means_vox),
+        amplitudes=sample_lattice(image, means_vox),
+        amplitude_sd=sample_lattice(sd, means_vox).clamp_min(1e-12),
+        amplitude_weights=inside * sample_lattice(trust, means_vox).clamp_min(_OUTSIDE),
     )
+    return ExpectedStack(stack, expectation)
 
 
 def _inside(shape: tuple[int, ...], points_vox: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:

@@ -1,6 +1,7 @@
 """The graph prior: Gaussians that are close, and alike in the anchor, are alike in the target."""
 
 import math
+from abc import abstractmethod
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +16,17 @@ _LEAST_WEIGHT = 1e-6
 """Keeps the graph connected where nothing in the neighbourhood looks alike."""
 
 
-class GraphLaplacian(LinearOperator):
+class QuadraticPrior(LinearOperator):
+    """A symmetric positive semidefinite operator whose quadratic form says how unlikely amplitudes are."""
+
+    diagonal: Tensor
+
+    @abstractmethod
+    def square_root_noise(self, seed: int) -> Float[Tensor, " n"]:
+        """A normal vector whose covariance is this operator."""
+
+
+class GraphLaplacian(QuadraticPrior):
     """L = D − W, symmetric positive semidefinite: aᵀ L a = ½ Σ_ij W_ij (a_i − a_j)².
 
     W = V + Vᵀ with the weights V of each Gaussian's nearest neighbours, so it need not be put together.
@@ -47,7 +58,7 @@ class GraphLaplacian(LinearOperator):
         return self.forward(y)
 
     def square_root_noise(self, seed: int) -> Float[Tensor, " n"]:
-        """A normal vector of covariance L: white noise on each edge i -> j, times √V_ij (e_i − e_j)."""
+        # White noise on each edge i -> j, times √V_ij (e_i − e_j).
         n = self.shape_in[0]
         total = torch.zeros_like(self.diagonal)
         ones = torch.ones_like(self.diagonal)

@@ -18,7 +18,10 @@ def nearest_neighbours(
     """Distances, ascending, and indices of each point's nearest others, ``n_neighbours`` < n of them."""
     if points.device.type == "cpu":
         # The nearest of all is the point itself, or one at the same place.
-        distances, neighbours = cKDTree(points.numpy()).query(points.numpy(), k=n_neighbours + 1, workers=-1)
+        n_threads = torch.get_num_threads()
+        distances, neighbours = cKDTree(points.numpy()).query(
+            points.numpy(), k=n_neighbours + 1, workers=n_threads
+        )
         return (
             torch.from_numpy(distances[:, 1:].astype(np.float32)),
             torch.from_numpy(neighbours[:, 1:].astype(np.int32)),

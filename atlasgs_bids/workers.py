@@ -1,0 +1,208 @@
+"""Participants in parallel: a process for each, so that one that is killed takes nothing along.
+
+A pool of the standard library breaks as a whole when the system kills one of its processes; here a process
+lives as long as its participant does (docs/decisions/0005-processes.md).
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+from rich.console import Console
+
+from atlasgs_bids.bids.locks import session_lock
+from atlasgs_bids.budget import participant_memory_mib
+from atlasgs_bids.config import RunConfig
+from atlasgs_bids.environment import limit_threads
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.participants import Failed, process_participant, record
+from atlasgs_bids.plan import SubjectPlan
+from atlasgs_bids.progress import logging_to_terminal
+
+logger = logging.getLogger("atlasgs_bids")
+
+EXIT_INTERRUPTED = 130
+_GRACE_S = 15.0
+"""After the signal to end, before the one that cannot be refused; a kernel may run for some seconds."""
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    told: Connection
+    plans: Sequence[SubjectPlan]
+    memory_mib: float
+    failures: list[Failed] = field(default_factory=list)
+    listening: bool = True
+
+    @property
+    def participant(self) -> str:
+        return self.plans[0].participant
+
+    def listen(self) -> None:
+        """Take over the failures that the process has told so far."""
+        try:
+            while self.listening and self.told.poll():
+                self.failures.append(self.told.recv())
+        except EOFError:
+            self.listening = False
+
+
+def process_in_parallel(
+    participants: Sequence[Sequence[SubjectPlan]], config: RunConfig, devices: Sequence[str]
+) -> tuple[list[Failed], list[str]]:
+    """Failures, and the participants that ``--stop-on-first-crash`` left undone.
+
+    A process computes on one of ``devices``, in turn. ``config.memory_mib`` bounds the sum of the estimates
+    of those that run; a participant that exceeds it by itself runs by itself.
+    """
+    waiting = deque(participants)
+    running: dict[int, _Worker] = {}
+    failures: list[Failed] = []
+    try:
+        while waiting or running:
+            while waiting and _fits(waiting[0], running.values(), config):
+                slot = min(set(range(config.n_procs)) - set(running))
+                running[slot] = _start(
+                    waiting.popleft(), replace(config, device=devices[slot % len(devices)])
+                )
+            wait([worker.process.sentinel for worker in running.values()]
+                 + [worker.told for worker in running.values() if worker.listening])  # fmt: skip
+            for slot, worker in list(running.items()):
+                if worker.process.is_alive():
+                    worker.listen()
+                else:
+                    failures += _ended(running.pop(slot), config)
+            if config.stop_on_first_crash and (failures or any(w.failures for w in running.values())):
+                break
+    finally:
+        _stop(list(running.values()), config)
+    failures += [failure for worker in running.values() for failure in worker.failures]
+    return failures, [worker.participant for worker in running.values()] + [p[0].participant for p in waiting]
+
+
+def _fits(plans: Sequence[SubjectPlan], running: Collection[_Worker], config: RunConfig) -> bool:
+    if len(running) >= config.n_procs:
+        return False
+    if not running or config.memory_mib is None:
+        return True
+    taken_mib = sum(worker.memory_mib for worker in running)
+    return taken_mib + participant_memory_mib(plans, config) <= config.memory_mib
+
+
+def _start(plans: Sequence[SubjectPlan], config: RunConfig) -> _Worker:
+    """A process for a participant; spawned, for neither CUDA nor threads survive a fork."""
+    context = multiprocessing.get_context("spawn")
+    told, telling = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(plans, config, telling), name=plans[0].label)
+    process.start()
+    telling.close()  # the worker's alone: its end is what the death of the worker closes
+    return _Worker(process, told, plans, participant_memory_mib(plans, config))
+
+
+def _work(plans: Sequence[SubjectPlan], config: RunConfig, telling: Connection) -> None:
+    """The worker's main function."""
+    _end_with_parent()
+    try:
+        with (
+            signals_as_interrupt(),
+            logging_to_terminal(config.verbosity, Console(stderr=True, force_terminal=False)) as progress,
+        ):
+            if config.n_threads is not None:
+                limit_threads(config.n_threads)
+            process_participant(plans, config, progress, telling.send)
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, however that died: nobody would hear of the results."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only started by _start"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(EXIT_INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def signals_as_interrupt() -> Iterator[None]:
+    """SIGTERM, which schedulers and ``docker stop`` send, acts as Ctrl-C; a second signal changes nothing.
+
+    Python's default would end the process without its clean-up, or, as a container's first one, not at all.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # as a library, in a thread: signals belong to the program
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = {each: signal.signal(each, interrupt) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def _ended(worker: _Worker, config: RunConfig) -> list[Failed]:
+    """Failures of a process that has ended, its own death among them."""
+    worker.listen()
+    code = worker.process.exitcode
+    if code:
+        label = worker.process.name if len(worker.plans) == 1 else f"sub-{worker.participant}"
+        killed = Failed(worker.participant, label, _cause_of_death(code, worker, config))
+        _clear(worker, config)
+        record(killed, config)
+        worker.failures.append(killed)
+    return worker.failures
+
+
+def _cause_of_death(code: int, worker: _Worker, config: RunConfig) -> str:
+    if code != -signal.SIGKILL:
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"its process ended with {name} before it was done; run again with --nprocs 1 to see why"
+    expected_gib = worker.memory_mib / 1024
+    return (
+        "its process was killed (SIGKILL), most often because memory ran out: about "
+        f"{expected_gib:.1f} GiB were expected for it, beside {config.n_procs - 1} others at most; "
+        "run fewer at once (--nprocs, --mem) or ask for more memory, and run again"
+    )
+
+
+def _stop(workers: Sequence[_Worker], config: RunConfig) -> None:
+    """End processes that still run: asked first, so that they leave no half-written file."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(_GRACE_S)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+            _clear(worker, config)
+        worker.listen()
+
+
+def _clear(worker: _Worker, config: RunConfig) -> None:
+    """Remove what a killed process has left half-written."""
+    for plan in worker.plans:
+        try:
+            with session_lock(config.out_dir, plan.participant, plan.session):
+                pass
+        except (InputError, OSError) as error:
+            logger.debug("%s: %s", plan.label, error)

@@ -1,0 +1,99 @@
+"""The geometry switch from images to a rendered result: two stacks of one contrast, the second brighter."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from atlasgs_bids.bids.discover import discover_participant
+from atlasgs_bids.config import RunConfig
+from atlasgs_bids.core.geometry import _misfit
+from atlasgs_bids.core.settings import CoreSettings, GeometrySettings
+from atlasgs_bids.fitting import place, rendered_result
+from atlasgs_bids.imaging.volume import load_volume
+from atlasgs_bids.plan import plan_subject
+from atlasgs_bids.progress import Progress
+from atlasgs_bids.scaffolding import session_scaffold
+from atlasgs_bids.target_geometry import _terms, fit_target
+from tests.bids_datasets import THICK_MM, Dataset, head
+
+GAIN = 1.5
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """Config, scaffold and placed stacks of a participant."""
+    root = tmp_path_factory.mktemp("geometry")
+    dataset = Dataset.create(root / "bids").add_participant("01", "T2w")
+    dataset.path("01", "T2w").unlink()
+    dataset.add("01", "T2w", entities="acq-axial")
+    coronal_mm = (THICK_MM[0], THICK_MM[2], THICK_MM[1])
+    data, _ = head("T2w", coronal_mm, seed=1)
+    dataset.add("01", "T2w", entities="acq-coronal", voxel_mm=coronal_mm, data=np.float32(GAIN) * data)
+    config = RunConfig(
+        bids_dir=dataset.root,
+        out_dir=root / "out",
+        analysis_level="participant",
+        device="cpu",
+        registration="header",
+    )
+    (inputs,) = discover_participant(dataset.root, "01")
+    plan = plan_subject(inputs, config)
+    scaffold = session_scaffold(plan, config, Progress.quiet())
+    (target,) = plan.targets
+    placed = [place(s, load_volume(s.source.path), scaffold, config, "sub-01") for s in target.stacks]
+    assert len(placed) == 2
+    return config, scaffold, placed
+
+
+@pytest.fixture(scope="module")
+def fitted(session):
+    """Config and fit of a mode, each made once."""
+    config, scaffold, placed = session
+
+    @functools.cache
+    def fit(mode):
+        core = CoreSettings(geometry=GeometrySettings(mode=mode))
+        own = replace(config, core=core)
+        return own, fit_target(placed, scaffold, own, Progress.quiet(), "sub-01 T2w")
+
+    return fit
+
+
+def image(config, fit):
+    return rendered_result(fit.fit, fit.scaffold, config).sr
+
+
+def test_frozen_is_the_sessions_scaffold_and_the_terms_are_what_was_fitted(session, fitted):
+    _, fit = fitted("frozen")
+    assert fit.scaffold is session[1]
+    assert fit.fit.stacks[1].gain == pytest.approx(GAIN, rel=0.05)
+    amplitudes = fit.fit.appearance.amplitudes
+    ((op, slices, weights),) = fit.fit.appearance.objective.terms
+    expected = float((weights * (op.forward(amplitudes) - slices) ** 2).sum())
+    terms = _terms(fit)
+    assert len(terms) == 2
+    measured = float(_misfit(terms, fit.scaffold.gaussians, amplitudes, 2**20))
+    assert measured == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("mode", "least_correlation"), [("offset", 0.99), ("own", 0.8)])
+def test_other_gaussians_give_much_the_same_image(session, fitted, mode, least_correlation):
+    config, fit = fitted(mode)
+    _, scaffold, _ = session
+    assert not torch.equal(fit.scaffold.gaussians.means_mm, scaffold.gaussians.means_mm)
+    # A graph by the anchor has no place in a geometry without the anchor; a shared one is not made twice.
+    assert (fit.scaffold.prior is scaffold.prior) == (mode != "own")
+    assert fit.scaffold.anchor is scaffold.anchor
+    inside = scaffold.anchor.foreground
+    frozen, other = image(*fitted("frozen"))[inside], image(config, fit)[inside]
+    assert least_correlation < np.corrcoef(frozen, other)[0, 1] < 1 - 1e-6
+
+
+def test_a_relaxed_geometry_chooses_no_weight_by_slices_that_it_has_seen(fitted):
+    (_, first), (_, again) = fitted("frozen"), fitted("offset")
+    assert first.fit.appearance.held_out_rms
+    assert not again.fit.appearance.held_out_rms
+    assert again.fit.appearance.regularization == first.fit.appearance.regularization
