@@ -152,6 +152,11 @@ def _checked_settings(config: RunConfig) -> RunConfig:
     """The settings, the device resolved; ConfigurationError where one cannot be honoured."""
     check_out_dir(config.out_dir)
     slice_profile(config.slice_profile, 1.0)  # reads and checks a profile file
+    if config.motion != "none" and config.core.geometry.mode != "frozen":
+        raise ConfigurationError(
+            f"--motion {config.motion} together with --geometry {config.core.geometry.mode}: both "
+            "explain the same misfit; leave one of them out"
+        )
     if config.dry_run:
         return config
     if config.work_dir is not None:

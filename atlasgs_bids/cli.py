@@ -158,6 +158,13 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--fast", is_flag=True, help="A smaller network: seconds less, and up to 0.5 dB.")
 @click.option(
+    "--motion",
+    type=click.Choice(["none", "slice"]),
+    default=DEFAULTS.motion,
+    show_default=True,
+    help="Correct movement and intensity steps between the slices of 3-D targets.",
+)
+@click.option(
     "--resolution",
     callback=options.resolution,
     metavar="iso|anchor|MM",

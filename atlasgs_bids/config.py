@@ -60,6 +60,8 @@ class RunConfig:
     """Thickness by BIDS suffix, before that of the sidecars; ``""``: of every other target."""
     combine_stacks: str = "orthogonal"
     """Stacks of one contrast in one result: ``none``, ``orthogonal`` (no two parallel) or ``all``."""
+    motion: str = "none"
+    """``slice``: correct movement between the slices of a stack; ``none``."""
     scaffold: Path | None = None
     """A scaffold (npz or PLY) that is used as it is; None: one is fitted to the anchor."""
     core: CoreSettings = field(default_factory=CoreSettings)

@@ -80,7 +80,7 @@ def fit_stacks(
     """
     settings = config.core.appearance
     axes = [stack.plan.geometry.axis for stack in placed]
-    noise_sds = [_noise_sd(stack, own) for stack, own in zip(placed, observations, strict=True)]
+    noise_sds = [stack_noise_sd(stack, own) for stack, own in zip(placed, observations, strict=True)]
     gains, slice_axis, problem = [1.0], axes[0], _alone(observations[0])
     if len(placed) > 1:
         gains = estimate_gains(observations, axes, scaffold.prior, settings)
@@ -225,7 +225,7 @@ def log_fit(appearance: Appearance, config: RunConfig, label: str) -> None:
         )  # fmt: skip
 
 
-def _noise_sd(stack: PlacedStack, observation: Observation) -> float:
+def stack_noise_sd(stack: PlacedStack, observation: Observation) -> float:
     """Noise of a stack; 1 % of its mean where it has none at all (simulations)."""
     observed = observation.weights.cpu().numpy() > 0
     sd = noise_sd(stack.acquired.data, stack.plan.geometry.axis, observed)

@@ -59,8 +59,12 @@ def gather(config: RunConfig, participants: Sequence[str]) -> bool:
 
 def _metrics_of(config: RunConfig, participant: str) -> list[Path]:
     folder = config.out_dir / f"sub-{participant}"
-    paths = [*folder.glob("anat/sub-*_desc-sr_metrics.tsv")]
-    paths += folder.glob("ses-*/anat/sub-*_desc-sr_metrics.tsv")
+    paths = [
+        path
+        for datatype in ("anat", "dwi", "perf")
+        for session in ("", "ses-*/")
+        for path in folder.glob(f"{session}{datatype}/sub-*_desc-sr_metrics.tsv")
+    ]
     sessions = config.session_ids
     return sorted(path for path in paths if not sessions or parse_entities(path).get("session") in sessions)
 

@@ -13,6 +13,7 @@ from atlasgs_bids.bids.derivatives import (
     anchor_outputs,
     bids_uri,
     image_sidecar,
+    json_path,
     target_outputs,
 )
 from atlasgs_bids.bids.files import atomic, save_image, save_json, save_tsv
@@ -22,11 +23,13 @@ from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration import write_itk_transform
 from atlasgs_bids.imaging.scaffold_files import save_appearance
+from atlasgs_bids.imaging.slice_motion import largest_movement
 from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.imaging.volume import to_nifti, voxel_sizes_mm
 from atlasgs_bids.plan import SubjectPlan
-from atlasgs_bids.report.dictionary import metrics_dictionary
+from atlasgs_bids.report.dictionary import metrics_dictionary, motion_dictionary
 from atlasgs_bids.report.figures import target_figure
+from atlasgs_bids.report.motion import motion_figure
 from atlasgs_bids.results import StackResult, TargetResult, mean_interpolated
 from atlasgs_bids.targets import TargetPlan
 
@@ -111,6 +114,8 @@ def write_target(
     for stack in result.stacks:
         with atomic(stack_outputs(stack, outputs, result, config).xfm) as path:
             write_itk_transform(path, stack.registration)
+        if stack.motion:
+            _write_motion(stack, stack_outputs(stack, outputs, result, config))
     anchor_image = resample(anchor.volume, grid)
     cubic = mean_interpolated([stack.interpolable for stack in result.stacks], grid)
     foreground = anchor.foreground_on(grid)
@@ -209,10 +214,30 @@ def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
         "InPlaneVoxelSizeUsed": of_stacks([list(geometry.acquired_in_plane_mm) for geometry in geometries]),
         "SliceProfile": str(config.slice_profile),
         "Registration": of_stacks([stack.registration.method for stack in stacks]),
+        "Motion": config.motion,
         "StackGains": [stack.gain for stack in stacks] if len(stacks) > 1 else None,
         "StackNoise": [stack.noise_sd for stack in stacks] if len(stacks) > 1 else None,
         "BiasCorrected": False,
     }
+
+
+def _write_motion(stack: StackResult, own: TargetOutputs) -> None:
+    """Where every slice lay, as a table and as a figure."""
+    rows = [
+        {
+            "slice": k,
+            **dict(zip(("translation_x", "translation_y", "translation_z"), p.translation_mm, strict=True)),
+            **dict(zip(("rotation_x", "rotation_y", "rotation_z"), p.rotation_deg, strict=True)),
+            "gain": p.gain,
+            "estimated": p.estimated,
+        }
+        for k, p in enumerate(stack.motion)
+    ]
+    save_json(motion_dictionary(), json_path(own.motion_tsv))
+    save_tsv(rows, own.motion_tsv)
+    with atomic(own.figure_of("motion")) as path:
+        title = f"Movement between the slices of {stack.plan.source.path.name}"
+        motion_figure(path, stack.motion, title)
 
 
 def _metrics(
@@ -224,6 +249,7 @@ def _metrics(
 ) -> dict[str, Any]:
     stacks, appearance = result.stacks, result.appearance
     registrations = [stack.registration for stack in stacks]
+    movements = [largest_movement(stack.motion) for stack in stacks if stack.motion]
     mask = foreground & result.fov
     errors, noises = [], []
     for stack in stacks:
@@ -248,6 +274,8 @@ def _metrics(
         "registration_translation": max(own.translation_mm for own in registrations),
         "registration_displacement": max(own.displacement_mm for own in registrations),
         "registration_method": ", ".join(dict.fromkeys(own.method for own in registrations)),
+        "motion_translation": max((own[0] for own in movements), default=None),
+        "motion_rotation": max((own[1] for own in movements), default=None),
         "fov_coverage": result.coverage,
         "n_stacks": len(stacks),
         "n_volumes": 1 if target.series is None else len(target.series.kinds),

@@ -13,6 +13,7 @@ from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.grid import fov_mask, resample
 from atlasgs_bids.imaging.registration import Registration
+from atlasgs_bids.imaging.slice_motion import SlicePosition
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.targets import StackPlan
 
@@ -35,6 +36,8 @@ class StackResult:
     gain: float
     """Intensity of this stack over that of the first one."""
     noise_sd: float
+    motion: tuple[SlicePosition, ...] = ()
+    """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
 
     @property
     def interpolable(self) -> Interpolable:

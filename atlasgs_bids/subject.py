@@ -4,7 +4,7 @@ import logging
 import resource
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,15 +16,16 @@ from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.errors import error_text
-from atlasgs_bids.fitting import place, rendered_result
+from atlasgs_bids.fitting import PlacedStack, observe_placed, place, rendered_result
 from atlasgs_bids.imaging.volume import load_volume
 from atlasgs_bids.longitudinal import check_other_session
+from atlasgs_bids.motion import fit_moving_stacks
 from atlasgs_bids.outputs import MIN_COVERAGE, coverage_warning, save_images, write_target
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.scaffolding import SessionScaffold, session_scaffold
 from atlasgs_bids.series import SeriesRun, restore_series
-from atlasgs_bids.target_geometry import fit_target
+from atlasgs_bids.target_geometry import FittedTarget, fit_target
 from atlasgs_bids.targets import TargetPlan
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,10 @@ def _process_target(
             ]
             advance(1)
         with clock.measure("appearance"):
-            fitted = fit_target(placed, scaffold, config, progress, label)
+            if config.motion == "slice":
+                fitted = _fit_moving(placed, scaffold, config, progress, label)
+            else:
+                fitted = fit_target(placed, scaffold, config, progress, label)
         with clock.measure("render"), progress.stage(f"{label}: rendering") as advance:
             result = rendered_result(fitted.fit, fitted.scaffold, config)
             advance(1)
@@ -125,6 +129,18 @@ def _process_target(
     with progress.stage(f"{label}: writing") as advance:
         write_target(plan, target, outputs, result, config, clock.seconds, _memory(config))
         advance(1)
+
+
+def _fit_moving(
+    placed: Sequence[PlacedStack],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    progress: Progress,
+    label: str,
+) -> FittedTarget:
+    observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
+    fit = fit_moving_stacks(placed, observations, scaffold, config, progress, label)
+    return FittedTarget(scaffold, observations, fit)
 
 
 def _memory(config: RunConfig) -> dict[str, float | None]:

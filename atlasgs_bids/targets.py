@@ -142,7 +142,7 @@ def _thin_enough(geometry: SliceGeometry, anchor_voxel_mm: float) -> str | None:
 
 
 def _combined(found: SessionTargets, how: str) -> SessionTargets:
-    """Stacks of one contrast made one target each (docs/decisions/0005-stacks.md)."""
+    """Stacks of one contrast made one target each (docs/decisions/0010-stacks.md)."""
     sets: dict[tuple[tuple[str, str], ...], list[TargetPlan]] = {}
     for target in found.targets:
         kept = {n: v for n, v in target.entities.items() if n not in (*_STACK_ENTITIES, "extension")}

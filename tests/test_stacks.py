@@ -20,9 +20,11 @@ from atlasgs_bids.fitting import PlacedStack, covered, fit_stacks, observe_place
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.grid import foreground_mask, resample
 from atlasgs_bids.imaging.registration import Registration
+from atlasgs_bids.imaging.slice_motion import shots_of
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.joint import join
+from atlasgs_bids.motion import fit_moving_stacks
 from atlasgs_bids.observation import observe
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.scaffolding import SessionScaffold, graph_prior
@@ -34,9 +36,15 @@ SIZE_MM = 4
 CONFIG = RunConfig(
     Path("bids"), Path("out"), "participant", device="cpu",
     core=CoreSettings(
-        scaffold=ScaffoldSettings(n_steps=8), appearance=AppearanceSettings(regularization=0.03)
+        scaffold=ScaffoldSettings(n_steps=8),
+        appearance=AppearanceSettings(regularization=0.03, tolerance=1e-3, n_probes=1),
     ),
 )  # fmt: skip
+QUICK = replace(
+    CONFIG,
+    core=replace(CONFIG.core, appearance=replace(CONFIG.core.appearance, tolerance=1e-2)),
+)
+"""Slices that are stacks of their own take longest."""
 CENTRE = np.array([0.0, -18.0, 8.0])
 
 
@@ -89,11 +97,14 @@ def cut(truth, axis, spacing_mm, thickness_mm, target_from_anchor=None, tilt_deg
     return PlacedStack(StackPlan(image, geometry), volume, registration)
 
 
-def fitted(placed, scaffold, config=CONFIG):
+def fit_of(placed, scaffold, config=CONFIG, fit=fit_stacks):
     observations = [observe_placed(stack, scaffold, config) for stack in placed]
     with Progress() as progress:
-        appearance, stacks = fit_stacks(placed, observations, scaffold, config, progress, "test")
-    return rendered_result(appearance, stacks, scaffold, config)
+        return fit(placed, observations, scaffold, config, progress, "test")
+
+
+def fitted(placed, scaffold, config=CONFIG, fit=fit_stacks):
+    return rendered_result(fit_of(placed, scaffold, config, fit), scaffold, config)
 
 
 def score(result, truth, scaffold):
@@ -157,7 +168,9 @@ def test_a_noisy_stack_counts_less(scaffold, truth):
     appearance = fit_appearance(
         joint.slices_from_amplitudes, joint.slices, joint.weights, scaffold.prior, 0, AppearanceSettings()
     )
-    equal = rendered_result(appearance, together.stacks, scaffold, CONFIG)
+    equal = rendered_result(
+        replace(fit_of(stacks, scaffold, automatic), appearance=appearance), scaffold, CONFIG
+    )
     assert score(together, truth, scaffold) > alone_db - 0.05
     assert score(together, truth, scaffold) > score(equal, truth, scaffold) + 0.5
 
@@ -169,6 +182,10 @@ def test_operators_of_several_stacks_are_adjoint():
     row = torch.zeros(3, 4, 5)
     row[:, :, 1] = 1
     assert first.forward(row).sum(1).squeeze().tolist() == [0, 12, 0, 0, 0]
+    several = torch.randn(3, 4, 5, 2)
+    each = torch.stack([first.forward(volume) for volume in several.unbind(3)], dim=3)
+    torch.testing.assert_close(first.forward(several), each)
+    torch.testing.assert_close(first.adjoint(each)[..., 1], first.adjoint(each[..., 1]))
     flat = SliceRows((3, 4, 5), 0, 20)
     assert_adjoint(StackedOperator([flat, flat], [1.0, 0.5]))
     with pytest.raises(ValueError, match="cannot stack"):
@@ -213,3 +230,79 @@ def test_nothing_is_invented_outside_the_slices(scaffold, truth):
     assert z_mm[highest] <= top_mm < z_mm[highest + 1]
     x = np.flatnonzero(result.fov.any((1, 2)))
     assert len(x) < 0.75 * truth.data.shape[0]
+
+
+def moving_stack(truth, moved, spacing_mm=12.0):
+    """A stack of which some slices have the head elsewhere, and brighter: slice -> (map, gain)."""
+    still = cut(truth, 2, spacing_mm, spacing_mm)
+    data = still.acquired.data.copy()
+    for k, (motion, gain) in moved.items():
+        data[:, :, k] = gain * cut(truth, 2, spacing_mm, spacing_mm, motion).acquired.data[:, :, k]
+    data += np.random.default_rng(3).normal(0, 1.0, data.shape).astype(np.float32)
+    return replace(still, acquired=Volume(data, still.acquired.world_from_voxel))
+
+
+def slice_errors_mm(result, moved, scaffold):
+    """Mean distance over the head's pixels of each slice between where it was found and where it was."""
+    (stack,) = result.stacks
+    foreground = scaffold.anchor.foreground
+    centre = (scaffold.anchor.volume.world_from_voxel @ [*np.argwhere(foreground).mean(axis=0), 1])[:3]
+    errors = {}
+    for k, position in enumerate(stack.motion):
+        pixels = np.argwhere(stack.weights[:, :, k] > 0)
+        if position.estimated and len(pixels) > 200:
+            points = np.column_stack([pixels, np.full(len(pixels), k), np.ones(len(pixels))])
+            world = stack.acquired.world_from_voxel @ points.T
+            truth = moved.get(k, (np.eye(4), 1.0))[0]
+            apart = (np.linalg.inv(position.moved(centre)) - np.linalg.inv(truth)) @ world
+            errors[k] = float(np.linalg.norm(apart[:3], axis=0).mean())
+    return errors
+
+
+def test_a_moved_slice_is_found_and_corrected(scaffold, truth):
+    n_slices = cut(truth, 2, 12.0, 12.0).acquired.data.shape[2]
+    k = n_slices // 2
+    moved = {k: (rigid([3, -2, 3], [3, -2, 1.5], CENTRE), 1.0)}
+    stack = moving_stack(truth, moved)
+    corrected = fitted([stack], scaffold, QUICK, fit=fit_moving_stacks)
+    errors = slice_errors_mm(corrected, moved, scaffold)
+    assert errors[k] < 0.5
+    assert np.median(list(errors.values())) < 0.5
+    assert score(corrected, truth, scaffold) > score(fitted([stack], scaffold, QUICK), truth, scaffold)
+
+
+def test_an_interleave_that_moved_and_is_brighter(scaffold, truth):
+    """Odd slices were acquired in a second pass, after a movement, with 20 % more signal."""
+    n_slices = cut(truth, 2, 12.0, 12.0).acquired.data.shape[2]
+    moved = {k: (rigid([2, 1, -3], [2, 1, -1], CENTRE), 1.2) for k in range(1, n_slices, 2)}
+    stack = moving_stack(truth, moved)
+    corrected = fitted([stack], scaffold, QUICK, fit=fit_moving_stacks)
+    motion = corrected.stacks[0].motion
+    gains = [
+        np.median([p.gain for k, p in enumerate(motion) if p.estimated and k % 2 == odd]) for odd in (0, 1)
+    ]
+    assert gains[1] / gains[0] == pytest.approx(1.2, rel=0.03)
+    assert score(corrected, truth, scaffold) > score(fitted([stack], scaffold, QUICK), truth, scaffold) + 0.5
+
+
+@pytest.mark.parametrize(
+    ("n_slices", "sidecar", "shots", "packets"),
+    [
+        (4, {}, [(0,), (2,), (1,), (3,)], [0, 0, 1, 1]),
+        (3, {"SliceTiming": [0.0, 0.5, 1.0]}, [(0,), (1,), (2,)], [0, 0, 0]),
+        (3, {"SliceTiming": [1.0, 0.5, 0.0]}, [(2,), (1,), (0,)], [0, 0, 0]),
+        (3, {"SliceTiming": [0.0, 0.5, 1.0], "SliceEncodingDirection": "k-"}, [(2,), (1,), (0,)], [0, 0, 0]),
+        (4, {"SliceTiming": [0.0, 0.5, 0.0, 0.5]}, [(0, 2), (1, 3)], [0, 0]),
+        (
+            6,
+            {"SliceTiming": [0.5, 0.0, 0.7, 0.2, 0.9, 0.4]},
+            [(1,), (3,), (5,), (0,), (2,), (4,)],
+            [0] * 3 + [1] * 3,
+        ),
+        (2, {"SliceTiming": [0.0]}, [(0,), (1,)], [0, 0]),
+    ],
+)
+def test_shots_and_passes_follow_the_times(n_slices, sidecar, shots, packets):
+    found = shots_of(n_slices, sidecar)
+    assert [shot.slices for shot in found] == shots
+    assert [shot.packet for shot in found] == packets

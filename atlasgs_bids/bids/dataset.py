@@ -24,6 +24,7 @@ DESCRIPTIONS = {
         if kind != "t1w"
     },
     "atlasgs": "The Gaussians that were fitted to the anchor",
+    "motion": "Where the head was during each slice, relative to its stack",
     "longitudinal": "How well the scaffold of one session explains the T1w of another",
 }
 """Every value of ``desc-`` that the app writes."""

@@ -152,6 +152,11 @@ class TargetOutputs:
     def metrics_json(self) -> Path:
         return json_path(self.metrics_tsv)
 
+    @property
+    def motion_tsv(self) -> Path:
+        """Where each slice of a stack lay."""
+        return self.metrics_tsv.with_name(self.metrics_tsv.name.replace("_desc-sr_", "_desc-motion_"))
+
     def figure_of(self, kind: str) -> Path:
         """The figure of one kind of volume of a series."""
         return self.figure.with_name(self.figure.name.replace("_desc-sr_", f"_desc-{kind}_"))

@@ -20,6 +20,8 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "registration_method": (
         "rigid: found by registration; header: as in the headers; derivative: of another pipeline", None
     ),
+    "motion_translation": ("Largest translation of a slice; n/a without --motion slice", "mm"),
+    "motion_rotation": ("Largest rotation of a slice; n/a without --motion slice", "degree"),
     "fov_coverage": ("Part of the anchor's foreground inside the target's field of view", None),
     "n_stacks": ("Stacks that were restored together", None),
     "n_volumes": ("Volumes of the series; the other columns are of the mean of its reference volumes", None),
@@ -59,10 +61,26 @@ _LONGITUDINAL_COLUMNS: dict[str, tuple[str, str | None]] = {
     "registration_displacement": ("Mean displacement over the anchor's foreground", "mm"),
 }  # fmt: skip
 
+_MOTION_COLUMNS: dict[str, tuple[str, str | None]] = {
+    "slice": ("Index of the slice along the slice axis", None),
+    **{
+        f"translation_{axis}": (f"Translation of the head's centre along {axis} (RAS), from the stack", "mm")
+        for axis in "xyz"
+    },
+    **{f"rotation_{axis}": (f"Rotation vector, {axis} (RAS)", "degree") for axis in "xyz"},
+    "gain": ("Intensity of the slice over that of the stack", None),
+    "estimated": ("False where it shows too little of the head and has the position of its pass", None),
+}
+
 
 def metrics_dictionary() -> dict[str, dict[str, Any]]:
     """Column name -> its description and units, as BIDS data dictionaries have them."""
     return _dictionary(_COLUMNS)
+
+
+def motion_dictionary() -> dict[str, dict[str, Any]]:
+    """The same for ``desc-motion_metrics.tsv``."""
+    return _dictionary(_MOTION_COLUMNS)
 
 
 def longitudinal_dictionary() -> dict[str, dict[str, Any]]:
