@@ -39,6 +39,8 @@ def run(config: RunConfig) -> int:
             participants = _selected_participants(config)
             if config.analysis_level == "group":
                 return EXIT_DONE if gather(config, participants) else EXIT_FAILED
+            # Fewer participants than processes leave more threads for each.
+            config = replace(config, n_procs=min(config.n_procs, len(participants)))
             config = _checked_settings(config)
             _validate(config, participants)
             plans, failures = _plan(config, participants)
