@@ -8,9 +8,9 @@ from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.plan import SubjectPlan
 
-_LIBRARIES_MIB = 750.0
-"""Resident memory of Python with torch, SimpleITK and matplotlib at work."""
-_KIB_PER_GAUSSIAN = 3.0
+_LIBRARIES_MIB = 1200.0
+"""Resident memory that does not grow: Python with torch, SimpleITK and matplotlib at work."""
+_KIB_PER_GAUSSIAN = 2.5
 """Measured peaks lie below it: graph, rendering matrix and draws grow with the number of Gaussians."""
 _KIB_PER_VOXEL = 0.1
 """Images on the anchor's grid: about twenty in single precision."""
