@@ -91,7 +91,12 @@ def base_image(report):
 
 
 @pytest.fixture(scope="session")
-def image(base_image, report):
+def image(request, report):
+    """The image under test: TEST_IMAGE where it is set, else one that is built."""
+    if "TEST_IMAGE" in os.environ:
+        yield Podman(os.environ["TEST_IMAGE"])
+        return
+    base_image = request.getfixturevalue("base_image")
     begin_s = time.monotonic()
     succeeded(HERE / "build_image.sh", IMAGE, ROOT, base_image)
     report(f"Dockerfile built in {time.monotonic() - begin_s:.0f} s")
