@@ -16,6 +16,7 @@ from atlasgs_bids.imaging.registration import (
     write_itk_transform,
 )
 from atlasgs_bids.imaging.volume import Volume
+from tests.acquisitions import B0, M0
 from tests.imaging.phantom import FLAIR, T1W, T2W, acquire, head, rigid, stack_affine
 
 CENTRE = np.array([0.0, -20.0, 5.0])
@@ -63,8 +64,10 @@ def of_length_15(direction):
         (T2W, 2, 2, (-1, 0.2, 0.5), (1, 0.3, -2)),
         (T2W, 0, 3, (0, 1, 1), (1, 1, 1)),
         (FLAIR, 1, 3, (0.3, -1, 1), (0, -1, 1)),
+        (B0, 2, 2, (1, -0.5, 1), (1, 1, -1)),
+        (M0, 2, 2, (-1, 1, 0.5), (0.5, -1, 1)),
     ],
-    ids=["axial FLAIR", "axial T2w", "sagittal T2w", "coronal FLAIR"],
+    ids=["axial FLAIR", "axial T2w", "sagittal T2w", "coronal FLAIR", "axial b0", "axial M0 of ASL"],
 )
 def test_a_head_15_mm_and_15_degrees_away_is_found(contrast, axis, size_mm, turn, shift):
     anchor = head(T1W, size_mm, noise=NOISE)
