@@ -2,6 +2,7 @@
 #   make demo   two simulated subjects from raw BIDS to group tables, into ./demo-output
 #   make test   lint, types, import layers, tests
 # Further:
+#   make test-slow        the tests that take minutes
 #   make test-container   the image, the Singularity definition and the SLURM example, for real (as root on Debian)
 #   make boutiques        boutiques.json anew from the options of the command
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-container boutiques lint clean
+.PHONY: demo test test-slow test-container boutiques lint clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -18,6 +19,9 @@ demo: $(INSTALLED)
 
 test: lint
 	$(BIN)/pytest
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -m slow
 
 test-container: $(INSTALLED)
 	tests/container/install.sh

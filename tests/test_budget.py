@@ -26,6 +26,7 @@ def dataset(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_a_run_stays_below_the_estimate(dataset, tmp_path):
     """As many Gaussians as voxels, the default settings but for the number of steps."""
     out_dir = tmp_path / "out"

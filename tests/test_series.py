@@ -97,6 +97,7 @@ def test_output_passes_the_bids_validator(run):
     assert validator_errors(run.root / "out") == []
 
 
+@pytest.mark.slow
 def test_output_with_sessions_passes_the_bids_validator(tmp_path):
     dataset = Dataset.create(tmp_path / "bids").add_participant("01", session="a")
     data, affine = small_head("T2w", THICK_MM)

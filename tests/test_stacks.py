@@ -259,6 +259,7 @@ def slice_errors_mm(result, moved, scaffold):
     return errors
 
 
+@pytest.mark.slow
 def test_a_moved_slice_is_found_and_corrected(scaffold, truth):
     n_slices = cut(truth, 2, 12.0, 12.0).acquired.data.shape[2]
     k = n_slices // 2
@@ -271,6 +272,7 @@ def test_a_moved_slice_is_found_and_corrected(scaffold, truth):
     assert score(corrected, truth, scaffold) > score(fitted([stack], scaffold, QUICK), truth, scaffold)
 
 
+@pytest.mark.slow
 def test_an_interleave_that_moved_and_is_brighter(scaffold, truth):
     """Odd slices were acquired in a second pass, after a movement, with 20 % more signal."""
     n_slices = cut(truth, 2, 12.0, 12.0).acquired.data.shape[2]
