@@ -86,7 +86,7 @@ from pathlib import Path
 from atlasgs_bids import environment
 os.access = lambda path, mode: False
 environment.place_caches(None)
-from atlasgs_bids.core.splat import cpu
+from atlasgs_bids.core.splat import numba_kernels as cpu
 import numpy as np
 cpu.slab_lists(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32), 4)
 folder = Path(os.environ["NUMBA_CACHE_DIR"])
