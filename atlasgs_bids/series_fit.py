@@ -15,9 +15,8 @@ from torch import Tensor
 
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance
-from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.core.priors.expectation import ExpectedStack
-from atlasgs_bids.fitting import PlacedStack, observe_placed
+from atlasgs_bids.fitting import PlacedStack, observe_placed, stack_noise_sd
 from atlasgs_bids.imaging.series import Series
 from atlasgs_bids.learning import learn_together
 from atlasgs_bids.observation import Observation
@@ -120,10 +119,12 @@ def _expected_of_contrasts(
         return {}
     axis = placed.plan.geometry.axis
     observation = observe_placed(placed, scaffold, config)
-    observed = observation.weights.cpu().numpy() > 0
     names = list(dict.fromkeys(kinds.contrasts))
-    means = [series.mean(kinds.of_contrast(name)).data for name in names]
-    images = [(torch.from_numpy(mean).to(config.device), noise_sd(mean, axis, observed)) for mean in means]
+    images = []
+    for name in names:
+        mean = series.mean(kinds.of_contrast(name))
+        noise_sd = stack_noise_sd(replace(placed, acquired=mean), observation)
+        images.append((torch.from_numpy(mean.data).to(config.device), noise_sd))
     found = learn_together(observation, images, axis, scaffold, config, progress, label)
     return dict(zip(names, found, strict=True)) if found else {}
 
