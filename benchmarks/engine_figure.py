@@ -35,10 +35,14 @@ def draw(report: dict[str, Any], out: Path) -> None:
         [row["n"] for row in rows], [row["forward and gradients ms"] for row in rows], "ko-", label="all"
     )
     over_n.set(xlabel="Gaussians", ylabel="ms", title="Forward and all gradients, 2.8 M voxels")
-    over_n.legend(fontsize="small")
+    over_n.set_ylim(0.05, 12)
+    over_n.legend(fontsize="small", ncols=2, loc="upper left")
     grown = report["voxels"]
-    over_voxels.loglog([row["voxels"] for row in grown], [row["ms"] for row in grown], "ko-")
-    over_voxels.set(xlabel="voxels of the grid", ylabel="ms", title="One Gaussian for each voxel of the head")
+    over_voxels.loglog([row["voxels"] / 1e6 for row in grown], [row["ms"] for row in grown], "ko-")
+    over_voxels.set(
+        xlabel="voxels of the grid, millions", ylabel="ms", title="One Gaussian for each voxel of the head",
+        xlim=(0.1, 10), ylim=(1, 10),
+    )  # fmt: skip
     _save(figure, title, out.with_name(f"{out.name}-growth.png"))
 
 
