@@ -20,7 +20,7 @@ IMAGE = "localhost/atlasgs:test"
 DEFINITION_IMAGE = "localhost/atlasgs-definition:test"
 STORAGE = Path("/var/lib/containers")
 LEAST_FREE_BYTES = 8e9
-TIMEOUT_S = 900
+TIMEOUT_S = 1800
 
 
 def missing(*tools):
