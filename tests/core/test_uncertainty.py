@@ -29,7 +29,7 @@ class _Dense(LinearOperator):
 
 
 def _objective(n: int = N) -> tuple[Objective, torch.Tensor]:
-    """An objective with 24 slices, 2.4 voxels for each of n amplitudes, and the matrix of its quadratic form."""
+    """An objective with 24 slices, 2.4 voxels for each amplitude, and the matrix of its quadratic form."""
     regularization, shape = 0.5, (1, n // 10, 24)
     generator = torch.Generator().manual_seed(1)
     # A voxel is a mean of some five amplitudes, as one of a slice is.
