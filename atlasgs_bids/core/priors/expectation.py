@@ -1,6 +1,7 @@
 """What a learned prior expects of one stack, in the form that the fit of the amplitudes takes."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,8 @@ _WEIGHT_RANGE = (0.01, 1.0)
 """Of the expectation beside the slices: never the stronger of the two, and never without a say."""
 _OUTSIDE = 1e-6
 """Relative weight of a stack's expectation beyond its own lattice, where another stack may know better."""
+_MOST_TRAINED = 8
+"""Stacks of one position that a network is trained on: each round restores every one of them."""
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,27 @@ def sample_lattice(image: Float[Tensor, "X Y Z"], points_vox: Float[Tensor, "n 3
         image[None, None], unit.flip(1)[None, None, None], padding_mode="border", align_corners=True
     )
     return sampled.view(-1)
+
+
+def expect_together(
+    stacks: Sequence[ObservedStack],
+    gaussians: Gaussians,
+    settings: LearnedSettings,
+    seed: int,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> tuple[ExpectedStack, ...]:
+    """What one network, trained on stacks of one position, expects of each of them.
+
+    At most ``_MOST_TRAINED`` are trained on, evenly chosen. Raises TooLittleDataError as ``expect`` does.
+    """
+    anchor = stacks[0].splat.forward(gaussians.amplitudes)
+    size_mm = stacks[0].world_from_lattice[:3, :3].norm(dim=0).tolist()
+    cell_mm = (size_mm[0], size_mm[1], size_mm[2])
+    data = [Stack(s.slices, s.weights, s.slice_axis, s.acquisition, anchor, cell_mm) for s in stacks]
+    step = max(1, math.ceil(len(data) / _MOST_TRAINED))
+    prior = train_prior(data[::step], settings, seed, on_step)
+    predictions = [predict(prior, each) for each in data]
+    return tuple(
+        _expected(stack, prediction.image, prediction.sd, gaussians)
+        for stack, prediction in zip(stacks, predictions, strict=True)
+    )
