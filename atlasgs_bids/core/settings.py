@@ -57,6 +57,10 @@ class LearnedSettings:
     """How far beyond its last change a prediction is moved before the next round learns from it."""
     held_out_fraction: float = 0.05
     """Of the acquired voxels: kept from training, to measure the error on."""
+    structure_fraction: float = 0.25
+    """Of the training windows: those into which a structure is drawn that is not the same in both images."""
+    anchor_dropout: float = 0.1
+    """Of the training windows: those without the anchor, so that the network can be asked without it."""
     huber_delta: float = 0.2
     """Residual, in units of the target's range (5th to 95th percentile), beyond which the loss is linear."""
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from atlasgs_bids.core.acquisition import AcquisitionOperator
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.priors.learned import Stack, predict, train_prior
+from atlasgs_bids.core.priors.evidence import AnchorEvidence
+from atlasgs_bids.core.priors.learned import Prediction, Stack, predict, train_prior
 from atlasgs_bids.core.settings import LearnedSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
 
@@ -36,6 +37,8 @@ class Expectation:
     """Standard deviation there of what an isotropic scan, as noisy as these slices, would show."""
     amplitude_weights: Float[Tensor, " n"]
     """The weights there; tiny, not 0, outside the lattice."""
+    evidence: AnchorEvidence | None = None
+    """What the slices say of the anchor."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class ObservedStack:
     splat: SplatOperator
     world_from_lattice: Float[Tensor, "4 4"]
 
+    @property
+    def cell_mm(self) -> tuple[float, float, float]:
+        """Size of the lattice's cells: in plane that of the slices' voxels, which may be finer."""
+        x, y, z = self.world_from_lattice[:3, :3].square().sum(0).sqrt().tolist()
+        return x, y, z
+
 
 @dataclass(frozen=True)
 class ExpectedStack:
@@ -65,7 +74,8 @@ class ExpectedStack:
     def on(self, splat: SplatOperator, gaussians: Gaussians) -> "ExpectedStack":
         """The same expectation of other Gaussians, ``splat`` being theirs."""
         old = self.expectation
-        return _expected(replace(self.stack, splat=splat), old.image, old.sd, gaussians)
+        prediction = Prediction(old.image, old.sd, old.evidence)
+        return _expected(replace(self.stack, splat=splat), prediction, gaussians)
 
 
 def expect(
@@ -80,13 +90,14 @@ def expect(
     Raises TooLittleDataError where there is nothing to learn from.
     """
     anchor = stack.splat.forward(gaussians.amplitudes)
-    data = Stack(stack.slices, stack.weights, stack.slice_axis, stack.acquisition, anchor)
+    data = Stack(stack.slices, stack.weights, stack.slice_axis, stack.acquisition, anchor, stack.cell_mm)
     prediction = predict(train_prior([data], settings, seed, on_step), data)
-    return _expected(stack, prediction.image, prediction.sd, gaussians)
+    return _expected(stack, prediction, gaussians)
 
 
-def _expected(stack: ObservedStack, image: Tensor, sd: Tensor, gaussians: Gaussians) -> ExpectedStack:
+def _expected(stack: ObservedStack, prediction: Prediction, gaussians: Gaussians) -> ExpectedStack:
     low, high = _WEIGHT_RANGE
+    image, sd = prediction.image, prediction.sd
     trust = (stack.noise_sd / sd.clamp_min(1e-12)).square().clamp(low, high) * stack.support
     lattice_from_world = torch.linalg.inv(stack.world_from_lattice.double()).to(gaussians.means_mm)
     means_vox = world_points(gaussians.means_mm, lattice_from_world)
@@ -101,6 +112,7 @@ def _expected(stack: ObservedStack, image: Tensor, sd: Tensor, gaussians: Gaussi
         amplitudes=sample_lattice(image, means_vox),
         amplitude_sd=sample_lattice(against_scan, means_vox).clamp_min(1e-12),
         amplitude_weights=inside * sample_lattice(trust, means_vox).clamp_min(_OUTSIDE),
+        evidence=prediction.evidence,
     )
     return ExpectedStack(stack, expectation)
 

@@ -8,14 +8,15 @@ prediction is what it learns from in the next round. Nothing but this subject's 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from atlasgs_bids.core.priors.calibration import ExpectedError, measured_error
-from atlasgs_bids.core.priors.degradation import Degradation
+from atlasgs_bids.core.priors.degradation import Degradation, along
+from atlasgs_bids.core.priors.evidence import AnchorEvidence, anchor_evidence, lattice_share
 from atlasgs_bids.core.priors.inference import restore_volume
 from atlasgs_bids.core.priors.network import RestorationNetwork
 from atlasgs_bids.core.priors.stacks import (
@@ -43,6 +44,8 @@ class Prediction:
     image: Float[Tensor, "X Y Z"]
     sd: Float[Tensor, "X Y Z"]
     """Standard deviation of its error, scaled so that 90 % intervals hold 90 % of held-out voxels."""
+    evidence: AnchorEvidence | None
+    """What the slices say of the anchor; None where nothing is restored along the slice axis."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,9 @@ def predict(prior: TrainedPrior, stack: Stack) -> Prediction:
     """The target on the lattice of ``stack``: restored along the slice axis, then along coarse others."""
     data = prepare(stack, 0.0, torch.Generator())
     image, variance = data.interpolated, torch.zeros_like(data.interpolated)
+    evidence = None
     if prior.along_slices is not None and not data.samplings[stack.slice_axis].is_identity:
-        image, sd = _restore_along(prior.along_slices.network, data, image, stack.slice_axis, data.plane_axes)
+        image, sd, evidence = _weighed(prior.along_slices.network, data)
         variance = variance + prior.along_slices.error.variance(sd)
     across = [stack.slice_axis, *data.sharp_axes]
     for axis in data.plane_axes:
@@ -107,7 +111,26 @@ def predict(prior: TrainedPrior, stack: Stack) -> Prediction:
             image, sd = _restore_along(prior.in_plane.network, data, image, axis, across)
             variance = variance + prior.in_plane.error.variance(sd)
             across.append(axis)
-    return Prediction(image * data.scale + data.offset, variance.sqrt() * data.scale)
+    return Prediction(image * data.scale + data.offset, variance.sqrt() * data.scale, evidence)
+
+
+def _weighed(
+    network: RestorationNetwork, data: PreparedStack
+) -> tuple[Float[Tensor, "X Y Z"], Float[Tensor, "X Y Z"], AnchorEvidence]:
+    """What the network restores along the slice axis, the anchor's part as far as the slices bear it out."""
+    axis = data.stack.slice_axis
+    seen, seen_sd = _restore_along(network, data, data.interpolated, axis, data.plane_axes)
+    without = replace(data, anchor=torch.zeros_like(data.anchor))
+    blind, blind_sd = _restore_along(network, without, data.interpolated, axis, data.plane_axes)
+    views = lattice_views(data, seen) or native_views(data, (axis,))
+    evidence = anchor_evidence(network, data, views)
+    share = lattice_share(evidence, data)
+    part = share * (seen - blind)
+    # Only what the slices cannot see may change, so that the result still agrees with them.
+    image = blind + part - along(data.degradations[axis].matrices[0], part, axis)
+    # Where the two differ and the slices do not decide between them, either may be right.
+    variance = torch.lerp(blind_sd.square(), seen_sd.square(), share) + share * (1 - share) * (seen - blind).square()
+    return image, variance.sqrt(), evidence
 
 
 def _trained(
