@@ -69,8 +69,8 @@ def prepare(scans: Path, device: str) -> tuple[dict[str, Image], StudyScaffold]:
         images["T1"], images["T1"] > 0, volumes["T1"].world_from_voxel, SETTINGS, device
     )
     print(
-        f"{device}, torch {torch.__version__}: {len(scaffold.gaussians)} Gaussians, {scaffold.n_steps} steps, "
-        f"{scaffold.anchor_psnr_db:.1f} dB, with the graph {time.perf_counter() - started:.1f} s",
+        f"{device}, torch {torch.__version__}: {len(scaffold.gaussians)} Gaussians, "
+        f"{scaffold.n_steps} steps, {scaffold.anchor_psnr_db:.1f} dB, with the graph {time.perf_counter() - started:.1f} s",
         flush=True,
     )
     return images, scaffold
@@ -92,16 +92,16 @@ def restore(
     mask, appearance = scaffold.mask, restored.appearance
     covered = (np.abs(restored.image - truth) <= NORMAL_90 * sd)[mask].mean()
     print(
-        f"{case}: {psnr_db(truth, restored.image, mask):.3f} dB, SSIM {_ssim(truth, restored.image, mask):.4f}, "
-        f"90 % interval {100 * covered:.1f} %, λ {appearance.regularization}, trust {appearance.trust}, "
+        f"{case}: {psnr_db(truth, restored.image, mask):.3f} dB, "
+        f"SSIM {_ssim(truth, restored.image, mask):.4f}, 90 % interval {100 * covered:.1f} %, λ {appearance.regularization}, trust {appearance.trust}, "
         f"{appearance.solution.n_steps} steps, {seconds:.1f} s{_evidence(restored)}",
         flush=True,
     )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         name = f"{case}_{'graph' if network is None else 'learned'}.npz"
-        images = {"truth": truth, "cubic": restored.cubic, "result": restored.image, "sd": sd}
-        np.savez_compressed(out / name, **{key: image.astype(np.float16) for key, image in images.items()})
+        half = [image.astype(np.float16) for image in (truth, restored.cubic, restored.image, sd)]
+        np.savez_compressed(out / name, truth=half[0], cubic=half[1], result=half[2], sd=half[3])
 
 
 def _evidence(restored: Restored) -> str:

@@ -2,9 +2,10 @@
 
     python benchmarks/lesions.py --device cuda --prior learned
 
-Slices of 5 voxels with 1 % noise. The lesion, a ball of 12 or 10 voxels with a soft border, is in the target alone;
-another of 10 voxels, as dark as CSF, is in the anchor alone. Contrast and volume of the first are those of the truth
-= 1; the leak of the second is in parts of the contrast that it would have. Needs torch, scipy and jaxtyping only.
+Slices of 5 voxels with 1 % noise. The lesion, a ball of 12 or 10 voxels with a soft border, is in the target
+alone; another of 10 voxels, as dark as CSF, is in the anchor alone. Contrast and volume of the first are over
+those of the truth; the leak of the second is in parts of the contrast that it would have in the target. Needs
+torch, scipy and jaxtyping only.
 """
 
 import argparse
@@ -41,11 +42,12 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=NUMBER", help="of LearnedSettings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args()
-    network = PRESETS[options.preset] if options.prior == "learned" else None
-    for text in options.set if network is not None else []:
+    settings = PRESETS[options.preset]
+    for text in options.set:
         name, number = text.split("=")
-        network = dataclasses.replace(network, **{name: type(getattr(network, name))(number)})
-    print("phantom                   cubic: dB contrast volume   result: dB contrast volume leak  gain  contradicted")
+        settings = dataclasses.replace(settings, **{name: type(getattr(settings, name))(number)})
+    network = settings if options.prior == "learned" else None
+    print("phantom; cubic: dB, contrast, volume, leak; result: the same, the anchor's gain, contradicted")
     for seed in options.seeds:
         for contrast in TARGETS:
             for shared, radius in ((0.5, 6.0), (1.0, 5.0)):

@@ -1,4 +1,4 @@
-"""Heads that do not exist: three folded tissues in two contrasts, with structures that only one of them shows."""
+"""Heads that do not exist: folded tissues in two contrasts, with structures that only one of them shows."""
 
 from dataclasses import dataclass
 
@@ -78,8 +78,8 @@ def make_phantom(
 ) -> Phantom:
     """Texture is ``shared_texture`` the same in both; the rest of it, and the noise, each has for itself.
 
-    The decoy looks like CSF in the anchor, and lies in white matter, where nothing else is to be seen: what the
-    target shows there is the decoy's doing. The lesion looks like nothing that the anchor knows, anywhere.
+    The decoy looks like CSF in the anchor, and lies in white matter, where nothing else is to be seen: what
+    the target shows there is the decoy's doing. The lesion looks like nothing that the anchor knows.
     """
     rng = np.random.default_rng(seed)
     field = ndimage.gaussian_filter(rng.standard_normal(shape), _FOLD_VOX, mode="wrap")
@@ -135,7 +135,10 @@ def leaked_contrast(phantom: Phantom, image: Image) -> float:
     assert phantom.decoy is not None
     inside = phantom.decoy.shell(image.shape, 0.0, phantom.decoy.radius)
     error = image - phantom.truth
-    return float(error[inside].mean() - error[_surroundings(phantom.decoy, image)].mean()) / phantom.decoy_contrast
+    return (
+        float(error[inside].mean() - error[_surroundings(phantom.decoy, image)].mean())
+        / phantom.decoy_contrast
+    )
 
 
 def _surroundings(structure: Structure, image: Image) -> Mask:

@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, ndimage
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
-from atlasgs_bids.core.appearance import Appearance, fit_appearance, fit_expected_appearance
+from atlasgs_bids.core.appearance import Appearance, fit_expected_appearance, fit_guarded_appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack, expect
@@ -112,7 +112,15 @@ def restore_simulated(
     sd = max(noise_sd(data, SLICE_AXIS, observed), LEAST_NOISE * float(np.abs(data[observed]).mean()))
     expected = None
     if network is None:
-        appearance = fit_appearance(op, slices, weights, scaffold.prior, SLICE_AXIS, settings.appearance)
+        appearance = fit_guarded_appearance(
+            op,
+            slices,
+            weights,
+            scaffold.prior,
+            lambda: GraphLaplacian(scaffold.gaussians, ones[:, None], settings.graph),
+            SLICE_AXIS,
+            settings.appearance,
+        )
     else:
         inside = splat.forward(ones) > 0.5
         stack = ObservedStack(slices, weights, inside, SLICE_AXIS, sd, acquisition, splat, lattice)

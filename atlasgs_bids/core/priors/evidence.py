@@ -1,8 +1,9 @@
 """Where the acquired slices bear the anchor out, and where they contradict it.
 
-Along the slice axis nobody knows whether an edge of the anchor is one of the target, but within the slices the
-same network can be asked the same question and the answer is known: blurred along an in-plane axis, is a slice
-restored better with the anchor or without? Where without, the anchor's part is taken back along the slice axis.
+Along the slice axis nobody knows whether an edge of the anchor is one of the target, but within the slices
+the same network can be asked the same question and the answer is known: blurred along an in-plane axis, is a
+slice restored better with the anchor or without? Where without, the anchor's part is taken back along the
+slice axis.
 """
 
 import math
@@ -49,7 +50,8 @@ def anchor_evidence(
     With d = restored with the anchor − restored without, and r = acquired − restored without, the share is
     the posterior mean of c in r = c d + error, c being 1 ± ``_GATE_SD`` before.
     """
-    shape = data.target.shape
+    n_x, n_y, n_z = data.target.shape
+    shape = (n_x, n_y, n_z)
     products = torch.zeros(3, *shape, device=data.target.device)
     totals = torch.zeros(3, dtype=torch.float64)
     for view in views:
@@ -57,7 +59,8 @@ def anchor_evidence(
         n_phases = len(planes.degradation.matrices)
         for phase in sorted({0, n_phases // 2}):
             one = Degradation(
-                planes.degradation.matrices[phase : phase + 1], planes.degradation.positions[phase : phase + 1]
+                planes.degradation.matrices[phase : phase + 1],
+                planes.degradation.positions[phase : phase + 1],
             )
             blurred = planes.target[0] @ one.matrices[0].mT
             seen, blind = (

@@ -129,7 +129,9 @@ def _weighed(
     # Only what the slices cannot see may change, so that the result still agrees with them.
     image = blind + part - along(data.degradations[axis].matrices[0], part, axis)
     # Where the two differ and the slices do not decide between them, either may be right.
-    variance = torch.lerp(blind_sd.square(), seen_sd.square(), share) + share * (1 - share) * (seen - blind).square()
+    variance = (
+        torch.lerp(blind_sd.square(), seen_sd.square(), share) + share * (1 - share) * (seen - blind).square()
+    )
     return image, variance.sqrt(), evidence
 
 

@@ -75,9 +75,7 @@ class View:
     v_cells: float
     """Size of a voxel along v in cells of the slice axis."""
 
-    def unpooled(
-        self, x: Float[Tensor, "k v u"], shape: tuple[int, int, int]
-    ) -> Float[Tensor, "x y z"]:
+    def unpooled(self, x: Float[Tensor, "k v u"], shape: tuple[int, int, int]) -> Float[Tensor, "x y z"]:
         """Values of the view in each of the stack's voxels; 0 in those that no pooled one holds."""
         n = shape[self.order[2]] // x.shape[2]
         spread = x.repeat_interleave(n, 2)

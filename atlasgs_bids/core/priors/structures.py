@@ -1,8 +1,8 @@
 """Structures that one image of a training pair shows and the other does not.
 
-A lesion may be in the target alone, in the anchor alone, or look otherwise in each. A subject's own slices hold
-few of them, so some are drawn: soft ellipsoids, blurred with the rest. A network that was trained with them
-believes an edge of the anchor where the blurred target agrees, and keeps what the anchor does not know.
+A lesion may be in the target alone, in the anchor alone, or look otherwise in each. A subject's own slices
+hold few of them, so some are drawn: soft ellipsoids, blurred with the rest. A network that was trained with
+them believes an edge of the anchor where the blurred target agrees, and keeps what the anchor does not know.
 """
 
 import math
@@ -72,8 +72,7 @@ def insert_structures(
         # The value of a replaced voxel is that of the image at the structure's centre, plus the contrast.
         level = _at_centre(image, centres)
         images.append(
-            image
-            + inside * (_each(replaced[:, which]) * (level - image) + _each(values[:, which]))
+            image + inside * (_each(replaced[:, which]) * (level - image) + _each(values[:, which]))
         )
     return images[0], images[1] * _each(parameters[:, 11])
 

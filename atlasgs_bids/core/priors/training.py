@@ -41,9 +41,7 @@ class Trainer:
             _, n_v, n_u = each.anchor.shape
             self._sizes.append(max(1, settings.batch_voxels // (min(settings.window, n_v) * n_u)))
         self._choices = [torch.zeros(size, 6, dtype=torch.int64, device=self._device) for size in self._sizes]
-        self._structures = [
-            torch.zeros(size, N_PARAMETERS, device=self._device) for size in self._sizes
-        ]
+        self._structures = [torch.zeros(size, N_PARAMETERS, device=self._device) for size in self._sizes]
         self._recorded = [self._record(which) for which in range(len(planes))] if on_gpu else []
 
     def run(self, n_steps: int, on_step: Callable[[int], None]) -> None:
