@@ -70,7 +70,8 @@ def prepare(scans: Path, device: str) -> tuple[dict[str, Image], StudyScaffold]:
     )
     print(
         f"{device}, torch {torch.__version__}: {len(scaffold.gaussians)} Gaussians, "
-        f"{scaffold.n_steps} steps, {scaffold.anchor_psnr_db:.1f} dB, with the graph {time.perf_counter() - started:.1f} s",
+        f"{scaffold.n_steps} steps, {scaffold.anchor_psnr_db:.1f} dB, "
+        f"with the graph {time.perf_counter() - started:.1f} s",
         flush=True,
     )
     return images, scaffold
@@ -93,8 +94,9 @@ def restore(
     covered = (np.abs(restored.image - truth) <= NORMAL_90 * sd)[mask].mean()
     print(
         f"{case}: {psnr_db(truth, restored.image, mask):.3f} dB, "
-        f"SSIM {_ssim(truth, restored.image, mask):.4f}, 90 % interval {100 * covered:.1f} %, λ {appearance.regularization}, trust {appearance.trust}, "
-        f"{appearance.solution.n_steps} steps, {seconds:.1f} s{_evidence(restored)}",
+        f"SSIM {_ssim(truth, restored.image, mask):.4f}, 90 % interval {100 * covered:.1f} %, "
+        f"λ {appearance.regularization}, trust {appearance.trust}, {appearance.solution.n_steps} steps, "
+        f"{seconds:.1f} s{_evidence(restored)}",
         flush=True,
     )
     if out is not None:
