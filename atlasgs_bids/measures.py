@@ -17,6 +17,9 @@ MIN_COVERAGE = 0.8
 MAX_DISAGREEMENT = 0.01
 """Part of the slices' voxels above which a disagreement of slices and prior is warned of."""
 
+MIN_ANCHOR_GAIN = 0.2
+"""Part of the error that a T1w of the same head saves at least: 0.4 to 0.9 wherever it was measured."""
+
 
 def warnings_of(result: TargetResult) -> list[str]:
     """What the log says of a target."""
@@ -27,10 +30,11 @@ def warnings_of(result: TargetResult) -> list[str]:
 def doubts(result: TargetResult) -> list[str]:
     """Where the anchor is a poor guide to a target: in the log, in the sidecar and on the figure."""
     found = []
-    if not result.appearance.follows_anchor:
+    gain = _anchor_gain(result)
+    if not result.appearance.follows_anchor or (gain is not None and gain < MIN_ANCHOR_GAIN):
         found.append(
-            "the slices are predicted better without the T1w, so the result is smooth between them; check "
-            "the registration, and that the T1w is of this head"
+            "the T1w hardly helps to predict the slices, so the result follows it little; check the "
+            "registration, and that the T1w is of this head"
         )
     if result.prior_disagrees > MAX_DISAGREEMENT:
         found.append(
@@ -48,6 +52,11 @@ def coverage_warning(anchor: Anchor, coverage: float) -> str:
         f"the slices cover {coverage:.0%} of the anchor's {seen}, expected at least {MIN_COVERAGE:.0%}; "
         "outside them the result is 0: check the field-of-view mask"
     )
+
+
+def _anchor_gain(result: TargetResult) -> float | None:
+    gains = [stack.anchor_gain for stack in result.stacks if stack.anchor_gain is not None]
+    return min(gains, default=None)
 
 
 def target_metrics(
@@ -98,6 +107,7 @@ def target_metrics(
         "regularization": appearance.regularization,
         "held_out_rms": appearance.held_out_rms.get(appearance.regularization),
         "trust": appearance.trust,
+        "anchor_gain": _anchor_gain(result),
         "follows_anchor": appearance.follows_anchor,
         "prior_disagrees": result.prior_disagrees,
         "sd_median": float(np.median(result.sd[mask])) if mask.any() else None,

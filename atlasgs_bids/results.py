@@ -40,6 +40,8 @@ class StackResult:
     noise_sd: float
     contradicted: npt.NDArray[np.bool_] | None = None
     """Native voxels in which the slices contradict what a learned prior takes from the anchor."""
+    anchor_gain: float | None = None
+    """Part of the squared error of restoring the slices, blurred in plane, that the anchor saves."""
     motion: tuple[SlicePosition, ...] = ()
     """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
 

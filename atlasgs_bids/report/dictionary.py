@@ -36,6 +36,10 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         "Factor on the learned prior at which the slices are honoured; 1: they agree; empty: no such prior",
         None,
     ),
+    "anchor_gain": (
+        "Part of the squared error of restoring the slices, blurred in plane, that the T1w saves the network",
+        None,
+    ),
     "follows_anchor": (
         "False: held-out slices are predicted better without the T1w, which the result does not follow", None
     ),

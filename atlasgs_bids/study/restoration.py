@@ -1,6 +1,7 @@
 """The core alone, from an isotropic anchor and truth to a restored target: no files, no registration."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -53,12 +54,20 @@ class Restored:
 
     image: Image
     slices: Image
-    cubic: Image
-    """B-spline interpolation of the slices at their true centres."""
+    factor: int
     appearance: Appearance
     expected: ExpectedStack | None
-    slice_axis: int
     noise_sd: float
+
+    @cached_property
+    def cubic(self) -> Image:
+        """B-spline interpolation of the slices at their true centres."""
+        n = self.image.shape[SLICE_AXIS]
+        centres = (np.arange(n) + 0.5) / self.factor - 0.5
+        lines = [np.arange(self.slices.shape[0]), np.arange(self.slices.shape[1]), centres]
+        grid = np.stack(np.meshgrid(*lines, indexing="ij"))
+        cubic = ndimage.map_coordinates(self.slices, grid, order=3, mode="nearest")
+        return np.asarray(cubic, dtype=np.float32)
 
 
 def study_scaffold(
@@ -129,8 +138,7 @@ def restore_simulated(
             op, slices, weights, scaffold.prior, [expected.expectation], sd, settings.appearance
         )
     image = np.maximum(scaffold.render(appearance.amplitudes, settings.chunk_elements), np.float32(0))
-    cubic = _cubic(data, factor, truth.shape[SLICE_AXIS])
-    return Restored(image, data, cubic, appearance, expected, SLICE_AXIS, sd)
+    return Restored(image, data, factor, appearance, expected, sd)
 
 
 def restored_sd(restored: Restored, scaffold: StudyScaffold, settings: CoreSettings) -> Image:
@@ -149,10 +157,3 @@ def restored_sd(restored: Restored, scaffold: StudyScaffold, settings: CoreSetti
     if found.expected_sd is not None:
         variance = variance + scaffold.render(found.expected_sd, settings.chunk_elements) ** 2
     return np.asarray(np.sqrt(variance), dtype=np.float32)
-
-
-def _cubic(slices: Image, factor: int, n: int) -> Image:
-    centres = (np.arange(n) + 0.5) / factor - 0.5
-    lines = [np.arange(slices.shape[0]), np.arange(slices.shape[1]), centres]
-    grid = np.stack(np.meshgrid(*lines, indexing="ij"))
-    return np.asarray(ndimage.map_coordinates(slices, grid, order=3, mode="nearest"), dtype=np.float32)

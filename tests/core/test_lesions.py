@@ -1,8 +1,8 @@
 """Safety of lesions: what one of the images shows alone, through the whole solve, on phantoms at ×5.
 
-The bars are those of the issue that asked for them: a lesion in the target alone keeps 90 % of its contrast and
-its volume within 10 %; what the anchor alone shows leaks at most 5 % of its contrast; an anchor of noise costs at
-most 0.3 dB against cubic interpolation; and where slices and prior disagree, a number says so.
+A lesion in the target alone is to keep 90 % of its contrast and its volume within 10 %; what the anchor alone
+shows may leak 5 % of its contrast; an anchor of noise may cost 0.3 dB against cubic interpolation; and where
+slices and prior disagree, a number says so.
 """
 
 import dataclasses

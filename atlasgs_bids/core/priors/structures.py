@@ -57,7 +57,8 @@ def insert_structures(
     parameters: Float[Tensor, "b p"],
 ) -> tuple[Float[Tensor, "b t v u"], Float[Tensor, "b w v u"]]:
     """Both images with the structures of ``parameters``; the anchor is 0 where it is not kept."""
-    centres, radii, softness = parameters[:, :3], parameters[:, 3:6], parameters[:, 6]
+    centres, radii = parameters[:, :3], parameters[:, 3:6].clamp_min(_LEAST_RADIUS)
+    softness = parameters[:, 6].clamp_min(_SOFTNESS[0])
     total = torch.zeros(1, 1, 1, 1, device=anchor.device)
     for axis in range(3):
         shape = [1, 1, 1, 1]
