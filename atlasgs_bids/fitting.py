@@ -132,7 +132,7 @@ def fit_stacks(
             gain=gain,
             noise_sd=sd,
             contradicted=None if evidence is None else (evidence.contradicted > 0).cpu().numpy(),
-            anchor_gain=None if evidence is None else evidence.gain,
+            anchor_gain=None if evidence is None else evidence.anchor_gain,
         )
         for stack, own, gain, sd, evidence in zip(
             placed, observations, gains, noise_sds, evidences, strict=True

@@ -14,7 +14,7 @@ from atlasgs_bids.targets import TargetPlan
 
 MIN_COVERAGE = 0.8
 """Part of the anchor's foreground below which a target's field of view is warned of."""
-MAX_DISAGREEMENT = 0.01
+MAX_DISAGREEMENT = 0.005
 """Part of the slices' voxels above which a disagreement of slices and prior is warned of."""
 
 MIN_ANCHOR_GAIN = 0.2

@@ -39,9 +39,9 @@ class StackResult:
     """Intensity of this stack over that of the first one."""
     noise_sd: float
     contradicted: npt.NDArray[np.bool_] | None = None
-    """Native voxels in which the slices contradict what a learned prior takes from the anchor."""
+    """Native voxels in which the slices contradict a learned prior."""
     anchor_gain: float | None = None
-    """Part of the squared error of restoring the slices, blurred in plane, that the anchor saves."""
+    """Part of the squared error of a learned prior that its anchor saves (core/priors/evidence.py)."""
     motion: tuple[SlicePosition, ...] = ()
     """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
 

@@ -111,7 +111,7 @@ def _evidence(restored: Restored) -> str:
     if found is None:
         return ""
     contradicted = float(found.contradicted.sum() / restored.appearance.objective.terms[0][2].sum())
-    return f", the anchor gains {100 * found.gain:.1f} %, contradicted {100 * contradicted:.2f} %"
+    return f", the anchor gains {100 * found.anchor_gain:.1f} %, contradicted {100 * contradicted:.2f} %"
 
 
 def _ssim(truth: Image, image: Image, mask: npt.NDArray[np.bool_]) -> float:

@@ -87,7 +87,7 @@ def report(label: str, phantom: Phantom, network: LearnedSettings | None, device
 
 def _evidence(restored: Restored) -> str:
     found = None if restored.expected is None else restored.expected.expectation.evidence
-    return "" if found is None else f"{found.gain:.3f} {float(found.contradicted.mean()):.4f}"
+    return "" if found is None else f"{found.anchor_gain:.3f} {float(found.contradicted.mean()):.4f}"
 
 
 if __name__ == "__main__":

@@ -57,10 +57,6 @@ class LearnedSettings:
     """How far beyond its last change a prediction is moved before the next round learns from it."""
     held_out_fraction: float = 0.05
     """Of the acquired voxels: kept from training, to measure the error on."""
-    structure_fraction: float = 0.25
-    """Of the training windows: those into which a structure is drawn that is not the same in both images."""
-    anchor_dropout: float = 0.1
-    """Of the training windows: those without the anchor, so that the network can be asked without it."""
     huber_delta: float = 0.2
     """Residual, in units of the target's range (5th to 95th percentile), beyond which the loss is linear."""
 
@@ -96,8 +92,8 @@ class AppearanceSettings:
     """What rendering may lose against the same objective on voxels before target-specific Gaussians come."""
     specific_fraction: float = 0.3
     """Most of them, as a part of the shared ones."""
-    n_probes: int = 6
-    """Draws that the uncertainty is estimated from."""
+    n_probes: int = 2
+    """Draws that the uncertainty is estimated from; the variance is then smoothed over neighbours."""
     search_tolerance: float = 1e-3
     """Relative residual at which the solves of that search stop."""
     tolerance: float = 1e-4

@@ -37,8 +37,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         None,
     ),
     "anchor_gain": (
-        "Part of the squared error of restoring the slices, blurred in plane, that the T1w saves the network",
-        None,
+        "Part of the network's squared error within slices that the T1w saves against one upside down", None
     ),
     "follows_anchor": (
         "False: held-out slices are predicted better without the T1w, which the result does not follow", None

@@ -59,6 +59,8 @@ class Phantom:
     """Of the target."""
     healthy: Image
     """The target without its lesion."""
+    plain_anchor: Image
+    """The anchor without its decoy."""
     lesion: Structure | None
     """In the target alone."""
     decoy: Structure | None
@@ -97,17 +99,17 @@ def make_phantom(
         noise = _NOISE * max(intensities) * rng.standard_normal(shape)
         return np.asarray(clean * texture + noise, dtype=np.float32)
 
-    anchor, healthy = image(ANCHOR), image(TARGETS[contrast])
+    plain_anchor, healthy = image(ANCHOR), image(TARGETS[contrast])
     truth = healthy
     if lesion is not None:
         fraction = lesion.fraction(shape)
         truth = healthy + fraction * (np.float32(LESION[contrast]) * (1 + _texture(rng, shape)) - healthy)
-    contrast_of_decoy = 0.0
+    anchor, contrast_of_decoy = plain_anchor, 0.0
     if decoy is not None:
-        anchor = anchor + decoy.fraction(shape) * (np.float32(ANCHOR[0]) - anchor)
+        anchor = plain_anchor + decoy.fraction(shape) * (np.float32(ANCHOR[0]) - plain_anchor)
         inside = decoy.fraction(shape) > 0.5
         contrast_of_decoy = float(TARGETS[contrast][0] - healthy[inside].mean())
-    return Phantom(anchor, truth.astype(np.float32), healthy, lesion, decoy, contrast_of_decoy)
+    return Phantom(anchor, truth.astype(np.float32), healthy, plain_anchor, lesion, decoy, contrast_of_decoy)
 
 
 def kept_contrast(phantom: Phantom, image: Image) -> float:

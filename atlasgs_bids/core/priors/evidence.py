@@ -1,9 +1,9 @@
-"""Where the acquired slices bear the anchor out, and where they contradict it.
+"""Where the acquired slices bear a network out, and where they contradict it.
 
 Along the slice axis nobody knows whether an edge of the anchor is one of the target, but within the slices
-the same network can be asked the same question and the answer is known: blurred along an in-plane axis, is a
-slice restored better with the anchor or without? Where without, the anchor's part is taken back along the
-slice axis.
+the same network can be asked the same question and the answer is known: is a slice, blurred along an in-plane
+axis, restored better by the network or by interpolation? Where by interpolation, the network's part is taken
+back along the slice axis, too.
 """
 
 import math
@@ -21,8 +21,8 @@ from atlasgs_bids.core.priors.stacks import PreparedStack, View
 
 _WINDOW_SLICES = 0.5
 """σ of the neighbourhood in which slices are asked, in slice distances, within slices and across them."""
-_GATE_SD = 0.5
-"""How far the anchor's part is expected to be from 1 before any slice is asked."""
+_SHARE_SD = 0.5
+"""How far the share is expected to be from 1 before any slice is asked."""
 _CORRELATED_VOXELS = 4.0
 """Voxels of a slice whose restorations err together."""
 _CONTRADICTION = 16.0
@@ -30,71 +30,76 @@ _CONTRADICTION = 16.0
 
 
 @dataclass(frozen=True)
-class AnchorEvidence:
-    """What the slices say of the anchor, on their own grid."""
+class Evidence:
+    """What the slices say of a network, on their own grid."""
 
     share: Float[Tensor, "x y z"]
-    """Of what the anchor adds to the result, the part that the slices bear out: 0 to 1."""
+    """Of what the network adds to the interpolation, the part that the slices bear out: 0 to 1."""
     contradicted: Float[Tensor, "x y z"]
-    """1 where they contradict it beyond what the restoration errs by anyway."""
-    gain: float
-    """1 − squared error with the anchor over that without it, over all slices."""
+    """1 where they contradict it beyond what it errs by anyway."""
+    anchor_gain: float
+    """1 − squared error over that with an anchor turned upside down: 0 where the anchor says nothing."""
+
+
+@dataclass
+class _Sums:
+    """Of errors over all views and phases."""
+
+    counted: float = 0.0
+    error: float = 0.0
+    compared_error: float = 0.0
+    misled_error: float = 0.0
 
 
 @torch.no_grad()
-def anchor_evidence(
-    network: RestorationNetwork, data: PreparedStack, views: Sequence[View]
-) -> AnchorEvidence:
-    """From the views of one stack: local regression of what a slice shows on what the anchor adds to it.
+def network_evidence(network: RestorationNetwork, data: PreparedStack, views: Sequence[View]) -> Evidence:
+    """From the views of one stack: local regression of what interpolation misses on what the network adds.
 
-    With d = restored with the anchor − restored without, and r = acquired − restored without, the share is
-    the posterior mean of c in r = c d + error, c being 1 ± ``_GATE_SD`` before.
+    With d = restored − interpolated and r = acquired − interpolated, the share is the posterior mean of c in
+    r = c d + error, c being 1 ± ``_SHARE_SD`` before.
     """
     n_x, n_y, n_z = data.target.shape
-    shape = (n_x, n_y, n_z)
-    products = torch.zeros(3, *shape, device=data.target.device)
-    totals = torch.zeros(3, dtype=torch.float64)
+    products = torch.zeros(2, n_x, n_y, n_z, device=data.target.device)
+    sums = _Sums()
     for view in views:
         planes = view.planes
         n_phases = len(planes.degradation.matrices)
         for phase in sorted({0, n_phases // 2}):
-            one = Degradation(
-                planes.degradation.matrices[phase : phase + 1],
-                planes.degradation.positions[phase : phase + 1],
-            )
+            only = slice(phase, phase + 1)
+            one = Degradation(planes.degradation.matrices[only], planes.degradation.positions[only])
             blurred = planes.target[0] @ one.matrices[0].mT
-            seen, blind = (
-                restore_volume(network, blurred, anchor, one)[0]
-                for anchor in (planes.anchor, torch.zeros_like(planes.anchor))
-            )
-            if view.through is not None:
-                seen, blind = along(view.through, seen, 0), along(view.through, blind, 0)
-            added, missed = seen - blind, view.acquired - blind
-            counted = view.counted
-            for which, product in enumerate((added * missed, added.square(), (missed - added).square())):
-                products[which] += view.unpooled(product * counted, shape)
-            totals += torch.stack(
-                [
-                    ((missed - added).square() * counted).sum(),
-                    (missed.square() * counted).sum(),
-                    counted.sum(),
-                ]
-            ).cpu()
-    n_tests = max(float(totals[2]) / max(float(data.observed.sum()), 1.0), 1e-6)
-    error_variance = float(totals[0] / totals[2].clamp_min(1))
+            restored = _through(view, restore_volume(network, blurred, planes.anchor, one)[0])
+            interpolated = _through(view, blurred)
+            added, missed = restored - interpolated, view.acquired - interpolated
+            error = ((missed - added).square() * view.counted).sum()
+            for which, product in enumerate((added * missed, added.square())):
+                products[which] += view.unpooled(product * view.counted, (n_x, n_y, n_z))
+            sums.counted += float(view.counted.sum())
+            sums.error += float(error)
+            if phase == 0:
+                misled = restore_volume(network, blurred, planes.anchor.flip(0, 1, 2), one)[0]
+                misled_error = (_through(view, misled) - view.acquired).square() * view.counted
+                sums.compared_error += float(error)
+                sums.misled_error += float(misled_error.sum())
+    gain = 1 - sums.compared_error / max(sums.misled_error, 1e-12)
     local, n_voxels = _local_means(products, data)
-    joint, power = local[0] / n_tests, local[1] / n_tests
-    n_independent = max(1.0, n_voxels / _CORRELATED_VOXELS)
-    variance = max(error_variance, 1e-12) / n_independent
-    prior = variance / _GATE_SD**2
+    joint, power = local / max(sums.counted / max(float(data.observed.sum()), 1.0), 1e-6)
+    error_variance = max(sums.error / max(sums.counted, 1.0), 1e-12)
+    variance = error_variance / max(1.0, n_voxels / _CORRELATED_VOXELS)
+    prior = variance / _SHARE_SD**2
     share = ((joint + prior) / (power + prior)).clamp(0, 1)
     best = joint / power.clamp_min(1e-12)
     improvement = power * (1 - best).square() / variance
     contradicted = ((improvement > _CONTRADICTION) & (best < 0.5)).float() * data.observed
-    return AnchorEvidence(share, contradicted, 1 - float(totals[0] / totals[1].clamp_min(1e-12)))
+    return Evidence(share, contradicted, gain)
 
 
-def lattice_share(evidence: AnchorEvidence, data: PreparedStack) -> Float[Tensor, "X Y Z"]:
+def _through(view: View, planes: Tensor) -> Float[Tensor, "k v u"]:
+    """What the slices would show of planes."""
+    return planes if view.through is None else along(view.through, planes, 0)
+
+
+def lattice_share(evidence: Evidence, data: PreparedStack) -> Float[Tensor, "X Y Z"]:
     """The share in each cell of the lattice."""
     share = evidence.share
     for axis in range(3):

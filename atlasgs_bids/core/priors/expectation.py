@@ -10,7 +10,7 @@ from torch import Tensor
 from atlasgs_bids.core.acquisition import AcquisitionOperator
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.priors.evidence import AnchorEvidence
+from atlasgs_bids.core.priors.evidence import Evidence
 from atlasgs_bids.core.priors.learned import Prediction, Stack, predict, train_prior
 from atlasgs_bids.core.settings import LearnedSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
@@ -37,8 +37,8 @@ class Expectation:
     """Standard deviation there of what an isotropic scan, as noisy as these slices, would show."""
     amplitude_weights: Float[Tensor, " n"]
     """The weights there; tiny, not 0, outside the lattice."""
-    evidence: AnchorEvidence | None = None
-    """What the slices say of the anchor."""
+    evidence: Evidence | None = None
+    """What the slices say of the network."""
 
 
 @dataclass(frozen=True)

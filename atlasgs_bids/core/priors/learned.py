@@ -8,7 +8,7 @@ prediction is what it learns from in the next round. Nothing but this subject's 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from atlasgs_bids.core.priors.calibration import ExpectedError, measured_error
 from atlasgs_bids.core.priors.degradation import Degradation, along
-from atlasgs_bids.core.priors.evidence import AnchorEvidence, anchor_evidence, lattice_share
+from atlasgs_bids.core.priors.evidence import Evidence, lattice_share, network_evidence
 from atlasgs_bids.core.priors.inference import restore_volume
 from atlasgs_bids.core.priors.network import RestorationNetwork
 from atlasgs_bids.core.priors.stacks import (
@@ -44,8 +44,8 @@ class Prediction:
     image: Float[Tensor, "X Y Z"]
     sd: Float[Tensor, "X Y Z"]
     """Standard deviation of its error, scaled so that 90 % intervals hold 90 % of held-out voxels."""
-    evidence: AnchorEvidence | None
-    """What the slices say of the anchor; None where nothing is restored along the slice axis."""
+    evidence: Evidence | None
+    """What the slices say of the network; None where nothing is restored along the slice axis."""
 
 
 @dataclass(frozen=True)
@@ -116,23 +116,17 @@ def predict(prior: TrainedPrior, stack: Stack) -> Prediction:
 
 def _weighed(
     network: RestorationNetwork, data: PreparedStack
-) -> tuple[Float[Tensor, "X Y Z"], Float[Tensor, "X Y Z"], AnchorEvidence]:
-    """What the network restores along the slice axis, the anchor's part as far as the slices bear it out."""
+) -> tuple[Float[Tensor, "X Y Z"], Float[Tensor, "X Y Z"], Evidence]:
+    """What the network restores along the slice axis, as far as the slices bear it out."""
     axis = data.stack.slice_axis
-    seen, seen_sd = _restore_along(network, data, data.interpolated, axis, data.plane_axes)
-    without = replace(data, anchor=torch.zeros_like(data.anchor))
-    blind, blind_sd = _restore_along(network, without, data.interpolated, axis, data.plane_axes)
-    views = lattice_views(data, seen) or native_views(data, (axis,))
-    evidence = anchor_evidence(network, data, views)
-    share = lattice_share(evidence, data)
-    part = share * (seen - blind)
+    restored, sd = _restore_along(network, data, data.interpolated, axis, data.plane_axes)
+    evidence = network_evidence(network, data, lattice_views(data, restored) or native_views(data, (axis,)))
+    share, added = lattice_share(evidence, data), restored - data.interpolated
+    part = share * added
     # Only what the slices cannot see may change, so that the result still agrees with them.
-    image = blind + part - along(data.degradations[axis].matrices[0], part, axis)
-    # Where the two differ and the slices do not decide between them, either may be right.
-    variance = (
-        torch.lerp(blind_sd.square(), seen_sd.square(), share) + share * (1 - share) * (seen - blind).square()
-    )
-    return image, variance.sqrt(), evidence
+    image = data.interpolated + part - along(data.degradations[axis].matrices[0], part, axis)
+    # Where the slices do not decide between the two, either may be right.
+    return image, (sd.square() + share * (1 - share) * added.square()).sqrt(), evidence
 
 
 def _trained(

@@ -7,8 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from atlasgs_bids.core.priors.degradation import Degradation, Sampling, along, degradation
-from atlasgs_bids.core.priors.structures import draw_structures, insert_structures
-from atlasgs_bids.core.settings import LearnedSettings
 
 HELD_OUT_SIDE = 12
 """Of the blocks that are kept from training to measure the error on, voxels."""
@@ -37,13 +35,8 @@ class Planes:
     """1: counts in training."""
     degradation: Degradation
 
-    def batch(
-        self, choices: Int[Tensor, "b 6"], structures: Float[Tensor, "b p"], window: int, reach: int
-    ) -> Batch:
-        """``choices``: plane, start of the window along v, phases along u and v, flips of both.
-
-        ``structures``: what is drawn into the windows (structures.py).
-        """
+    def batch(self, choices: Int[Tensor, "b 6"], window: int, reach: int) -> Batch:
+        """``choices``: plane, start of the window along v, phases along u and v, flips of both."""
         plane, start, phase, v_phase, flip_u, flip_v = choices.unbind(1)
         n_w, n_v, n_u = self.anchor.shape
         device = choices.device
@@ -54,12 +47,11 @@ class Planes:
         u = torch.where(flip_u[:, None] == 1, u.flip(1), u)
         index = w.clamp(0, n_w - 1)[:, :, None, None], v[:, None, :, None], u[:, None, None, :]
         sharp = self.target[v_phase[:, None, None, None], index[0], index[1], index[2]]
-        sharp, anchor = insert_structures(sharp, self.anchor[index], structures)
         D = self.degradation.matrices[phase]
         middle = plane[:, None, None], v[:, :, None], u[:, None, :]
         return Batch(
             blurred=sharp @ D[:, None].mT,
-            anchor=anchor,
+            anchor=self.anchor[index],
             sharp=sharp[:, reach],
             weights=self.weights[middle],
             degradations=D,
@@ -74,15 +66,6 @@ class Planes:
         columns = [flat // mass.shape[1], flat % mass.shape[1]]
         columns += [torch.randint(high, (n,), generator=generator) for high in (n_phases, n_v_phases, 2, 2)]
         return torch.stack(columns, dim=1)
-
-    def draw(
-        self, n: int, settings: LearnedSettings, reach: int, generator: torch.Generator
-    ) -> Float[Tensor, "n p"]:
-        """Structures for ``n`` windows; the largest are a few samples across."""
-        _, n_v, n_u = self.anchor.shape
-        extent = (2 * reach + 1, min(settings.window, n_v), n_u)
-        stride = len(self.degradation.matrices)
-        return draw_structures(n, extent, 1.6 * stride, settings, generator)
 
 
 def make_planes(

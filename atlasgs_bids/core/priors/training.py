@@ -8,7 +8,6 @@ from torch import Tensor
 
 from atlasgs_bids.core.priors.network import RestorationNetwork, restore
 from atlasgs_bids.core.priors.pairs import Planes
-from atlasgs_bids.core.priors.structures import N_PARAMETERS
 from atlasgs_bids.core.settings import LearnedSettings
 
 LEAST_LOG_SD = -7.0
@@ -41,7 +40,6 @@ class Trainer:
             _, n_v, n_u = each.anchor.shape
             self._sizes.append(max(1, settings.batch_voxels // (min(settings.window, n_v) * n_u)))
         self._choices = [torch.zeros(size, 6, dtype=torch.int64, device=self._device) for size in self._sizes]
-        self._structures = [torch.zeros(size, N_PARAMETERS, device=self._device) for size in self._sizes]
         self._recorded = [self._record(which) for which in range(len(planes))] if on_gpu else []
 
     def run(self, n_steps: int, on_step: Callable[[int], None]) -> None:
@@ -51,18 +49,11 @@ class Trainer:
             planes.choose(n_turns * size, window, self._generator).view(n_turns, size, 6).to(self._device)
             for planes, size in zip(self._planes, self._sizes, strict=True)
         ]
-        structures = [
-            planes.draw(n_turns * size, self._settings, self.network.reach, self._generator)
-            .view(n_turns, size, N_PARAMETERS)
-            .to(self._device)
-            for planes, size in zip(self._planes, self._sizes, strict=True)
-        ]
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
             for step in range(n_steps):
                 turn, which = divmod(step, len(self._planes))
                 self._rate.fill_(self._settings.learning_rate * _schedule(step / n_steps))
                 self._choices[which].copy_(drawn[which][turn])
-                self._structures[which].copy_(structures[which][turn])
                 if self._recorded:
                     self._recorded[which].replay()
                 else:
@@ -99,9 +90,7 @@ class Trainer:
         self._optimizer.step()
 
     def _loss(self, which: int) -> Tensor:
-        batch = self._planes[which].batch(
-            self._choices[which], self._structures[which], self._settings.window, self.network.reach
-        )
+        batch = self._planes[which].batch(self._choices[which], self._settings.window, self.network.reach)
         image, log_sd = restore(
             self.network, batch.blurred, batch.anchor, batch.degradations, batch.positions
         )
