@@ -1,6 +1,7 @@
 """The uncertainty against dense algebra, and on errors that are known."""
 
 import numpy as np
+import pytest
 import torch
 
 from atlasgs_bids.core.objective import Objective
@@ -8,7 +9,7 @@ from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.settings import AppearanceSettings, GraphSettings
-from atlasgs_bids.core.uncertainty import estimate_uncertainty, graph_uncertainty
+from atlasgs_bids.core.uncertainty import _calibration, estimate_uncertainty, graph_uncertainty
 from tests.helpers import dense_matrix, random_gaussians
 
 N = 40
@@ -82,6 +83,17 @@ def test_intervals_of_the_graph_hold_the_truth() -> None:
         sd = found.deviations.square().mean(1).sqrt()
         inside.append(float(((amplitudes - truth).abs() <= 1.645 * sd).float().mean()))
     assert 0.8 <= np.mean(inside) <= 0.97
+
+
+@pytest.mark.parametrize("n_probes", [1, 2, 6])
+def test_few_draws_scale_as_many_would(n_probes: int) -> None:
+    """Errors three times as large as the posterior says, whose variance is known from a few draws only."""
+    generator = torch.Generator().manual_seed(n_probes)
+    posterior_sd = 0.5 + torch.rand(20_000, generator=generator)
+    draws = posterior_sd * torch.randn(n_probes, 20_000, generator=generator)
+    error = 3 * posterior_sd * torch.randn(20_000, generator=generator).abs()
+    factor = _calibration(error, draws.square().mean(0), n_probes, noise_sd=0.01)
+    assert factor == pytest.approx(3.0, rel=0.05)
 
 
 def test_an_expectation_passes_its_own_error_on() -> None:
