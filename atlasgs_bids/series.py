@@ -79,7 +79,9 @@ def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
         with_graph = replace(config, prior="graph")
         fitted = fit_target([placed], run.scaffold, with_graph, run.progress, f"{run.label} reference")
         (observation,) = fitted.observations
-        run = replace(run, scaffold=fitted.scaffold)
+        # What the reference chose holds for all volumes: a graph without the anchor, if that was better.
+        chosen = replace(fitted.scaffold, prior=fitted.fit.appearance.objective.prior)
+        run = replace(run, scaffold=chosen)
         weights_of_prior = _prior_weights(run, series, observation, fitted.fit.appearance)
     result = rendered_result(fitted.fit, fitted.scaffold, config)
     with measure("render"):
