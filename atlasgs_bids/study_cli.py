@@ -170,3 +170,7 @@ def _config(values: dict[str, Any]) -> StudyConfig:
         ),
         **values,
     )
+
+
+if __name__ == "__main__":
+    main(prog_name="atlasgs-study")

@@ -25,7 +25,7 @@ def find_brain_masks(
 def find_region_masks(
     bids_dir: Path, participant: str, session: str | None, derivatives: Mapping[str, Path] | None = None
 ) -> dict[str, Path]:
-    """Masks in T1w space of anything but the brain, by ``label-`` or ``desc-``; the first of a name counts."""
+    """Masks in T1w space, not of the brain, by ``label-`` or ``desc-``; the first of a name counts."""
     roots = [*(derivatives or {}).values(), *sorted(bids_dir.glob("derivatives/*"))]
     found: dict[str, Path] = {}
     for path in _mask_paths(roots, participant, "_mask"):

@@ -44,6 +44,7 @@ def factor_figure(path: str | Path, lines: Sequence[Line], title: str) -> None:
             linewidth=1.2, marker=_MARKERS[place % len(_MARKERS)], markersize=4.5,
         )  # fmt: skip
     panel.set_xticks(sorted({factor for line in lines for factor in line.factors}))
+    panel.margins(x=0.15)
     panel.set_xlabel("thickness of a slice, voxels")
     panel.set_ylabel("PSNR in the mask, dB")
     panel.set_title(title, fontsize=10)

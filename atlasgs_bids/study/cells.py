@@ -1,4 +1,4 @@
-"""A cell is one method on one case: a JSON file that appears whole or not at all, and cuts for the figures."""
+"""A cell is one method on one case: a JSON file that appears whole or not at all, and its cuts."""
 
 import json
 import zipfile

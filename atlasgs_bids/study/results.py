@@ -103,7 +103,8 @@ def summary_rows(done: Sequence[Cell]) -> list[Row]:
                 rows.append(
                     {
                         "target": target, "factor": factor, "region": region, "method": method,
-                        "metric": metric, "mean": float(values.mean()), "low": low, "high": high, "n": n, "unit": unit,
+                        "metric": metric, "mean": float(values.mean()), "low": low, "high": high, "n": n,
+                        "unit": unit,
                     }
                 )  # fmt: skip
     return rows
@@ -183,8 +184,8 @@ def _value(cell: Cell, region: str, metric: str) -> float:
 def _per_slice(cell: Cell, region: str, metric: str) -> npt.NDArray[np.float64]:
     units, data_range = _units(cell, region), float(cell.content["range"])
     n_slices = len(units["n_voxels"])
-    each = [pooled({k: v[[i]] for k, v in units.items()}, data_range)[metric] for i in range(n_slices)]
-    return np.array(each)
+    each = [pooled({name: sums[[i]] for name, sums in units.items()}, data_range) for i in range(n_slices)]
+    return np.array([own[metric] for own in each])
 
 
 def _not_run(cells: Sequence[Cell]) -> dict[str, str]:

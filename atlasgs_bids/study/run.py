@@ -146,7 +146,7 @@ def _check_folder(study: StudyConfig) -> None:
                 differing = [name for name, value in study.simulation.items() if before.get(name) != value]
                 raise ConfigurationError(
                     f"out_dir {study.out_dir} holds a study with another "
-                    f"{', '.join(differing) or 'setting'}; its cells cannot be compared with these: choose another folder"
+                    f"{', '.join(differing) or 'setting'}; choose another folder for these cells"
                 )
         else:
             save_json(study.simulation, path)

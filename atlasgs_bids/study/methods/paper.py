@@ -30,7 +30,7 @@ from atlasgs_bids.study.methods.protocol import Image, Restored, kept
 from atlasgs_bids.study.settings import PaperSettings, StudyConfig
 
 _RENDER_PLANES = 8
-_LATENT_RATE, _OPACITY_RATE, _DECODER_RATE = 1e-2, 1e-2, 2e-3
+_LATENT_RATE, _OPACITY_RATE, _DECODER_RATE = 1e-2, 1e-2, 5e-3
 
 
 @dataclass(frozen=True)
