@@ -30,7 +30,7 @@ def run(study: StudyConfig) -> int:
             place_caches(None)
             n_threads = study.n_threads or share_of_threads(study.n_procs)
             limit_threads(n_threads)
-            device = "cpu" if study.tables_only else devices(resolved_device(study.device))[0]
+            device = "cpu" if study.output == "tables" else devices(resolved_device(study.device))[0]
             outcome = run_study(replace(study, device=device, n_threads=n_threads), participants, progress)
         except ConfigurationError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message is for the user, who needs no traceback

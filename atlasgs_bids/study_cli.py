@@ -115,7 +115,10 @@ def _factors(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]
     help="Threads of each process; default: OMP_NUM_THREADS, else the CPUs over --nprocs.",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Compute finished cells again.")
-@click.option("--tables-only", is_flag=True, help="Compute nothing; tables and figures of what is there.")
+@click.option(
+    "--output", type=click.Choice(["all", "cells", "tables"]), default=DEFAULTS.output, show_default=True,
+    help="cells: write no tables, for processes that share OUT_DIR; tables: compute nothing.",
+)  # fmt: skip
 @click.option("--keep-images", is_flag=True, help="Keep every restored image under OUT_DIR/images.")
 @click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=DEFAULTS.seed, show_default=True)
 @click.option(

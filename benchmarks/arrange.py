@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -55,7 +56,7 @@ def arrange(scans: Path, bids_dir: Path) -> None:
     _write_json(masks / f"{PARTICIPANT}_desc-brain_mask.json", {"Type": "Brain"})
 
 
-def _write_json(path: Path, content: dict[str, object]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

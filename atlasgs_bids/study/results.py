@@ -91,14 +91,11 @@ def summary_rows(done: Sequence[Cell]) -> list[Row]:
     rows = []
     for (target, factor, region), by_method in sorted(_grouped(done).items()):
         for method in sorted(by_method, key=_rank):
-            own = by_method[method]
             for metric in METRICS:
-                values = np.array(
-                    [c.content["regions"][region]["values"].get(metric, np.nan) for c in own], float
-                )
-                values = values[np.isfinite(values)]
-                if not len(values):
+                own = [cell for cell in by_method[method] if np.isfinite(_value(cell, region, metric))]
+                if not own:
                     continue
+                values = np.array([_value(cell, region, metric) for cell in own])
                 low, high, unit, n = _interval(own, region, metric, values)
                 rows.append(
                     {
@@ -117,8 +114,8 @@ def _interval(
     subjects = sorted({cell.key.participant for cell in own})
     if len(subjects) > 1:
         of_subject = [
-            np.array([v for c, v in zip(own, values, strict=False) if c.key.participant == s])
-            for s in subjects
+            np.array([v for c, v in zip(own, values, strict=True) if c.key.participant == subject])
+            for subject in subjects
         ]
         low, high = bootstrap_interval(
             len(subjects), lambda drawn: float(np.concatenate([of_subject[i] for i in drawn]).mean())
@@ -145,7 +142,7 @@ def comparison_rows(done: Sequence[Cell]) -> list[Row]:
     for (target, factor, region), by_method in sorted(_grouped(done).items()):
         methods = sorted(by_method, key=_rank)
         for metric in UNIT_METRICS:
-            found = []
+            found: list[Row] = []
             for first, second in combinations(methods, 2):
                 a, b, unit = _paired(by_method[first], by_method[second], region, metric)
                 if len(a) < 2:
@@ -168,8 +165,13 @@ def _paired(
     """The values of both methods, subject by subject; of one subject slice by slice."""
     values = [{(c.key.participant, c.key.session): c for c in cells} for cells in (first, second)]
     both = sorted(values[0].keys() & values[1].keys(), key=str)
-    if len({participant for participant, _ in both}) > 1:
-        a, b = (np.array([_value(own[k], region, metric) for k in both]) for own in values)
+    subjects = sorted({participant for participant, _ in both})
+    if len(subjects) > 1:
+        # Sessions of one subject are no independent pairs: their mean is one.
+        a, b = (
+            np.array([np.mean([_value(own[k], region, metric) for k in both if k[0] == s]) for s in subjects])
+            for own in values
+        )
         return a, b, "subjects"
     if len(both) != 1:
         return np.empty(0), np.empty(0), "slices"
@@ -178,14 +180,16 @@ def _paired(
 
 
 def _value(cell: Cell, region: str, metric: str) -> float:
-    return float(cell.content["regions"][region]["values"][metric])
+    value = cell.content["regions"][region]["values"].get(metric)
+    return np.nan if value is None else float(value)
 
 
 def _per_slice(cell: Cell, region: str, metric: str) -> npt.NDArray[np.float64]:
     units, data_range = _units(cell, region), float(cell.content["range"])
     n_slices = len(units["n_voxels"])
     each = [pooled({name: sums[[i]] for name, sums in units.items()}, data_range) for i in range(n_slices)]
-    return np.array([own[metric] for own in each])
+    found: npt.NDArray[np.float64] = np.array([own[metric] for own in each])
+    return found
 
 
 def _not_run(cells: Sequence[Cell]) -> dict[str, str]:

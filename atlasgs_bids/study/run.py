@@ -41,7 +41,7 @@ def run_study(study: StudyConfig, participants: Sequence[str], progress: Progres
     cells = Cells(study.out_dir)
     for folder in (study.out_dir, cells.folder, study.out_dir / "shared"):
         remove_stale_temporaries(folder)
-    if study.tables_only:
+    if study.output == "tables":
         found = list(cells)
         write_results(study.out_dir)
         n_done = sum(cell.done for cell in found)
@@ -74,7 +74,8 @@ def run_study(study: StudyConfig, participants: Sequence[str], progress: Progres
     logger.info("%d cells, %d of them to compute", len(jobs) + len(statuses), len(jobs))
     computed = _in_processes if study.n_procs > 1 and len(jobs) > 1 else _one_by_one
     statuses |= computed(jobs, study, progress)
-    write_results(study.out_dir)
+    if study.output == "all":
+        write_results(study.out_dir)
     failures += [key.stem for key, status in statuses.items() if status == "failed"]
     values = list(statuses.values())
     return Outcome(values.count("done"), values.count("not run"), tuple(failures))

@@ -139,14 +139,16 @@ class SessionRunner:
         reference, image = simulation.reference, restored.image
         if not np.isfinite(image).all():
             raise InputError(f"{key.stem}: the result is not finite everywhere, expected an image")
-        regions = {
-            name: {"values": found.values, "units": {k: list(v) for k, v in found.units.items()}}
-            for name, found in score_regions(image, reference).items()
-        }
         again, _ = simulation.degradation.slices(image, reference.world_from_voxel)
         acquired = simulation.case.placed.acquired.data
         consistency = consistency_rms(again, acquired, simulation.slices_mask)
-        regions["mask"]["values"] = {**regions["mask"]["values"], "consistency_rms": consistency}
+        regions = {}
+        for name, found in score_regions(image, reference).items():
+            values = {**found.values, **({"consistency_rms": consistency} if name == "mask" else {})}
+            regions[name] = {
+                "values": {k: v if np.isfinite(v) else None for k, v in values.items()},
+                "units": {k: list(v) for k, v in found.units.items()},
+            }
         self.cells.save_cuts(key, middle_cuts(image, reference.mask))
         if self.study.keep_images:
             nifti = to_nifti(image, reference.world_from_voxel)

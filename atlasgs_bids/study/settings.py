@@ -87,8 +87,8 @@ class StudyConfig:
     """Cells at the same time, each in a process of its own."""
     n_threads: int | None = None
     overwrite: bool = False
-    tables_only: bool = False
-    """Compute no cell: tables and figures of those that are finished."""
+    output: Literal["all", "cells", "tables"] = "all"
+    """``cells``: no tables, for processes that share the folder; ``tables``: nothing else."""
     keep_images: bool = False
     seed: int = 0
     verbosity: int = 0

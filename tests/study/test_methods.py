@@ -24,9 +24,9 @@ from tests.study.phantom import isotropic_dataset
 
 FACTOR = 3
 NETWORK = NetworkSettings(
-    width=48, n_hidden=2, first_frequency=15.0, n_steps=200, batch=1024, learning_rate=3e-3
+    width=48, n_hidden=2, first_frequency=15.0, n_steps=300, batch=768, learning_rate=3e-3
 )
-PAPER = PaperSettings(n_points=600, n_anchor_steps=120, n_target_steps=150, n_anchor_slices=2)
+PAPER = PaperSettings(n_points=600, n_anchor_steps=120, n_target_steps=120, n_anchor_slices=2)
 
 
 def simulated(root, n_voxels, **settings):
@@ -86,7 +86,7 @@ def test_a_network_of_coordinates_explains_the_slices(name, simulation, cubic_ps
     again, _ = simulation.degradation.slices(image, np.eye(4))
     inside = simulation.slices_mask
     error = (again - simulation.clean)[inside]
-    assert error.std() < 0.2 * simulation.clean[inside].std()
+    assert error.std() < 0.25 * simulation.clean[inside].std()  # 94 % of the variance
 
 
 def test_the_networks_acquisition_is_the_operators(simulation):
@@ -128,15 +128,15 @@ def small(tmp_path_factory):
 
 
 def test_the_published_method_runs_on_the_reference_rasteriser(small):
-    """Far from its 10,000 steps: it has to tell more of the truth than an even image does."""
+    """Far from its 10,000 steps, and yet nearer to the truth than cubic interpolation."""
     method = Paper(latent=1, rasterize=composite_reference, needs_gpu=False)
     restored = method.restore(small.case)
-    mask, truth = small.reference.mask, small.reference.truth
-    even = np.full(truth.shape, truth[mask].mean())
-    assert psnr(restored.image, small) > psnr(even, small) + 1
+    cubic = method_named("cubic").restore(small.case)
+    assert psnr(restored.image, small) > psnr(cubic.image, small) + 1
     assert restored.seconds_shared > 0
     # Once for a session: the second time, the T1w's Gaussians are read.
     (stored,) = Path(small.case.shared_dir).glob("sub-01_paper-*.npz")
+    assert float(np.load(stored)["psnr_db"]) > 20
     before = stored.stat().st_mtime_ns
     again = method.restore(small.case)
     assert stored.stat().st_mtime_ns == before

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from atlasgs_bids.bids.files import load_tsv
+from atlasgs_bids.imaging.grid import foreground_mask
+from atlasgs_bids.imaging.volume import load_volume
 from atlasgs_bids.study.cells import CellKey, Cells
 from tests.bids_datasets import Dataset, head
 from tests.study.phantom import TIMEOUT_S, atlasgs_study, command, isotropic_dataset
@@ -30,7 +32,8 @@ def finished(dataset, tmp_path_factory):
 
 
 def test_help_loads_nothing_heavy():
-    code = "import sys; from atlasgs_bids.study_cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code = "import sys\nfrom atlasgs_bids.study_cli import main\n"
+    code += "try: main(['--help'])\nexcept SystemExit: pass\n"
     code += "print([m for m in ('torch', 'nibabel', 'numpy', 'scipy', 'bids') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "--factors" in shown
@@ -168,9 +171,10 @@ def test_thick_targets_off_grid_targets_noise_and_motion(tmp_path):
     assert (exit_code, last_line) == (0, "1 cells done, 0 not run, 0 failed"), log
     assert "T2w.nii.gz: voxels of 3 x 3 x 9 mm" in log
     (cell,) = Cells(out_dir)
-    # 24 voxels along the third axis are 8 slices, all of which meet the head.
-    assert len(cell.content["regions"]["mask"]["units"]["n_voxels"]) == 8
-    assert "registration" in json.loads((out_dir / "study.json").read_text(encoding="utf-8"))
+    # Slices of the head along the T1w's third axis, of which there are 8 of 3 voxels.
+    mask = foreground_mask(load_volume(dataset.path("01", "T1w")))
+    per_slice = mask.reshape(24, 24, 8, 3).sum(axis=(0, 1, 3))
+    assert cell.content["regions"]["mask"]["units"]["n_voxels"] == per_slice[per_slice > 0].tolist()
 
 
 def test_a_participant_without_t1w_fails_alone(tmp_path):
