@@ -135,6 +135,10 @@ def _factors(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]
     default=NetworkSettings().first_frequency, show_default=True, help="Of their first layer.",
 )  # fmt: skip
 @click.option(
+    "--inr-rate", type=click.FloatRange(min=0, min_open=True), default=NetworkSettings().learning_rate,
+    show_default=True, help="Their learning rate at the start.",
+)  # fmt: skip
+@click.option(
     "--paper-steps", type=click.IntRange(min=1), default=PaperSettings().n_target_steps, show_default=True,
     help="Of the published method, for the T1w and for each target.",
 )  # fmt: skip
@@ -160,14 +164,19 @@ def main(ctx: click.Context, /, **values: Any) -> None:
 
 def _config(values: dict[str, Any]) -> StudyConfig:
     motion_mm, motion_deg = values.pop("motion")
-    n_steps, first_frequency = values.pop("inr_steps"), values.pop("inr_frequency")
+    network = replace(
+        NetworkSettings(),
+        n_steps=values.pop("inr_steps"),
+        first_frequency=values.pop("inr_frequency"),
+        learning_rate=values.pop("inr_rate"),
+    )
     paper_steps, n_points = values.pop("paper_steps"), values.pop("paper_points")
     return StudyConfig(
         bids_dir=values.pop("bids_dir").absolute(),
         out_dir=values.pop("out_dir").absolute(),
         motion_mm=motion_mm,
         motion_deg=motion_deg,
-        network=replace(NetworkSettings(), n_steps=n_steps, first_frequency=first_frequency),
+        network=network,
         paper=replace(
             PaperSettings(), n_points=n_points, n_anchor_steps=paper_steps, n_target_steps=paper_steps
         ),
