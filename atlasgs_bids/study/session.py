@@ -161,6 +161,7 @@ class SessionRunner:
                 "regions": regions,
                 **asdict(costs),
                 "seconds_shared": restored.seconds_shared,
+                "settings": {"network": asdict(self.study.network_here), "paper": asdict(self.study.paper)},
                 "device": _device_name(self.run.device),
                 "version": __version__,
             },

@@ -114,7 +114,7 @@ class Inr:
             return Restored(kept(self._restored(case), case))
 
     def _restored(self, case: Case) -> Image:
-        settings, device = case.study.network, case.run.device
+        settings, device = case.study.network_here, case.run.device
         observation = observe_placed(case.placed, case.scaffold, case.run)
         scale = float(torch.quantile(_thinned(observation.slices[observation.weights > 0]), 0.99))
         acquired, coordinates = Acquired(observation, scale), Coordinates.of(case)
