@@ -23,7 +23,7 @@ class NetworkSettings:
 
     width: int = 256
     n_hidden: int = 4
-    first_frequency: float = 60.0
+    first_frequency: float = 30.0
     """ω₀ of the first layer, for coordinates from −1 to 1 over the longest side."""
     hidden_frequency: float = 30.0
     n_steps: int = 4000

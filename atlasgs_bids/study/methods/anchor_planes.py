@@ -196,8 +196,9 @@ def _drawn(
     means, covariances = in_planes(moving, world.double().numpy(), axis, device)
     positions = torch.from_numpy(planes).to(means)
     cut = cut_by_planes(means, covariances, positions, meeting_pairs(means, covariances, positions))
-    opacities = torch.sigmoid(parameters["logits"])[cut.owners] * cut.marginals
-    drawn = rasterize(cut, parameters["colors"][cut.owners, None], opacities, len(planes), shape)
+    opacities = torch.sigmoid(parameters["logits"]).index_select(0, cut.owners) * cut.marginals
+    colors = parameters["colors"][:, None].index_select(0, cut.owners)
+    drawn = rasterize(cut, colors, opacities, len(planes), shape)
     return drawn[..., 0]
 
 

@@ -69,7 +69,8 @@ def cut_by_planes(
 ) -> PlaneGaussians:
     """The conditional 2-D Gaussians of the pairs; differentiable in means and covariances."""
     planes, owners = pairs
-    own, sigma = means[owners], covariances[owners]
+    # index_select: the gradient of indexing with [] sorts the indices first, which costs more than all else.
+    own, sigma = means.index_select(0, owners), covariances.index_select(0, owners)
     offset = positions[planes] - own[:, 2]
     variance = sigma[:, 2, 2]
     slope = sigma[:, :2, 2] / variance[:, None]

@@ -93,8 +93,7 @@ class Paper:
                 loss = ((slabs * mask - truth).abs().sum() / mask.sum().clamp_min(1)) + (
                     settings.dissimilarity * dissimilarity(slabs * mask, truth)
                 )
-                difference = fields.latents[:, None] - fields.latents[near]
-                loss = loss + settings.smoothness * difference.square().mean()
+                loss = loss + settings.smoothness * fields.roughness(near)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -143,12 +142,18 @@ class Fields(nn.Module):
             {"params": list(self.decoder.parameters()), "lr": _DECODER_RATE},
         ]
 
+    def roughness(self, near: Tensor) -> Tensor:
+        """Mean squared difference of the latents from those of the neighbours, (n, k) indices."""
+        others = self.latents.index_select(0, near.flatten()).unflatten(0, near.shape)
+        return (self.latents[:, None] - others).square().mean()
+
     def draw(
         self, cut: PlaneGaussians, n_planes: int, shape: tuple[int, int], rasterize: Rasterizer
     ) -> Tensor:
         """(planes, u, v) intensities."""
-        opacities = torch.sigmoid(self.logits)[cut.owners] * cut.marginals
-        features = rasterize(cut, self.latents[cut.owners], opacities, n_planes, shape)
+        opacities = torch.sigmoid(self.logits).index_select(0, cut.owners) * cut.marginals
+        latents = self.latents.index_select(0, cut.owners)
+        features = rasterize(cut, latents, opacities, n_planes, shape)
         drawn: Tensor = self.decoder(features)[..., 0]
         return drawn
 
