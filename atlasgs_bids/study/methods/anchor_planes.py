@@ -107,7 +107,7 @@ def _fitted(case: Case, settings: PaperSettings, axis: int, rasterize: Rasterize
     voxel_mm = float(torch.linalg.norm(world[:3, :3], dim=0).mean())
     rates = (_MEAN_RATE * voxel_mm, _SCALE_RATE, _ROTATION_RATE, _OPACITY_RATE, _COLOR_RATE)
     groups = [{"params": [p], "lr": rate} for p, rate in zip(parameters.values(), rates, strict=True)]
-    optimizer = torch.optim.Adam(groups, eps=1e-15)
+    optimizer = torch.optim.Adam(groups, eps=1e-15, fused=device != "cpu")
     decay = (_LAST_MEAN_RATE / _MEAN_RATE) ** (1 / max(1, settings.n_anchor_steps))
     rng = np.random.default_rng(case.study.seed)
     shape = (slices.shape[1], slices.shape[2])

@@ -73,7 +73,7 @@ class Paper:
 
         torch.manual_seed(case.study.seed)
         fields = Fields(shared, settings).to(device)
-        optimizer = torch.optim.Adam(fields.rates(), eps=1e-15)
+        optimizer = torch.optim.Adam(fields.rates(), eps=1e-15, fused=device != "cpu")
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.n_target_steps)
         near = neighbours(shared.means_mm, settings.n_neighbours).to(device)
         rng = np.random.default_rng(case.study.seed)
