@@ -19,6 +19,8 @@ from atlasgs_bids.study.settings import StudyConfig
 
 logger = logging.getLogger(__name__)
 
+_KILLED = "its process was ended from outside, for want of memory perhaps; use a smaller --nprocs"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -97,7 +99,7 @@ def _in_processes(
 ) -> dict[CellKey, str]:
     """Cells handed to a pool; each process loads what a session shares when it first meets it."""
     statuses: dict[CellKey, str] = {}
-    own = replace(study, n_procs=1)
+    own, cells = replace(study, n_procs=1), Cells(study.out_dir)
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with (
         progress.stage("cells", len(jobs)) as advance,
@@ -111,6 +113,7 @@ def _in_processes(
                     statuses[key] = future.result()
                 except BrokenProcessPool:
                     statuses[key] = "failed"
+                    cells.save(key, {"status": "failed", "reason": _KILLED})
                 advance(1)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)

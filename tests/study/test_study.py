@@ -1,10 +1,12 @@
 """The command, as real processes: tables and figures, exit codes, interrupted and continued."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -195,3 +197,24 @@ def test_out_dir_inside_the_dataset_is_refused(dataset):
     exit_code, _, log = atlasgs_study(dataset.root, dataset.root / "study")
     assert exit_code == 2
     assert "inside bids_dir" in log
+
+
+def test_a_process_that_the_system_kills_is_a_failure_that_is_said(dataset, tmp_path):
+    """All workers of the pool are killed as soon as one is at a cell; the study ends with code 1."""
+    out_dir = tmp_path / "out"
+    options = ("--methods", "graph", "--factors", "2", "3", "--nprocs", "2")
+    process = subprocess.Popen(
+        command(dataset.root, out_dir, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + TIMEOUT_S
+    while not (out_dir / "shared").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+    workers = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    assert workers
+    for child in workers:
+        os.kill(int(child), signal.SIGKILL)
+    stdout, log = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1, log
+    assert "failed" in stdout
+    assert any("ended from outside" in str(cell.content.get("reason")) for cell in Cells(out_dir))
