@@ -3,10 +3,10 @@
     python benchmarks/devices.py --scans DIR --device cuda --prior graph --out OUT
     python benchmarks/devices.py --scans DIR --device cuda --prior learned --out OUT
     python benchmarks/cuts.py --results OUT
-    python benchmarks/cuts.py --demo docs/images/cuts.png --device cuda
+    python benchmarks/cuts.py --demo docs/images/cuts.png
 
 The third command draws a PNG beside the volumes of each case, a sagittal and a coronal cut. The last one
-makes its own: a head of the demo (2 mm, the target in slices of 10 mm), on a GPU in seconds.
+makes its own: a head of the demo (2 mm, the target in slices of 10 mm), on a CPU in minutes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--results", type=Path, help="folder that devices.py --out wrote, graph and learned")
     group.add_argument("--demo", type=Path, help="PNG to write, of a head of the demo")
-    parser.add_argument("--device", default="cpu", help="of the demo's head; a CPU takes half an hour")
+    parser.add_argument("--device", default="cpu", help="of the demo's head")
     options = parser.parse_args()
     if options.demo is not None:
         options.demo.parent.mkdir(parents=True, exist_ok=True)
