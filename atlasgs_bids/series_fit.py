@@ -99,12 +99,15 @@ def fit_series(
     chosen = replace(reference.scaffold, prior=reference.fit.appearance.objective.prior)
     reference = replace(reference, scaffold=chosen)
     without = SeriesFit(series, kinds, placed.plan.geometry.axis, reference, {}, config)
+    names = list(dict.fromkeys(kinds.contrasts))
     contrasts = {}
-    for name in dict.fromkeys(kinds.contrasts):
-        fit = ContrastFit(reference.fit.appearance.regularization, None, None)
-        if expected:
-            fit = _with_mean(without, expected[name], is_reference=name == shown)
-        contrasts[name] = replace(fit, regularization=_prior_weight(without, name, fit))
+    with progress.stage(f"{label}: contrasts", len(names)) as advance:
+        for name in names:
+            fit = ContrastFit(reference.fit.appearance.regularization, None, None)
+            if expected:
+                fit = _with_mean(without, expected[name], is_reference=name == shown)
+            contrasts[name] = replace(fit, regularization=_prior_weight(without, name, fit))
+            advance(1)
     return replace(without, contrasts=contrasts)
 
 
