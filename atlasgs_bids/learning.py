@@ -1,12 +1,13 @@
-"""The learned prior of a target's stacks."""
+"""The learned prior of a target's stacks, and of the volumes of a series."""
 
 import logging
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack, expect
+from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack, expect, expect_together
 from atlasgs_bids.core.priors.learned import TooLittleDataError
 from atlasgs_bids.observation import Observation
 from atlasgs_bids.progress import Progress
@@ -31,19 +32,57 @@ def learn(
     found = []
     with progress.stage(f"{label}: learning", len(observations) * settings.n_steps) as advance:
         for observation, (axis, gain, noise_sd) in zip(observations, levels, strict=True):
-            stack = ObservedStack(
-                slices=observation.slices / gain,
-                weights=observation.weights,
-                support=torch.from_numpy(scaffold.anchor.support_on(observation.lattice)).to(config.device),
-                slice_axis=axis,
-                noise_sd=noise_sd / gain,
-                acquisition=observation.acquisition,
-                splat=observation.splat,
-                world_from_lattice=torch.from_numpy(observation.lattice.world_from_voxel),
-            )
+            stack = _stack(observation, observation.slices / gain, axis, noise_sd / gain, scaffold, config)
             try:
                 found.append(expect(stack, scaffold.gaussians, settings, config.core.seed, advance))
             except TooLittleDataError as error:
-                logger.warning("%s: %s; the graph prior is used", label, error)
+                _warn(label, error)
                 return ()
     return tuple(found)
+
+
+def learn_together(
+    observation: Observation,
+    images: Sequence[tuple[Tensor, float]],
+    slice_axis: int,
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    progress: Progress,
+    label: str,
+) -> tuple[ExpectedStack, ...]:
+    """What one network trained on several images of one position expects of each; none as in ``learn``.
+
+    ``images``: native slices and their noise.
+    """
+    settings = config.core.learned
+    stacks = [_stack(observation, slices, slice_axis, sd, scaffold, config) for slices, sd in images]
+    with progress.stage(f"{label}: learning", settings.n_steps) as advance:
+        try:
+            return expect_together(stacks, scaffold.gaussians, settings, config.core.seed, advance)
+        except TooLittleDataError as error:
+            _warn(label, error)
+            return ()
+
+
+def _stack(
+    observation: Observation,
+    slices: Tensor,
+    slice_axis: int,
+    noise_sd: float,
+    scaffold: SessionScaffold,
+    config: RunConfig,
+) -> ObservedStack:
+    return ObservedStack(
+        slices=slices,
+        weights=observation.weights,
+        support=torch.from_numpy(scaffold.anchor.support_on(observation.lattice)).to(config.device),
+        slice_axis=slice_axis,
+        noise_sd=noise_sd,
+        acquisition=observation.acquisition,
+        splat=observation.splat,
+        world_from_lattice=torch.from_numpy(observation.lattice.world_from_voxel),
+    )
+
+
+def _warn(label: str, error: TooLittleDataError) -> None:
+    logger.warning("%s: %s; the graph prior is used", label, error)

@@ -1,21 +1,17 @@
 """A DWI, ASL or M0 series: registered once, observed by one operator, solved and written volume by volume."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from atlasgs_bids.bids.companions import Gradients, gradients_text
 from atlasgs_bids.bids.derivatives import TargetOutputs, companion_path
 from atlasgs_bids.bids.files import atomic, image_stream, save_text, save_tsv
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.fitting import (
     PlacedStack,
@@ -34,12 +30,9 @@ from atlasgs_bids.progress import Progress
 from atlasgs_bids.report.figures import target_figure
 from atlasgs_bids.results import TargetResult
 from atlasgs_bids.scaffolding import SessionScaffold
-from atlasgs_bids.target_geometry import fit_target
+from atlasgs_bids.series_fit import SeriesFit, fit_series
 from atlasgs_bids.targets import TargetPlan
 from atlasgs_bids.volumes import SeriesPlan
-
-_BLOCK_BYTES = 2**30
-_MOST_TOGETHER = 16
 
 Array = npt.NDArray[np.float32]
 Measure = Callable[[str], AbstractContextManager[None]]
@@ -63,10 +56,10 @@ class SeriesRun:
 
 
 def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
-    """Every volume restored and written; what is returned is the reference (mean b0, M0 or mean control).
+    """Every volume restored and written; what is returned is the reference.
 
-    The mean of the reference volumes is registered, or the separate M0 scan, and all volumes share its
-    position. Solving is linear, so the reference says how well the volumes are explained.
+    The mean of the reference volumes (b0; M0, else control and label) is registered, or the separate M0 scan,
+    and all volumes share its position.
     """
     target, config = run.target, run.config
     series = load_series(target.source.path)
@@ -75,61 +68,17 @@ def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
         placed = _placed(run, reference)
         advance(1)
     with measure("appearance"):
-        # One prior for all volumes, linear in them: a network of its own for the mean would not be.
-        with_graph = replace(config, prior="graph")
-        fitted = fit_target([placed], run.scaffold, with_graph, run.progress, f"{run.label} reference")
-        (observation,) = fitted.observations
-        run = replace(run, scaffold=fitted.scaffold)
-        weights_of_prior = _prior_weights(run, series, observation, fitted.fit.appearance)
-    result = rendered_result(fitted.fit, fitted.scaffold, config)
+        fit = fit_series(placed, series, run.series, run.scaffold, config, run.progress, run.label)
+    result = rendered_result(fit.reference.fit, fit.scaffold, config)
     with measure("render"):
-        means = _write_volumes(run, series, observation, weights_of_prior, result)
+        means = _write_volumes(run, fit, result)
     _write_companions(run, placed, result.grid)
     (stack,) = result.stacks
     write_series_figures(
         run.label, run.series, run.outputs, series, means.rendered, result.anchor,
         SeriesPosition(result.grid, result.fov, stack.registration.target_from_anchor),
     )  # fmt: skip
-    return replace(result, difference_to_noise=_difference_to_noise(run, series, means, observation))
-
-
-def solve_volumes(
-    series: Series,
-    observation: Observation,
-    weights_of_prior: list[float],
-    run: SeriesRun,
-) -> Iterator[Tensor]:
-    """Amplitudes (n,) of each volume in turn, solved together in blocks that bound the memory.
-
-    Same operator and same weights for all, the prior's weight by contrast.
-    """
-    settings = run.config.core.appearance
-    n_elements = 6 * observation.splat.shape_in[0] + 3 * math.prod(observation.splat.shape_out)
-    n_together = min(_MOST_TOGETHER, max(1, _BLOCK_BYTES // (4 * n_elements)))
-    for indices in _blocks(weights_of_prior, n_together):
-        volumes = np.stack([series.volume(index) for index in indices], axis=3)
-        amplitudes = fit_appearance(
-            observation.slices_from_amplitudes, torch.from_numpy(volumes).to(run.config.device),
-            observation.weights, run.scaffold.prior, run.target.geometry.axis,
-            replace(settings, regularization=weights_of_prior[indices[0]]),
-        ).amplitudes  # fmt: skip
-        for column in amplitudes.unbind(1):
-            yield column.contiguous()
-
-
-def _blocks(weights_of_prior: Sequence[float], n_together: int) -> list[list[int]]:
-    """Runs of neighbouring volumes with one weight, at most ``n_together`` long.
-
-    >>> _blocks([0.1, 0.1, 0.1, 0.03, 0.1], 2)
-    [[0, 1], [2], [3], [4]]
-    """
-    blocks: list[list[int]] = []
-    for index, weight in enumerate(weights_of_prior):
-        if blocks and len(blocks[-1]) < n_together and weights_of_prior[blocks[-1][0]] == weight:
-            blocks[-1].append(index)
-        else:
-            blocks.append([index])
-    return blocks
+    return replace(result, difference_to_noise=_difference_to_noise(run, series, means, fit.observation))
 
 
 @dataclass
@@ -157,33 +106,9 @@ def _placed(run: SeriesRun, reference: Volume) -> PlacedStack:
     return replace(place(stack, moving, run.scaffold, run.config, run.label), acquired=reference)
 
 
-def _prior_weights(
-    run: SeriesRun, series: Series, observation: Observation, reference: Appearance
-) -> list[float]:
-    """The prior's weight for each volume, chosen on the middle volume of its contrast: noise differs."""
-    settings, contrasts = run.config.core.appearance, run.series.contrasts
-    chosen: dict[str, float] = {}
-    for contrast in dict.fromkeys(contrasts):
-        indices = [index for index, own in enumerate(contrasts) if own == contrast]
-        if settings.regularization is not None or len(contrasts) == 1:
-            chosen[contrast] = reference.regularization
-            continue
-        volume = torch.from_numpy(series.volume(indices[len(indices) // 2])).to(run.config.device)
-        chosen[contrast] = fit_appearance(
-            observation.slices_from_amplitudes, volume, observation.weights, run.scaffold.prior,
-            run.target.geometry.axis, settings,
-        ).regularization  # fmt: skip
-    return [chosen[contrast] for contrast in contrasts]
-
-
-def _write_volumes(
-    run: SeriesRun,
-    series: Series,
-    observation: Observation,
-    weights_of_prior: list[float],
-    result: TargetResult,
-) -> _Means:
+def _write_volumes(run: SeriesRun, fit: SeriesFit, result: TargetResult) -> _Means:
     """Result, simulated and residual volumes, one at a time: no series lies in memory as float32."""
+    series, observation = fit.series, fit.observation
     grid, anchor, kinds = result.grid, result.anchor, run.series.kinds
     inside = result.fov & anchor.support_on(grid)
     weights = observation.weights.cpu().numpy()
@@ -197,9 +122,8 @@ def _write_volumes(
         add_sr = files.enter_context(image_stream(run.outputs.sr, grid_header))
         add_simulated = files.enter_context(image_stream(run.outputs.simulated, native_header))
         add_residual = files.enter_context(image_stream(run.outputs.residual, native_header))
-        solved = solve_volumes(series, observation, weights_of_prior, run)
-        for index, amplitudes in enumerate(solved):
-            sr = rendered_volume(amplitudes, grid, inside, run.scaffold, run.config, floor=floor)
+        for index, amplitudes in enumerate(fit.amplitudes()):
+            sr = rendered_volume(amplitudes, grid, inside, fit.scaffold, run.config, floor=floor)
             simulated = observation.slices_from_amplitudes.forward(amplitudes).cpu().numpy()
             add_sr(sr)
             add_simulated(simulated)

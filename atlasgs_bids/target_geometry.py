@@ -10,6 +10,7 @@ import torch
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.geometry import Relaxation, TargetData, Term, relax_geometry
 from atlasgs_bids.core.operators import Identity
+from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.specific import PartialLaplacian, joined, missing_image, specific_gaussians
 from atlasgs_bids.fitting import PlacedStack, covered, fit_stacks, observe_placed
 from atlasgs_bids.imaging.anchor import Anchor
@@ -38,9 +39,13 @@ def fit_target(
     config: RunConfig,
     progress: Progress,
     label: str,
+    expected: Sequence[ExpectedStack] | None = None,
 ) -> FittedTarget:
-    """The amplitudes of a target; once more with other Gaussians unless the geometry stays frozen."""
-    first = _fitted(placed, scaffold, config, progress, label)
+    """The amplitudes of a target; once more with other Gaussians unless the geometry stays frozen.
+
+    ``expected``: what a learned prior said of the stacks before; None: it is asked, if wanted.
+    """
+    first = _fitted(placed, scaffold, config, progress, label, expected)
     mode = config.core.geometry.mode
     if mode == "frozen":
         return _with_specific(first, placed, config, progress, label)
@@ -62,7 +67,7 @@ def fit_target(
     else:
         # The geometry has seen every slice, so none is left to choose λ by.
         config = _with_regularization(config, first.fit.appearance.regularization)
-    return _fitted(placed, own_scaffold, config, progress, label)
+    return _fitted(placed, own_scaffold, config, progress, label, expected)
 
 
 def _with_specific(
@@ -83,13 +88,7 @@ def _with_specific(
         gaussians=joined([scaffold.gaussians, more]),
         prior=PartialLaplacian(scaffold.prior, len(more)),
     )
-    observations = tuple(observe_placed(stack, richer, config) for stack in placed)
-    moved = [
-        own.on(observation.splat, richer.gaussians)
-        for own, observation in zip(expected, observations, strict=True)
-    ]
-    fit = fit_stacks(placed, observations, richer, config, progress, label, moved)
-    return FittedTarget(richer, observations, fit)
+    return _fitted(placed, richer, config, progress, label, expected)
 
 
 def _fitted(
@@ -98,9 +97,14 @@ def _fitted(
     config: RunConfig,
     progress: Progress,
     label: str,
+    expected: Sequence[ExpectedStack] | None,
 ) -> FittedTarget:
     observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
-    fit = fit_stacks(placed, observations, scaffold, config, progress, label)
+    moved = None
+    if expected is not None:
+        pairs = zip(expected, observations, strict=True)
+        moved = [own.on(observation.splat, scaffold.gaussians) for own, observation in pairs]
+    fit = fit_stacks(placed, observations, scaffold, config, progress, label, moved)
     return FittedTarget(scaffold, observations, fit)
 
 

@@ -18,11 +18,15 @@ class SeriesPlan:
     kinds: tuple[str, ...]
     """Of each volume: ``b0``, ``b1000``, ``control``, ``label``, ``m0scan``."""
     contrasts: tuple[str, ...]
-    """Of each volume: volumes of one contrast share the weight of the prior."""
+    """Of each volume: volumes of one contrast share the prior, and its weight."""
     reference: tuple[int, ...]
-    """Volumes whose mean is registered and measured."""
+    """Volumes whose mean is registered and measured: all of one contrast."""
     registered_by: ImageFile | None = None
     """A separate image in the same position whose registration is used (M0)."""
+
+    def of_contrast(self, contrast: str) -> list[int]:
+        """Indices of the volumes of one contrast."""
+        return [index for index, of_volume in enumerate(self.contrasts) if of_volume == contrast]
 
     def volumes_of(self, kind: str) -> list[int]:
         """Indices of the volumes of one kind."""
@@ -81,13 +85,12 @@ def _labelling(image: ImageFile, n_volumes: int, session_images: Sequence[ImageF
             f"{image.path.name} has {n_volumes} volumes, its aslcontext.tsv {len(kinds)} rows, expected as "
             "many; correct the table"
         )
-    # One weight for both: else the difference of the results is not the result of the difference.
+    # One prior for both: else the difference of the results is not the result of the difference.
     contrasts = tuple("control" if kind == "label" else kind for kind in kinds)
-    reference: tuple[int, ...] = ()
-    for wanted in ("m0scan", "control", "label", "cbf", "deltam"):
-        reference = reference or tuple(i for i, kind in enumerate(kinds) if kind == wanted)
+    shown = next((kind for kind in ("m0scan", "control", "cbf", "deltam") if kind in contrasts), contrasts[0])
+    reference = tuple(i for i, contrast in enumerate(contrasts) if contrast == shown)
     separate = None if "m0scan" in kinds else _separate_m0(image, session_images)
-    return SeriesPlan(kinds, contrasts, reference or tuple(range(n_volumes)), separate)
+    return SeriesPlan(kinds, contrasts, reference, separate)
 
 
 def _separate_m0(image: ImageFile, session_images: Sequence[ImageFile]) -> ImageFile | None:

@@ -2,8 +2,8 @@
 
     python benchmarks/engine.py --scans DIR --device cuda --out engine
 
-Prints tables and writes engine.json and engine.png. DIR holds stroke/{T1,T2,FLAIR}.nii.gz. Needs torch,
-scipy, nibabel and jaxtyping; gsplat is timed where its CUDA kernels can be had (--gsplat).
+Prints tables and writes engine.json, engine.png and engine-growth.png. DIR holds stroke/{T1,T2,FLAIR}.nii.gz.
+Needs torch, scipy, nibabel and jaxtyping; gsplat is timed where its CUDA kernels can be had (--gsplat).
 """
 
 import argparse
@@ -31,6 +31,8 @@ from atlasgs_bids.core.splat.kernels import kernels_for
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import DENSITY_FLOOR, splat
 from atlasgs_bids.imaging.volume import load_volume
+
+from engine_figure import draw
 
 Row = dict[str, float | str]
 CHUNK = CoreSettings().chunk_elements
@@ -89,12 +91,15 @@ def main() -> None:
     report: dict[str, Any] = {"device": _name(options.device), "torch": torch.__version__}
     report["ceilings"] = ceilings(bench)
     report["kernels"] = kernels(bench, volume.data, world, options.n_gaussians, options.gsplat)
+    report["kernels"] = [row | _shares(row, report["ceilings"]) for row in report["kernels"]]
+    for row in report["kernels"]:
+        _print({key: value for key, value in row.items() if key == "n" or "share" in key})
     report["subject"] = subject(bench, volume.data, world)
     report["voxels"] = over_voxels(bench, volume.data, world)
     if options.head:
         report["head"] = head(bench, volume.data)
     options.out.with_suffix(".json").write_text(json.dumps(report, indent=1))
-    _figure(report, options.out.with_suffix(".png"))
+    draw(report, options.out)
 
 
 def ceilings(bench: Bench) -> Row:
@@ -136,11 +141,31 @@ def kernels(bench: Bench, anchor: np.ndarray, world: Tensor, counts: list[int], 
         row: Row = {"n": n, "forward and gradients ms": 1e3 * total, "peak GiB": memory}
         row |= _parts(bench, gaussians, voxel_from_world, shape, upstream)
         row |= _reference_ms(bench, gaussians, voxel_from_world, shape, upstream)
+        row["voxels"] = math.prod(shape)
         if gsplat:
-            row["gsplat ms"] = 1e3 * _gsplat_seconds(bench, gaussians, world, shape)
+            row |= _gsplat(bench, gaussians, world, shape)
         rows.append(row)
         _print(row)
     return rows
+
+
+_FLOATS_PER_GAUSSIAN = 2 * 11
+_FLOATS_PER_VOXEL = 2 * 2
+"""Read and written by a forward and all gradients, if each number moved once."""
+_OPERATIONS_PER_PAIR = 60
+"""Of a Gaussian and a voxel inside of its cut-off, forward and gradients (decision 0008)."""
+
+
+def _shares(row: Row, ceilings: Row) -> Row:
+    """Time that the least traffic and the least arithmetic take at the ceilings, over the measured time."""
+    seconds = float(row["forward and gradients ms"]) / 1e3
+    n, n_voxels, pairs = float(row["n"]), float(row["voxels"]), float(row["pairs per Gaussian"])
+    n_bytes = 4 * (_FLOATS_PER_GAUSSIAN * n + _FLOATS_PER_VOXEL * n_voxels)
+    operations = _OPERATIONS_PER_PAIR * pairs * n
+    return {
+        "share of copy bandwidth": n_bytes / seconds / (1e9 * float(ceilings["copy_GB_per_s"])),
+        "share of arithmetic rate": operations / seconds / (1e9 * float(ceilings["float32_GFLOP_per_s"])),
+    }
 
 
 def _parts(bench: Bench, gaussians: Gaussians, frame: Tensor, shape: Any, upstream: Tensor) -> Row:
@@ -182,36 +207,47 @@ def _reference_ms(bench: Bench, gaussians: Gaussians, frame: Tensor, shape: Any,
     return {"reference ms": 1e3 * few.seconds(call), "reference peak GiB": few.once(call)[2]}
 
 
-def _gsplat_seconds(bench: Bench, gaussians: Gaussians, world: Tensor, shape: Any) -> float:
+def _gsplat(bench: Bench, gaussians: Gaussians, world: Tensor, shape: Any) -> Row:
     """gsplat rasterising the same Gaussians to the same slices: an orthographic camera for each slice.
 
-    A camera sees the Gaussians whose centres lie within 1.5 mm of its slice, and composites them.
+    A camera sees the Gaussians whose centres lie within 1.5 mm of its slice, and composites them; one call
+    draws all slices.
     """
     from gsplat import rasterization  # noqa: PLC0415 - optional here, and its first use compiles
 
     device = bench.device
     distance_mm = 10.0
     views = torch.eye(4).repeat(shape[2], 1, 1)
+    sizes = world[:3, :3].float().norm(dim=0)
     # Camera axes along the voxel axes; slice k lies at depth ``distance_mm``.
-    axes = world[:3, :3].float() / world[:3, :3].float().norm(dim=0)
+    axes = world[:3, :3].float() / sizes
     for k in range(shape[2]):
         origin = world[:3, 3].float() + world[:3, 2].float() * k - axes[:, 2] * distance_mm
         views[k, :3, :3], views[k, :3, 3] = axes.T, -axes.T @ origin
-    sizes = world[:3, :3].float().norm(dim=0)
     camera = torch.tensor([[1 / sizes[0], 0, 0.5], [0, 1 / sizes[1], 0.5], [0, 0, 1]]).repeat(shape[2], 1, 1)
     views, camera = views.to(device), camera.to(device)
     upstream = torch.randn(shape[2], shape[1], shape[0], 1, device=device)
+    leaves = [value.clone().requires_grad_() for value in vars(gaussians).values()]
 
-    def call() -> None:
-        leaves = [value.clone().requires_grad_() for value in vars(gaussians).values()]
-        images, _, _ = rasterization(
+    def forward() -> Tensor:
+        images: Tensor = rasterization(
             leaves[0], leaves[2], leaves[1], torch.full_like(leaves[3], 0.5), leaves[3][:, None],
             views, camera, shape[0], shape[1], near_plane=distance_mm - 1.5, far_plane=distance_mm + 1.5,
             camera_model="ortho", packed=True, sh_degree=None,
-        )  # fmt: skip
-        images.backward(upstream)
+        )[0]  # fmt: skip
+        return images
 
-    return Bench(device, 5).seconds(call)
+    def both() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        forward().backward(upstream)  # type: ignore[no-untyped-call]
+
+    seconds = bench.seconds(both)
+    return {
+        "gsplat forward and gradients ms": 1e3 * seconds,
+        "gsplat peak GiB": bench.once(both)[2],
+        "gsplat pixels drawn": float((forward() != 0).float().mean()),
+    }
 
 
 def subject(bench: Bench, anchor: np.ndarray, world: Tensor) -> Row:
@@ -352,33 +388,6 @@ def _print(row: Row) -> None:
         f"{key} {value if isinstance(value, str) else f'{value:.4g}'}" for key, value in row.items()
     )
     print(f"  {text}", flush=True)
-
-
-def _figure(report: dict[str, Any], path: Path) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - takes a second, after the timing
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    rows = report["kernels"]
-    names = {
-        "forward and gradients ms": "this engine",
-        "reference ms": "torch reference",
-        "gsplat ms": "gsplat",
-    }
-    for key, label in names.items():
-        if key in rows[0]:
-            left.loglog([row["n"] for row in rows], [row[key] for row in rows], "o-", label=label)
-    left.set(xlabel="Gaussians", ylabel="ms", title="Forward and all gradients, one brain at 1 mm")
-    left.legend()
-    rows = report["voxels"]
-    right.loglog([row["voxels"] for row in rows], [row["ms"] for row in rows], "o-")
-    right.set(xlabel="voxels of the grid", ylabel="ms", title="One Gaussian for each voxel of the head")
-    for axes in (left, right):
-        axes.grid(which="both", alpha=0.3)
-    figure.suptitle(f"{report['device']}, torch {report['torch']}")
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from atlasgs_bids import __version__
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration import read_itk_transform
 from atlasgs_bids.imaging.volume import load_volume
@@ -199,7 +200,7 @@ def write_report(options: argparse.Namespace, rows: list[Row]) -> None:
         "targets_per_process": len(options.targets),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
-        "versions": {name: version(name) for name in ("atlasgs-bids", "torch", "numpy", "numba")},
+        "versions": {name: version(name) for name in ("torch", "numpy", "numba")} | {"atlasgs": __version__},
     }
     table = Table(title=f"{options.device}, registration {options.registration}, profile {options.profile}")
     for heading in columns:

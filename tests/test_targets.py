@@ -131,7 +131,7 @@ def test_a_series_whose_companions_do_not_fit_fails_alone(series, message):
 def test_asl_is_registered_by_its_m0():
     context = ["control", "label"] * 2
     series = plan([t1w()], [asl(context)]).targets[0].series
-    assert (series.reference, series.registered_by) == ((0, 2), None)
+    assert (series.reference, series.registered_by) == ((0, 1, 2, 3), None)
     assert series.contrasts == ("control",) * 4
     assert series.is_perfusion
     inside = plan([t1w()], [asl(["m0scan", *context])]).targets[0].series

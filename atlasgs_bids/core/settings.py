@@ -92,8 +92,8 @@ class AppearanceSettings:
     """What rendering may lose against the same objective on voxels before target-specific Gaussians come."""
     specific_fraction: float = 0.3
     """Most of them, as a part of the shared ones."""
-    n_probes: int = 6
-    """Draws that the uncertainty is estimated from."""
+    n_probes: int = 2
+    """Draws that the uncertainty is estimated from; the variance is then smoothed over neighbours."""
     search_tolerance: float = 1e-3
     """Relative residual at which the solves of that search stop."""
     tolerance: float = 1e-4

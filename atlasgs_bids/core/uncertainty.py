@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
+from scipy import special
 from torch import Tensor
 
 from atlasgs_bids.core.objective import Objective, held_out_slices
@@ -15,8 +16,7 @@ _TOLERANCE = 1e-3
 """Of the solves; at 1e-2 what the slices hardly see is not yet reached, and the spread is too small."""
 _NORMAL_90 = 1.645
 """Half width, in σ, of the interval that holds 90 % of a normal distribution."""
-_HELD_OUT_INSIDE = 0.85
-"""Held-out slices are farther from any data than the result ever is: at 0.9, 95 % of the truth was inside."""
+_INSIDE = 0.9
 _FACTOR_LIMITS = (0.1, 10.0)
 _VISIBLE = 2.0
 """Errors on held-out slices over their noise, below which the noise hides what there is to scale."""
@@ -54,7 +54,7 @@ def graph_uncertainty(
         variance = op.forward(deviations).square().mean(-1)
         error = (op.forward(solution.value) - slices).abs()
         seen = weights * held_out > 0
-        factor = _calibration(error[seen], variance[seen], noise_sd)
+        factor = _calibration(error[seen], variance[seen], n_probes, noise_sd)
     deviations = objective.deviations(noise_sd, n_probes, seed, _TOLERANCE, steps)
     return Uncertainty(factor * deviations, None)
 
@@ -76,14 +76,22 @@ def estimate_uncertainty(
     return Uncertainty(deviations, (weights.sum(0) / precision.sum(0)).sqrt())
 
 
-def _calibration(error: Float[Tensor, " m"], variance: Float[Tensor, " m"], noise_sd: float) -> float:
-    """c such that as many of the errors as are asked for are within 1.645 √(c² variance + noise²)."""
-    largest = error.sort().values[int(0.9 * (len(error) - 1))]
+def _calibration(
+    error: Float[Tensor, " m"], variance: Float[Tensor, " m"], n_probes: int, noise_sd: float
+) -> float:
+    """c with which 90 % of the errors are within 1.645 √(c² v + noise²), v being the expected ``variance``.
+
+    A variance from a few draws is itself uncertain, which makes error / (c √variance) Student's t: its
+    quantile takes the normal one's place here, and c belongs to a variance that is known.
+    """
+    largest = error.sort().values[int(_INSIDE * (len(error) - 1))]
     if float(largest) < _VISIBLE * _NORMAL_90 * noise_sd:
         return 1.0
+    student_90 = float(special.stdtrit(n_probes, (1 + _INSIDE) / 2))
     low, high = _FACTOR_LIMITS
     for _ in range(30):
         middle = (low * high) ** 0.5
-        within = error <= _NORMAL_90 * (middle**2 * variance + noise_sd**2).sqrt()
-        low, high = (low, middle) if float(within.double().mean()) > _HELD_OUT_INSIDE else (middle, high)
+        half_width = ((student_90 * middle) ** 2 * variance + (_NORMAL_90 * noise_sd) ** 2).sqrt()
+        inside = float((error <= half_width).double().mean())
+        low, high = (low, middle) if inside > _INSIDE else (middle, high)
     return high

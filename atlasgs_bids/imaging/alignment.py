@@ -23,9 +23,12 @@ _HEADER_PREFERENCE = 0.99
 _COARSE_MARGIN_MM = 36.0
 _MIDDLE_DILATION_MM = 10.0
 _N_BINS = 32
-_MAX_FINE_SAMPLES = 150_000
+_MAX_FINE_SAMPLES = 50_000
 _MIN_SAMPLES = 500
 _MIN_EXPLAINED = 0.1
+_LEAST_KEPT = 0.97
+"""Of the mutual information at the fine scale: 0.983 to 1 where it is right (phantoms, three contrasts of two
+heads), 0.946 where the shading of an ASL series led it 2.3 mm astray."""
 _METRIC_OFFSETS_MM = 0.3 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 
 Affine = npt.NDArray[np.float64]
@@ -47,7 +50,8 @@ def align(pair: ImagePair) -> Alignment:
     Raises RuntimeError where the images do not overlap from any start.
     """
     at_middle = _from_each(_coarse(pair), lambda start: _middle(pair, start))
-    return _fine(pair, max(at_middle, key=lambda alignment: alignment.metric))
+    middle = max(at_middle, key=lambda alignment: alignment.metric)
+    return _believed(pair, middle, _fine(pair, middle))
 
 
 def mutual_information(pair: ImagePair, anchor_from_target: Affine) -> float | None:
@@ -160,6 +164,19 @@ def _fine(pair: ImagePair, start: Alignment) -> Alignment:
         method.SetInterpolator(interpolator)
         current = _climbed(pair, method, target, moving, position, step_mm=step_mm, tolerance_mm=tolerance_mm)
     return current
+
+
+def _believed(pair: ImagePair, middle: Alignment, fine: Alignment) -> Alignment:
+    """The fine position, unless mutual information speaks against it."""
+    before = mutual_information(pair, middle.anchor_from_target)
+    after = mutual_information(pair, fine.anchor_from_target)
+    if before is None or after is None or after >= _LEAST_KEPT * before:
+        return fine
+    warning = (
+        f"comparing intensities lowered the mutual information from {before:.3f} to {after:.3f}, as coil "
+        f"shading or lost signal do: registered at {_MIDDLE_MM:g} mm only; check the figure"
+    )
+    return replace(middle, warnings=(*middle.warnings, warning))
 
 
 def _climbed(

@@ -1,4 +1,7 @@
-"""What the container tests need: tools, a base image, images. Each absence is a printed reason."""
+"""What the container tests need: tools, a base image, images. Each absence is a printed reason.
+
+Only what this machine lacks is a reason to skip. Where a probe builds and runs, the project's images have to.
+"""
 
 import os
 import shutil
@@ -15,6 +18,8 @@ ROOT = HERE.parent.parent
 BASE_IMAGE = "localhost/python:3.11-slim"
 IMAGE = "localhost/atlasgs:test"
 DEFINITION_IMAGE = "localhost/atlasgs-definition:test"
+STORAGE = Path("/var/lib/containers")
+LEAST_FREE_BYTES = 8e9
 TIMEOUT_S = 900
 
 
@@ -42,6 +47,13 @@ def succeeded(*command, **options):
     ended = finished(*command, **options)
     assert ended.returncode == 0, f"{command}\n{ended.stdout[-4000:]}\n{ended.stderr[-4000:]}"
     return ended.stdout
+
+
+def skip_unless_it_works(reason, *command):
+    ended = finished(*command)
+    if ended.returncode != 0:
+        lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+        pytest.skip(f"{reason}: {' | '.join(lines[-3:])}")
 
 
 @dataclass(frozen=True)
@@ -83,10 +95,16 @@ def base_image(report):
     reason = missing("buildah", "podman", "runc", "debootstrap")
     if reason:
         pytest.skip(f"no containers here: {reason}")
+    free_bytes = shutil.disk_usage(STORAGE if STORAGE.exists() else "/").free
+    if free_bytes < LEAST_FREE_BYTES:
+        pytest.skip(
+            f"no containers here: {free_bytes / 1e9:.1f} GB of disk, {LEAST_FREE_BYTES / 1e9:.0f} wanted"
+        )
     if finished("buildah", "inspect", "--type=image", BASE_IMAGE).returncode != 0:
         begin_s = time.monotonic()
-        succeeded(HERE / "base_image.sh", BASE_IMAGE)
+        skip_unless_it_works("no base image can be made here", HERE / "base_image.sh", BASE_IMAGE)
         report(f"base image made in {time.monotonic() - begin_s:.0f} s")
+    skip_unless_it_works("no image can be built and run here", HERE / "probe.sh", BASE_IMAGE)
     return BASE_IMAGE
 
 

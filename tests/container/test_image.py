@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.bids_datasets import Dataset
-from tests.container.conftest import IMAGE, ROOT, succeeded
+from tests.container.conftest import ROOT, succeeded
 from tests.runs import FAST
 from tests.validation import validator_errors
 
@@ -27,14 +27,14 @@ DEMO_MM = int(os.environ.get("DEMO_MM", "4"))
 
 
 def test_the_cpu_image_is_small(image, report):
-    size = int(succeeded("podman", "image", "inspect", "--format={{.Size}}", IMAGE))
+    size = int(succeeded("podman", "image", "inspect", "--format={{.Size}}", image.image))
     report(f"image size {size / 1e9:.2f} GB")
     assert size <= MAX_IMAGE_BYTES
 
 
 def test_it_is_no_root_and_says_what_it_is(image):
     user, entry, labels = succeeded(
-        "podman", "image", "inspect", "--format={{.User}}\n{{.Config.Entrypoint}}\n{{.Labels}}", IMAGE
+        "podman", "image", "inspect", "--format={{.User}}\n{{.Config.Entrypoint}}\n{{.Labels}}", image.image
     ).splitlines()
     assert (user, entry) == ("1000:1000", "[atlasgs]")
     assert "org.opencontainers.image.title:AtlasGS" in labels

@@ -1,6 +1,7 @@
 """What a learned prior expects of one stack, in the form that the fit of the amplitudes takes."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from atlasgs_bids.core.acquisition import AcquisitionOperator
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.priors.learned import Stack, predict, train_prior
+from atlasgs_bids.core.priors.evidence import Evidence
+from atlasgs_bids.core.priors.learned import Prediction, Stack, predict, train_prior
 from atlasgs_bids.core.settings import LearnedSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
 
@@ -18,6 +20,8 @@ _WEIGHT_RANGE = (0.01, 1.0)
 """Of the expectation beside the slices: never the stronger of the two, and never without a say."""
 _OUTSIDE = 1e-6
 """Relative weight of a stack's expectation beyond its own lattice, where another stack may know better."""
+_MOST_TRAINED = 8
+"""Stacks of one position that a network is trained on: each round restores every one of them."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Expectation:
     """Standard deviation there of what an isotropic scan, as noisy as these slices, would show."""
     amplitude_weights: Float[Tensor, " n"]
     """The weights there; tiny, not 0, outside the lattice."""
+    evidence: Evidence | None = None
+    """What the slices say of the network."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,12 @@ class ObservedStack:
     splat: SplatOperator
     world_from_lattice: Float[Tensor, "4 4"]
 
+    @property
+    def cell_mm(self) -> tuple[float, float, float]:
+        """Size of the lattice's cells: in plane that of the slices' voxels, which may be finer."""
+        x, y, z = self.world_from_lattice[:3, :3].square().sum(0).sqrt().tolist()
+        return x, y, z
+
 
 @dataclass(frozen=True)
 class ExpectedStack:
@@ -65,7 +77,8 @@ class ExpectedStack:
     def on(self, splat: SplatOperator, gaussians: Gaussians) -> "ExpectedStack":
         """The same expectation of other Gaussians, ``splat`` being theirs."""
         old = self.expectation
-        return _expected(replace(self.stack, splat=splat), old.image, old.sd, gaussians)
+        prediction = Prediction(old.image, old.sd, old.evidence)
+        return _expected(replace(self.stack, splat=splat), prediction, gaussians)
 
 
 def expect(
@@ -79,14 +92,33 @@ def expect(
 
     Raises TooLittleDataError where there is nothing to learn from.
     """
-    anchor = stack.splat.forward(gaussians.amplitudes)
-    data = Stack(stack.slices, stack.weights, stack.slice_axis, stack.acquisition, anchor)
-    prediction = predict(train_prior([data], settings, seed, on_step), data)
-    return _expected(stack, prediction.image, prediction.sd, gaussians)
+    (expected,) = expect_together([stack], gaussians, settings, seed, on_step)
+    return expected
 
 
-def _expected(stack: ObservedStack, image: Tensor, sd: Tensor, gaussians: Gaussians) -> ExpectedStack:
+def expect_together(
+    stacks: Sequence[ObservedStack],
+    gaussians: Gaussians,
+    settings: LearnedSettings,
+    seed: int,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> tuple[ExpectedStack, ...]:
+    """What one network, trained on stacks of one position, expects of each of them.
+
+    At most ``_MOST_TRAINED`` are trained on, evenly chosen. Raises TooLittleDataError as ``expect`` does.
+    """
+    anchor = stacks[0].splat.forward(gaussians.amplitudes)
+    data = [Stack(s.slices, s.weights, s.slice_axis, s.acquisition, anchor, s.cell_mm) for s in stacks]
+    step = max(1, math.ceil(len(data) / _MOST_TRAINED))
+    prior = train_prior(data[::step], settings, seed, on_step)
+    return tuple(
+        _expected(stack, predict(prior, each), gaussians) for stack, each in zip(stacks, data, strict=True)
+    )
+
+
+def _expected(stack: ObservedStack, prediction: Prediction, gaussians: Gaussians) -> ExpectedStack:
     low, high = _WEIGHT_RANGE
+    image, sd = prediction.image, prediction.sd
     trust = (stack.noise_sd / sd.clamp_min(1e-12)).square().clamp(low, high) * stack.support
     lattice_from_world = torch.linalg.inv(stack.world_from_lattice.double()).to(gaussians.means_mm)
     means_vox = world_points(gaussians.means_mm, lattice_from_world)
@@ -101,6 +133,7 @@ def _expected(stack: ObservedStack, image: Tensor, sd: Tensor, gaussians: Gaussi
         amplitudes=sample_lattice(image, means_vox),
         amplitude_sd=sample_lattice(against_scan, means_vox).clamp_min(1e-12),
         amplitude_weights=inside * sample_lattice(trust, means_vox).clamp_min(_OUTSIDE),
+        evidence=prediction.evidence,
     )
     return ExpectedStack(stack, expectation)
 

@@ -1,0 +1,123 @@
+"""A series with the learned prior: the network sees means alone, differences between volumes stay linear."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from atlasgs_bids.bids.images import ImageFile
+from atlasgs_bids.config import RunConfig
+from atlasgs_bids.core.scaffold import fit_scaffold
+from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, LearnedSettings, ScaffoldSettings
+from atlasgs_bids.fitting import PlacedStack
+from atlasgs_bids.imaging.anchor import Anchor
+from atlasgs_bids.imaging.grid import foreground_mask
+from atlasgs_bids.imaging.registration import Registration
+from atlasgs_bids.imaging.series import Series
+from atlasgs_bids.imaging.slices import slice_geometry
+from atlasgs_bids.progress import Progress
+from atlasgs_bids.scaffolding import SessionScaffold, graph_prior
+from atlasgs_bids.series_fit import fit_series
+from atlasgs_bids.targets import StackPlan
+from atlasgs_bids.volumes import SeriesPlan
+from tests.acquisitions import diffusion_series, labelling_series
+from tests.imaging.phantom import T1W, head
+
+SIZE_MM, SPACING_MM, NOISE = 4, 12.0, 2.0
+CONFIG = RunConfig(
+    Path("bids"), Path("out"), "participant", device="cpu", prior="learned",
+    core=CoreSettings(
+        scaffold=ScaffoldSettings(n_steps=4),
+        # Tight, so that what is linear in exact arithmetic is so here.
+        appearance=AppearanceSettings(candidates=(0.1,), tolerance=1e-4, n_probes=1),
+        # Too few steps to be of use; what is tested holds for any network.
+        learned=LearnedSettings(
+            width=8, n_blocks=1, n_first_steps=20, n_cycles=1, n_cycle_steps=20, batch_voxels=4000
+        ),
+    ),
+)  # fmt: skip
+DIFFUSION = SeriesPlan(("b0", *["b1000"] * 4), ("b0", *["b1000"] * 4), (0,))
+LABELLING = SeriesPlan(("control", "label") * 2, ("control",) * 4, (0, 1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def scaffold():
+    volume = head(T1W, SIZE_MM, with_scalp=False)
+    foreground = foreground_mask(volume)
+    support = ndimage.binary_dilation(foreground, iterations=2)
+    anchor = Anchor(volume, foreground, support, exterior_is_empty=True, is_brain=True)
+    world = torch.from_numpy(volume.world_from_voxel)
+    fitted = fit_scaffold(torch.from_numpy(volume.data), torch.from_numpy(support), world, CONFIG.core)
+    prior = graph_prior(anchor, fitted.gaussians, CONFIG)
+    return SessionScaffold(anchor, fitted.gaussians, fitted.anchor_psnr_db, 0.0, prior, len(fitted.gaussians))
+
+
+def fitted(acquired, kinds, scaffold, config=CONFIG):
+    """The fit, and the amplitudes (k, n) of all volumes."""
+    series = Series(acquired.data, 1.0, 0.0, acquired.world_from_voxel, 1.0, None)
+    reference = series.mean(kinds.reference)
+    geometry = slice_geometry(reference.data.shape, acquired.world_from_voxel, {}, SPACING_MM)
+    image = ImageFile(Path("bids/sub-01/dwi/sub-01_dwi.nii.gz"), {}, {}, None, None)
+    registration = Registration(np.eye(4), 0.0, 0.0, 0.0, "rigid", None, None)
+    placed = PlacedStack(StackPlan(image, geometry), reference, registration)
+    with Progress() as progress:
+        fit = fit_series(placed, series, kinds, scaffold, config, progress, "test")
+    return fit, torch.stack(list(fit.amplitudes()))
+
+
+def apart(found, expected):
+    """Relative distance."""
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.fixture(scope="module")
+def diffusion(scaffold):
+    return fitted(diffusion_series(np.eye(4), SPACING_MM, NOISE), DIFFUSION, scaffold)
+
+
+@pytest.fixture(scope="module")
+def labelling():
+    return labelling_series(np.eye(4), SPACING_MM, NOISE, n_pairs=2)
+
+
+def test_the_mean_of_the_volumes_is_the_learned_fit_of_their_mean(diffusion):
+    fit, amplitudes = diffusion
+    assert set(fit.contrasts) == {"b0", "b1000"}
+    shell = fit.contrasts["b1000"]
+    assert apart(amplitudes[1:].mean(0), shell.amplitudes) < 1e-3
+    assert apart(amplitudes[1], amplitudes[2]) > 0.05
+
+
+def test_a_volume_alone_in_its_contrast_is_the_learned_fit_and_the_reference(diffusion):
+    fit, amplitudes = diffusion
+    reference = fit.reference.fit.appearance
+    assert reference.trust is not None
+    torch.testing.assert_close(amplitudes[0], reference.amplitudes, rtol=0, atol=0)
+
+
+def test_one_network_serves_all_contrasts(diffusion):
+    """Each contrast has its own expectation: the shell's resembles the shell, not the b0."""
+    fit, _ = diffusion
+    b0, shell = (fit.contrasts[name].amplitudes for name in ("b0", "b1000"))
+    assert float(shell.mean()) < 0.6 * float(b0.mean())
+
+
+def test_control_minus_label_is_that_of_the_graph_prior(scaffold, labelling):
+    """The network has no part in a difference, so perfusion is neither made up nor lost."""
+    _, learned = fitted(labelling, LABELLING, scaffold)
+    _, graph = fitted(labelling, LABELLING, scaffold, replace(CONFIG, prior="graph"))
+    assert apart(learned[0], graph[0]) > 0.01
+    assert apart(*(volumes[0::2].mean(0) - volumes[1::2].mean(0) for volumes in (learned, graph))) < 0.01
+
+
+def test_too_little_to_learn_from_falls_back_to_the_graph(scaffold, labelling, caplog):
+    bare = replace(labelling, data=labelling.data[20:26, 20:24, 3:6])
+    world = labelling.world_from_voxel.copy()
+    world[:3, 3] += world[:3, :3] @ [20, 20, 3]
+    fit, amplitudes = fitted(replace(bare, world_from_voxel=world), LABELLING, scaffold)
+    assert "the graph prior is used" in caplog.text
+    assert fit.contrasts["control"].mean is None
+    assert torch.isfinite(amplitudes).all()
