@@ -19,6 +19,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "ssim_volume": ("The same, scikit-image's mean over the whole volume", None),
     "mae": ("Mean absolute error", "arbitrary"),
     "edge_ncc": ("Normalised cross-correlation of the gradient magnitudes with those of the T1w", None),
+    "edge_ncc_truth": ("The same of the truth: a result far above it has too much of the T1w", None),
     "consistency_rms": (
         "RMS of acquired slices minus those that the simulation makes of the result", "arbitrary"
     ),

@@ -23,7 +23,9 @@ Group = tuple[str, int, str]
 
 UNIT_METRICS = ("psnr", "ssim_mask", "mae")
 """Those that slices have of their own."""
-METRICS = (*UNIT_METRICS, "ssim_volume", "edge_ncc", "consistency_rms", "lesion_contrast")
+METRICS = (
+    *UNIT_METRICS, "ssim_volume", "edge_ncc", "edge_ncc_truth", "consistency_rms", "lesion_contrast",
+)  # fmt: skip
 _COSTS = ("seconds", "seconds_shared", "peak_memory", "peak_gpu_memory")
 _ORDER = {name: place for place, name in enumerate([*METHODS, *MORE_METHODS])}
 

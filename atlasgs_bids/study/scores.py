@@ -81,6 +81,7 @@ def score_regions(image: Image, reference: Reference) -> dict[str, RegionScores]
         units = _unit_sums(truth, inside, similarity, region, reference)
         values = dict(pooled(units, reference.range))
         values["edge_ncc"] = edge_agreement(inside, anchor, region)
+        values["edge_ncc_truth"] = edge_agreement(truth, anchor, region)
         if name == "mask":
             values["ssim_volume"] = volume_ssim
         else:

@@ -79,6 +79,7 @@ def test_the_truth_itself_is_perfect(reference):
     values = score_regions(reference.truth, reference)["mask"].values
     assert values["psnr"] == np.inf
     assert values["mae"] == 0
+    assert values["edge_ncc"] == values["edge_ncc_truth"]
     assert values["ssim_mask"] == pytest.approx(1)
 
 
