@@ -9,13 +9,14 @@ from rich.console import Console
 
 from atlasgs_bids import __version__
 from atlasgs_bids.bids.dataset import check_out_dir, write_dataset_files
-from atlasgs_bids.bids.discover import discover_participant, list_participants, list_sessions
+from atlasgs_bids.bids.discover import discover_participant
 from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.files import remove_stale_temporaries
 from atlasgs_bids.bids.validate import check_dataset, validation_errors
 from atlasgs_bids.budget import within_budget
 from atlasgs_bids.config import RunConfig, check_paths
 from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST
+from atlasgs_bids.devices import devices, resolved_device
 from atlasgs_bids.environment import limit_threads, place_caches, share_of_threads
 from atlasgs_bids.errors import ConfigurationError
 from atlasgs_bids.group import gather
@@ -23,6 +24,7 @@ from atlasgs_bids.imaging.slices import slice_profile
 from atlasgs_bids.participants import Failed, failed, process_participant, record, unfinished
 from atlasgs_bids.plan import SubjectPlan, plan_subject, plan_table
 from atlasgs_bids.progress import Progress, logging_to_terminal
+from atlasgs_bids.selection import selected_participants
 from atlasgs_bids.workers import EXIT_INTERRUPTED, process_in_parallel, signals_as_interrupt
 
 logger = logging.getLogger("atlasgs_bids")
@@ -36,7 +38,7 @@ def run(config: RunConfig) -> int:
     with signals_as_interrupt(), logging_to_terminal(config.verbosity) as progress:
         try:
             check_paths(config)
-            participants = _selected_participants(config)
+            participants = selected_participants(config)
             if config.analysis_level == "group":
                 return EXIT_DONE if gather(config, participants) else EXIT_FAILED
             # Fewer participants than processes leave more threads for each.
@@ -104,30 +106,14 @@ def _process(
     busy = [plan for plan in plans if plan.targets and unfinished(plan, config)]
     participants = [list(of_one) for _, of_one in groupby(busy, lambda plan: plan.participant)]
     if config.n_procs > 1 and len(participants) > 1:
-        return process_in_parallel(participants, config, _devices(config.device))
-    config = replace(config, device=_devices(config.device)[0])
+        return process_in_parallel(participants, config, devices(config.device))
+    config = replace(config, device=devices(config.device)[0])
     failures: list[Failed] = []
     for position, of_one in enumerate(participants):
         process_participant(of_one, config, progress, failures.append)
         if failures and config.stop_on_first_crash:
             return failures, [left[0].participant for left in participants[position + 1 :]]
     return failures, []
-
-
-def _selected_participants(config: RunConfig) -> list[str]:
-    """Labels to process; ConfigurationError names the unknown ones."""
-    if not config.bids_dir.is_dir():
-        raise ConfigurationError(f"bids_dir {config.bids_dir} is no folder; expected a BIDS dataset")
-    known = list_participants(config.bids_dir)
-    if not known:
-        raise ConfigurationError(f"bids_dir {config.bids_dir} holds no sub-* folder; expected a BIDS dataset")
-    _refuse_unknown("participant", config.participant_labels, known)
-    selected = list(config.participant_labels) or known
-    sessions = {session for label in selected for session in list_sessions(config.bids_dir, label)}
-    _refuse_unknown("session", config.session_ids, sorted(sessions))
-    if config.anchor_session is not None:
-        _refuse_unknown("session", [config.anchor_session], sorted(sessions))
-    return selected
 
 
 def _check_scaffold(config: RunConfig, plans: Sequence[SubjectPlan]) -> None:
@@ -137,16 +123,6 @@ def _check_scaffold(config: RunConfig, plans: Sequence[SubjectPlan]) -> None:
         raise ConfigurationError(
             f"--scaffold {config.scaffold.name} belongs to one T1w, but the run has {len(anchors)} "
             f"({', '.join(anchors[:_N_FAILURES_NAMED])}); name one with --participant-label and --session-id"
-        )
-
-
-def _refuse_unknown(kind: str, asked: Sequence[str], known: Sequence[str]) -> None:
-    unknown = [label for label in asked if label not in known]
-    if unknown:
-        listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-        raise ConfigurationError(
-            f"unknown {kind} label{'s' if len(unknown) > 1 else ''}: {', '.join(unknown)}; "
-            f"the dataset has {listed or 'none'}"
         )
 
 
@@ -171,7 +147,7 @@ def _checked_settings(config: RunConfig) -> RunConfig:
     place_caches(config.work_dir)
     n_threads = config.n_threads or share_of_threads(config.n_procs)
     limit_threads(n_threads)
-    resolved = replace(config, device=_resolved_device(config.device), n_threads=n_threads)
+    resolved = replace(config, device=resolved_device(config.device), n_threads=n_threads)
     return within_budget(_with_prior(resolved))
 
 
@@ -181,35 +157,6 @@ def _with_prior(config: RunConfig) -> RunConfig:
     network = LEARNED_CPU if on_cpu else LEARNED_FAST if config.fast else config.core.learned
     prior = config.prior if config.prior != "auto" else "graph" if on_cpu else "learned"
     return replace(config, prior=prior, core=replace(config.core, learned=network))
-
-
-def _resolved_device(device: str) -> str:
-    """``cpu``, ``cuda`` (any of several) or ``cuda:n``; ConfigurationError where there is no such GPU."""
-    if device == "cpu":
-        return device
-    n_devices = _n_cuda_devices()
-    if device == "auto":
-        return "cuda" if n_devices else "cpu"
-    index = int(device.partition(":")[2] or 0)
-    if index >= n_devices:
-        import torch  # noqa: PLC0415 - takes seconds, and --device cpu needs none of it
-
-        raise ConfigurationError(
-            f"--device {device}: torch {torch.__version__} sees {n_devices} CUDA devices; use "
-            "--device cpu, or check the driver, CUDA_VISIBLE_DEVICES and the container's --gpus or --nv"
-        )
-    return device
-
-
-def _devices(device: str) -> list[str]:
-    """The devices that the processes take in turn: ``cuda`` stands for every GPU that is visible."""
-    return [f"cuda:{index}" for index in range(_n_cuda_devices())] if device == "cuda" else [device]
-
-
-def _n_cuda_devices() -> int:
-    import torch  # noqa: PLC0415
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _validate(config: RunConfig, participants: Sequence[str]) -> None:

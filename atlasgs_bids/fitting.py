@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.appearance import Appearance, fit_appearance, fit_expected_appearance
+from atlasgs_bids.core.appearance import (
+    Appearance,
+    fit_appearance,
+    fit_expected_appearance,
+    fit_guarded_appearance,
+)
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.splat.render import render
@@ -24,7 +30,7 @@ from atlasgs_bids.learning import learn
 from atlasgs_bids.observation import Observation, observe
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.results import StackResult, TargetFit, TargetResult
-from atlasgs_bids.scaffolding import SessionScaffold
+from atlasgs_bids.scaffolding import SessionScaffold, spatial_prior
 from atlasgs_bids.targets import StackPlan
 
 logger = logging.getLogger(__name__)
@@ -99,6 +105,11 @@ def fit_stacks(
                 noise_sds[0], settings,
             )  # fmt: skip
             advance(1)
+        elif len(placed) == 1:
+            appearance = fit_guarded_appearance(
+                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
+                partial(spatial_prior, scaffold.gaussians, config), slice_axis, settings, advance,
+            )  # fmt: skip
         else:
             appearance = fit_appearance(
                 problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
@@ -110,6 +121,7 @@ def fit_stacks(
         )
         advance(1)
     log_fit(appearance, config, label)
+    evidences = [own.evidence for own in expectations] or [None] * len(placed)
     results = tuple(
         StackResult(
             plan=stack.plan,
@@ -119,8 +131,12 @@ def fit_stacks(
             weights=own.weights.cpu().numpy(),
             gain=gain,
             noise_sd=sd,
+            contradicted=None if evidence is None else (evidence.contradicted > 0).cpu().numpy(),
+            anchor_gain=None if evidence is None else evidence.anchor_gain,
         )
-        for stack, own, gain, sd in zip(placed, observations, gains, noise_sds, strict=True)
+        for stack, own, gain, sd, evidence in zip(
+            placed, observations, gains, noise_sds, evidences, strict=True
+        )
     )
     return TargetFit(appearance, uncertainty, results, tuple(expected))
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from atlasgs_bids.bids.derivatives import (
     TargetOutputs,
@@ -18,32 +17,19 @@ from atlasgs_bids.bids.derivatives import (
 )
 from atlasgs_bids.bids.files import atomic, save_image, save_json, save_tsv
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.metrics import edge_agreement, noise_sd, sharpness_ratio
+from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration import write_itk_transform
 from atlasgs_bids.imaging.scaffold_files import save_appearance
-from atlasgs_bids.imaging.slice_motion import largest_movement
-from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.imaging.volume import to_nifti, voxel_sizes_mm
+from atlasgs_bids.measures import doubts, target_metrics
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.report.dictionary import metrics_dictionary, motion_dictionary
 from atlasgs_bids.report.figures import target_figure
 from atlasgs_bids.report.motion import motion_figure
 from atlasgs_bids.results import StackResult, TargetResult, mean_interpolated
 from atlasgs_bids.targets import TargetPlan
-
-MIN_COVERAGE = 0.8
-"""Part of the anchor's foreground below which a target's field of view is warned of."""
-
-
-def coverage_warning(anchor: Anchor, coverage: float) -> str:
-    """What the user is told where the field of view is small."""
-    seen = "brain" if anchor.is_brain else "head (no brain mask was found)"
-    return (
-        f"the slices cover {coverage:.0%} of the anchor's {seen}, expected at least {MIN_COVERAGE:.0%}; "
-        "outside them the result is 0: check the field-of-view mask"
-    )
 
 
 def source_uri(path: Path, config: RunConfig) -> str:
@@ -122,8 +108,10 @@ def write_target(
     with atomic(outputs.figure) as path:
         title = f"{plan.label} {target.label}"
         mask = foreground & result.fov
-        target_figure(path, anchor_image, cubic, result.sr, grid.world_from_voxel, title, mask)
-    row = _metrics(target, result, anchor_image, cubic, foreground)
+        target_figure(
+            path, anchor_image, cubic, result.sr, grid.world_from_voxel, title, mask, doubts(result)
+        )
+    row = target_metrics(target, result, anchor_image, cubic, foreground)
     row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
     row |= {**memory, "device": config.device}
     save_json(metrics_dictionary(), outputs.metrics_json)
@@ -205,7 +193,9 @@ def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
     stacks = result.stacks
     geometries = [stack.plan.geometry for stack in stacks]
     return {
-        "Prior": "graph" if result.appearance.trust is None else "learned",
+        "Prior": _prior_name(result.appearance),
+        "PriorDisagrees": result.prior_disagrees,
+        "Warnings": doubts(result) or None,
         "Geometry": config.core.geometry.mode,
         "Regularization": result.appearance.regularization,
         "SliceThicknessUsed": of_stacks([geometry.thickness_mm for geometry in geometries]),
@@ -219,6 +209,12 @@ def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
         "StackNoise": [stack.noise_sd for stack in stacks] if len(stacks) > 1 else None,
         "BiasCorrected": False,
     }
+
+
+def _prior_name(appearance: Appearance) -> str:
+    if appearance.trust is not None:
+        return "learned"
+    return "graph" if appearance.follows_anchor else "smoothness"
 
 
 def _write_motion(stack: StackResult, own: TargetOutputs) -> None:
@@ -238,61 +234,6 @@ def _write_motion(stack: StackResult, own: TargetOutputs) -> None:
     with atomic(own.figure_of("motion")) as path:
         title = f"Movement between the slices of {stack.plan.source.path.name}"
         motion_figure(path, stack.motion, title)
-
-
-def _metrics(
-    target: TargetPlan,
-    result: TargetResult,
-    anchor_image: npt.NDArray[np.float32],
-    cubic: npt.NDArray[np.float32],
-    foreground: npt.NDArray[np.bool_],
-) -> dict[str, Any]:
-    stacks, appearance = result.stacks, result.appearance
-    registrations = [stack.registration for stack in stacks]
-    movements = [largest_movement(stack.motion) for stack in stacks if stack.motion]
-    mask = foreground & result.fov
-    errors, noises = [], []
-    for stack in stacks:
-        observed = stack.weights > 0
-        errors.append((stack.acquired.data - stack.simulated)[observed].astype(np.float64))
-        noises.append(noise_sd(stack.acquired.data, stack.plan.geometry.axis, observed))
-    consistency = float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
-    noise = float(np.mean(noises))
-    first, geometry = stacks[0], stacks[0].plan.geometry
-    normal_target = slice_normal(first.acquired.world_from_voxel, geometry.axis)
-    normal_anchor = first.registration.target_from_anchor[:3, :3].T @ normal_target
-    normal_vox = np.linalg.inv(result.grid.world_from_voxel[:3, :3]) @ normal_anchor
-    return {
-        "consistency_rms": consistency,
-        "consistency_to_noise": consistency / noise if noise > 0 else None,
-        "noise_sd": noise,
-        "sharpness_before": sharpness_ratio(cubic, mask, normal_vox),
-        "sharpness_after": sharpness_ratio(result.sr, mask, normal_vox),
-        "edge_agreement_before": edge_agreement(cubic, anchor_image, mask),
-        "edge_agreement_after": edge_agreement(result.sr, anchor_image, mask),
-        "registration_rotation": max(own.rotation_deg for own in registrations),
-        "registration_translation": max(own.translation_mm for own in registrations),
-        "registration_displacement": max(own.displacement_mm for own in registrations),
-        "registration_method": ", ".join(dict.fromkeys(own.method for own in registrations)),
-        "motion_translation": max((own[0] for own in movements), default=None),
-        "motion_rotation": max((own[1] for own in movements), default=None),
-        "fov_coverage": result.coverage,
-        "n_stacks": len(stacks),
-        "n_volumes": 1 if target.series is None else len(target.series.kinds),
-        "slice_thickness": geometry.thickness_mm,
-        "slice_spacing": geometry.spacing_mm,
-        "n_gaussians": len(result.gaussians),
-        "n_gaussians_specific": len(result.gaussians) - result.n_shared,
-        "anchor_psnr": result.anchor_psnr_db,
-        "regularization": appearance.regularization,
-        "held_out_rms": appearance.held_out_rms.get(appearance.regularization),
-        "trust": appearance.trust,
-        "sd_median": float(np.median(result.sd[mask])) if mask.any() else None,
-        "difference_to_noise": result.difference_to_noise,
-        "solver_iterations": appearance.solution.n_steps,
-        "solver_relative_residual": appearance.solution.relative_residual,
-        "solver_converged": appearance.solution.converged,
-    }
 
 
 def _skull_stripped(plan: SubjectPlan, anchor: Anchor) -> bool:

@@ -87,7 +87,8 @@ def _redraw_stacks(
     cubic = mean_interpolated(stacks, grid)
     images = (resample(anchor.volume, grid), cubic, load_volume(outputs.sr).data)
     with atomic(outputs.figure) as path:
-        target_figure(path, *images, grid.world_from_voxel, label, anchor.foreground_on(grid) & fov)
+        mask, warnings = anchor.foreground_on(grid) & fov, sidecar.get("Warnings") or ()
+        target_figure(path, *images, grid.world_from_voxel, label, mask, warnings)
 
 
 def _redraw_series(

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.metrics import misfit_beyond_noise
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.anchor import Anchor
@@ -36,6 +38,10 @@ class StackResult:
     gain: float
     """Intensity of this stack over that of the first one."""
     noise_sd: float
+    contradicted: npt.NDArray[np.bool_] | None = None
+    """Native voxels in which the slices contradict a learned prior."""
+    anchor_gain: float | None = None
+    """Part of the squared error of a learned prior that its anchor saves (core/priors/evidence.py)."""
     motion: tuple[SlicePosition, ...] = ()
     """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
 
@@ -43,6 +49,14 @@ class StackResult:
     def interpolable(self) -> Interpolable:
         """What mean_interpolated needs of it."""
         return self.acquired, self.registration.target_from_anchor, self.gain
+
+    @property
+    def disagrees(self) -> npt.NDArray[np.bool_]:
+        """Native voxels in which slices and prior disagree beyond the noise."""
+        misfit = misfit_beyond_noise(
+            self.acquired.data - self.simulated, self.plan.geometry.axis, self.weights > 0, self.noise_sd
+        )
+        return misfit if self.contradicted is None else misfit | self.contradicted
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,12 @@ class TargetResult:
     """Part of the anchor's foreground that ``fov`` covers."""
     difference_to_noise: float | None = None
     """ASL: RMS of acquired minus simulated difference of control and label, over its noise."""
+
+    @cached_property
+    def prior_disagrees(self) -> float:
+        """Part of the slices' voxels in which they and the prior disagree beyond the noise."""
+        n_observed = sum(int((stack.weights > 0).sum()) for stack in self.stacks)
+        return sum(int(stack.disagrees.sum()) for stack in self.stacks) / max(1, n_observed)
 
 
 def mean_interpolated(stacks: Sequence[Interpolable], grid: Grid) -> FloatArray:

@@ -104,6 +104,12 @@ def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RunConfig) -> Grap
     return GraphLaplacian(gaussians, features, config.core.graph, config.core.chunk_elements)
 
 
+def spatial_prior(gaussians: Gaussians, config: RunConfig) -> GraphLaplacian:
+    """The graph by distance alone: for an anchor that does not help."""
+    alike = torch.zeros(len(gaussians), 1, device=gaussians.means_mm.device)
+    return GraphLaplacian(gaussians, alike, config.core.graph, config.core.chunk_elements)
+
+
 def given_scaffold(path: Path, anchor: Anchor, config: RunConfig) -> tuple[Gaussians, float]:
     """Gaussians of a file and how well they render the anchor, dB; InputError where they lie elsewhere."""
     gaussians, has_amplitudes = read_scaffold(path)

@@ -95,6 +95,9 @@ def fit_series(
         f"{label} reference",
         [expected[shown]] if expected else None,
     )
+    # What the reference chose holds for all volumes: a graph without the anchor, if that was better.
+    chosen = replace(reference.scaffold, prior=reference.fit.appearance.objective.prior)
+    reference = replace(reference, scaffold=chosen)
     without = SeriesFit(series, kinds, placed.plan.geometry.axis, reference, {}, config)
     names = list(dict.fromkeys(kinds.contrasts))
     contrasts = {}

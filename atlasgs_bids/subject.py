@@ -19,8 +19,9 @@ from atlasgs_bids.errors import error_text
 from atlasgs_bids.fitting import PlacedStack, observe_placed, place, rendered_result
 from atlasgs_bids.imaging.volume import load_volume
 from atlasgs_bids.longitudinal import check_other_session
+from atlasgs_bids.measures import warnings_of
 from atlasgs_bids.motion import fit_moving_stacks
-from atlasgs_bids.outputs import MIN_COVERAGE, coverage_warning, save_images, write_target
+from atlasgs_bids.outputs import save_images, write_target
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.scaffolding import SessionScaffold, session_scaffold
@@ -124,8 +125,8 @@ def _process_target(
             result = rendered_result(fitted.fit, fitted.scaffold, config)
             advance(1)
         save_images(outputs, result, config)
-    if result.coverage < MIN_COVERAGE:
-        logger.warning("%s: %s", label, coverage_warning(result.anchor, result.coverage))
+    for text in warnings_of(result):
+        logger.warning("%s: %s", label, text)
     with progress.stage(f"{label}: writing") as advance:
         write_target(plan, target, outputs, result, config, clock.seconds, _memory(config))
         advance(1)

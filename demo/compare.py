@@ -5,17 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration import read_itk_transform
 from atlasgs_bids.imaging.series import load_series
-from atlasgs_bids.imaging.volume import Volume, load_volume, voxel_sizes_mm
-from atlasgs_bids.study.scores import score_in_mask
+from atlasgs_bids.imaging.volume import Volume, load_volume
+from atlasgs_bids.study.scores import lesion_ring, score_in_mask
 
 from make_series import VOLUMES, summary
-
-RING_GAP_MM, RING_REACH_MM = 3.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -80,14 +77,6 @@ def score(
     contrast = image[lesion].mean() - image[ring].mean()
     scores = score_in_mask(truth.data, image, brain)
     return Score(scores.psnr_db, scores.ssim, float(contrast / true_contrast))
-
-
-def lesion_ring(
-    lesion: npt.NDArray[np.bool_], brain: npt.NDArray[np.bool_], world_from_voxel: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
-    """Brain around the lesion, from 3 to 8 mm off its border."""
-    distance_mm = ndimage.distance_transform_edt(~lesion, sampling=voxel_sizes_mm(world_from_voxel))
-    return np.asarray(brain & (distance_mm > RING_GAP_MM) & (distance_mm <= RING_REACH_MM))
 
 
 def mean_distance_mm(

@@ -9,10 +9,11 @@ import pytest
 
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.volume import Grid, Volume, load_volume
+from atlasgs_bids.study.scores import lesion_ring
 from tests.validation import validator_errors
 
 from anatomy import Lesion, make_anatomy
-from compare import lesion_ring, mean_distance_mm
+from compare import mean_distance_mm
 from make_dataset import SUBJECTS, acquire, anchor_grid, make_dataset, target_from_anchor
 
 VOXEL_MM, FACTOR = 4, 3

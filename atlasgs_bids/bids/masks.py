@@ -22,11 +22,27 @@ def find_brain_masks(
     return masks
 
 
-def _mask_paths(roots: Sequence[Path], participant: str) -> list[Path]:
+def find_region_masks(
+    bids_dir: Path, participant: str, session: str | None, derivatives: Mapping[str, Path] | None = None
+) -> dict[str, Path]:
+    """Masks in T1w space, not of the brain, by ``label-`` or ``desc-``; the first of a name counts."""
+    roots = [*(derivatives or {}).values(), *sorted(bids_dir.glob("derivatives/*"))]
+    found: dict[str, Path] = {}
+    for path in _mask_paths(roots, participant, "_mask"):
+        entities = parse_entities(path)
+        name = entities.get("label") or entities.get("desc")
+        if name in (None, "brain", "head") or "fov" in str(name) or entities.get("space", "T1w") != "T1w":
+            continue
+        if entities["extension"] in IMAGE_EXTENSIONS and entities.get("session") in (None, session):
+            found.setdefault(str(name), path)
+    return found
+
+
+def _mask_paths(roots: Sequence[Path], participant: str, ending: str = "desc-brain_mask") -> list[Path]:
     paths: list[Path] = []
     for root in roots:
         for folder in (f"sub-{participant}/anat", f"sub-{participant}/ses-*/anat"):
-            paths += sorted(root.glob(f"{folder}/sub-*desc-brain_mask.nii*"))
+            paths += sorted(root.glob(f"{folder}/sub-*{ending}.nii*"))
     return paths
 
 

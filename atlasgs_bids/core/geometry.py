@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from atlasgs_bids.core.adam import Adam
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.objective import Objective
@@ -104,15 +105,14 @@ def _relax(
     if limits.rotates:
         free["quaternions"] = scaffold.quaternions
     moves = {name: torch.zeros_like(values).requires_grad_() for name, values in free.items()}
-    optimizer = torch.optim.Adam(moves.values(), lr=geometry.learning_rate, betas=(0.9, 0.99))
+    optimizer = Adam(list(moves.values()))
     best, objectives = scaffold, [1.0]
     for _ in range(geometry.n_rounds):
         for _ in range(geometry.n_steps):
             bounded = _bounded(moves, limits)
             misfit = _misfit(target.terms, _moved(scaffold, bounded), amplitudes, chunk_elements)
-            optimizer.zero_grad()
             (misfit / first + _penalty(bounded, prior, limits)).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            optimizer.step([geometry.learning_rate] * len(moves))
             on_step(1)
         with torch.no_grad():
             bounded = _bounded(moves, limits)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 Image = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
+_NEIGHBOURHOOD_VOX = 2.5
+"""σ, within slices."""
 
 
 def psnr_db(truth: Image, image: Image, mask: Mask) -> float:
@@ -56,6 +58,19 @@ def noise_sd(slices: Image, slice_axis: int, observed: Mask) -> float:
     detail = (planes[:, :-1, :-1] - planes[:, :-1, 1:] - planes[:, 1:, :-1] + planes[:, 1:, 1:]) / 2
     values = detail[valid]
     return float(np.median(np.abs(values)) / 0.6745) if len(values) >= 100 else math.nan
+
+
+def misfit_beyond_noise(residual: Image, slice_axis: int, observed: Mask, noise_sd: float) -> Mask:
+    """Where the RMS of a neighbourhood within the slice is more than twice the noise.
+
+    The neighbourhood holds some 80 voxels, of whose noise alone the RMS is within 10 % of ``noise_sd``.
+    """
+    window = [_NEIGHBOURHOOD_VOX] * 3
+    window[slice_axis] = 0.0
+    seen = observed.astype(np.float32)
+    squares = ndimage.gaussian_filter((residual * seen).astype(np.float32) ** 2, window)
+    share = ndimage.gaussian_filter(seen, window)
+    return np.asarray(observed & (squares > (2 * noise_sd) ** 2 * np.maximum(share, 1e-3)))
 
 
 def sharpness_ratio(image: Image, mask: Mask, normal_vox: npt.NDArray[np.float64]) -> float:

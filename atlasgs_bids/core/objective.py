@@ -1,5 +1,6 @@
 """What stage 2 minimises: misfits of the slices, and of what is expected of them, and the graph."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -91,3 +92,14 @@ def held_out_slices(weights: Tensor, slice_axis: int) -> Tensor | None:
     held_out = torch.zeros_like(weights)
     torch.movedim(held_out, slice_axis, 0)[observed[_HOLD_OUT_EVERY // 2 :: _HOLD_OUT_EVERY]] = 1.0
     return held_out
+
+
+def neighbours_rms(slices: Float[Tensor, "x y z"], weights: Float[Tensor, "x y z"], slice_axis: int) -> float:
+    """RMS error of the mean of its two neighbours as a guess at each held-out slice; infinite without any."""
+    held_out = held_out_slices(weights, slice_axis)
+    if held_out is None:
+        return math.inf
+    y, seen, asked = (torch.movedim(x, slice_axis, 0) for x in (slices, weights > 0, held_out > 0))
+    known = seen[:-2] & seen[1:-1] & seen[2:] & asked[1:-1]
+    error = (y[1:-1] - 0.5 * (y[:-2] + y[2:]))[known]
+    return float(error.square().mean().sqrt()) if len(error) else math.inf

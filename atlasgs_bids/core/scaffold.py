@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from atlasgs_bids.core.adam import Adam
 from atlasgs_bids.core.gaussians import (
     Gaussians,
     sample_positions,
@@ -18,8 +19,10 @@ from atlasgs_bids.core.metrics import gradient_magnitude
 from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.core.splat.render import splat
 
-_LEARNING_RATES = {"means": 0.03, "log_scales": 0.03, "quaternions": 0.03, "amplitudes": 0.02}
-"""Per Adam step: voxels, log units, quaternion units, fraction of the anchor's maximum."""
+_FIRST_RATES = 0.03, 0.03, 0.03, 0.02
+"""Of means, scales, quaternions and amplitudes, per Adam step: voxels, log units, quaternion units,
+fraction of the anchor's maximum."""
+_LAST_RATE = 0.003
 _SCALE_LIMITS_VOX = (0.25, 3.0)
 _LOG_SCALE_LIMITS = (math.log(_SCALE_LIMITS_VOX[0]), math.log(_SCALE_LIMITS_VOX[1]))
 _FLAT_WEIGHT = 0.3
@@ -75,15 +78,8 @@ def fit_scaffold(
     limits = [n - 1 for n in anchor.shape]
     index = tuple(i.clamp(0, limit) for i, limit in zip(nearest, limits, strict=True))
     amplitudes = target[index].clone().requires_grad_()
-    parameters = {
-        "means": means, "log_scales": log_scales, "quaternions": quaternions, "amplitudes": amplitudes
-    }  # fmt: skip
-    optimizer = torch.optim.Adam(
-        [{"params": [value], "lr": _LEARNING_RATES[name]} for name, value in parameters.items()],
-        betas=(0.9, 0.99),
-    )
+    optimizer = Adam((means, log_scales, quaternions, amplitudes))
     n_total = settings.scaffold.n_steps
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, n_total), eta_min=0.003)
     n_support = float(support.sum())
     weight = support.to(target.dtype)
 
@@ -107,10 +103,8 @@ def fit_scaffold(
         psnr_db = _psnr_db(loss, n_support)
         if psnr_db >= settings.scaffold.target_psnr_db:
             break
-        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
+        optimizer.step(_rates(n_steps / n_total))
         with torch.no_grad():
             log_scales.clamp_(*_LOG_SCALE_LIMITS)
         n_steps += 1
@@ -125,6 +119,13 @@ def fit_scaffold(
         amplitudes=amplitudes.detach() * scale,
     )
     return Scaffold(gaussians, psnr_db, n_steps)
+
+
+def _rates(progress: float) -> list[float]:
+    """Learning rates, which fall along half a cosine."""
+    return [
+        _LAST_RATE + (first - _LAST_RATE) * (1 + math.cos(math.pi * progress)) / 2 for first in _FIRST_RATES
+    ]
 
 
 def _psnr_db(loss: Tensor, n_support: float) -> float:

@@ -69,7 +69,7 @@ class LearnedSettings:
 LEARNED_FAST = LearnedSettings(n_first_steps=300, n_cycles=3, n_cycle_steps=600)
 """A GPU, when seconds count."""
 LEARNED_CPU = LearnedSettings(
-    width=32, n_blocks=3, n_first_steps=300, n_cycles=3, n_cycle_steps=500, batch_voxels=20_000
+    width=32, n_blocks=3, n_first_steps=200, n_cycles=2, n_cycle_steps=300, batch_voxels=20_000
 )
 """A network for two cores."""
 

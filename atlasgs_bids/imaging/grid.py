@@ -16,6 +16,8 @@ _SAME_SIZE_RATIO = 1.001
 _MAX_VOXELS = 1_000_000_000
 _CLOSING_MM = 5.0
 _SHELL_MM = 10.0
+_SAME_GRID = 1e-6
+"""Voxels between grids that are one: their affines may have been rounded."""
 _SILENT_FRACTION = 0.02
 _EXTREME_VOXELS = 200_000
 
@@ -163,6 +165,8 @@ def _voxel_map(volume_grid: Grid, grid: Grid, volume_from_grid_world: npt.ArrayL
 def _affine_sample(
     data: npt.NDArray[np.float32], data_from_grid_vox: Affine, grid: Grid, order: int
 ) -> npt.NDArray[np.float32]:
+    if grid.shape == data.shape and np.abs(data_from_grid_vox - np.eye(4)).max() < _SAME_GRID:
+        return data.astype(np.float32)
     return np.asarray(
         ndimage.affine_transform(
             data,

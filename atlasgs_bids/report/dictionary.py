@@ -36,6 +36,16 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         "Factor on the learned prior at which the slices are honoured; 1: they agree; empty: no such prior",
         None,
     ),
+    "anchor_gain": (
+        "Part of the network's squared error within slices that the T1w saves against one upside down", None
+    ),
+    "follows_anchor": (
+        "False: held-out slices are predicted better without the T1w, which the result does not follow", None
+    ),
+    "prior_disagrees": (
+        "Part of the slices' voxels in which they and the prior disagree beyond the noise",
+        None,
+    ),
     "sd_median": ("Median of the estimated standard deviation of the result's error", "arbitrary"),
     "difference_to_noise": (
         "ASL: RMS of acquired minus simulated mean difference of control and label, over its noise", None

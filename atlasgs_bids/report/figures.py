@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,12 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
 
 _BACKGROUND, _TEXT, _FAINT_TEXT = "#0d0d0f", "#f2f2f2", "#9a9aa2"
+_WARNING_TEXT, _WARNING_LETTERS, _LINE_INCHES = "#ffb347", 130, 0.18
 _COLUMNS = ("T1w (anchor)", "acquired, interpolated", "result")
 _COLUMN_WIDTH_INCHES = 3.2
 _DOTS_PER_INCH = 150
@@ -50,11 +54,13 @@ def target_figure(
     world_from_voxel: npt.ArrayLike,
     title: str,
     mask: npt.NDArray[Any],
+    warnings: Sequence[str] = (),
 ) -> None:
     """PNG with three planes as rows through the centre of the mask, and the three images as columns.
 
     All arrays lie on the grid of ``world_from_voxel`` (RAS, mm), whatever its orientation. Acquired and
-    result share one grey window. An empty mask counts as a mask of everything.
+    result share one grey window. An empty mask counts as a mask of everything. Warnings stand
+    below the title.
     """
     affine = np.asarray(world_from_voxel, dtype=np.float64)
     to_ras = nib.orientations.io_orientation(affine)
@@ -74,16 +80,18 @@ def target_figure(
     extents_mm = np.array([span.stop - span.start for span in box]) * sizes_mm
     heights_mm = [extents_mm[plane.up] for plane in _PLANES]
     inches_per_mm = _COLUMN_WIDTH_INCHES / max(extents_mm[plane.across] for plane in _PLANES)
+    lines = [line for text in warnings for line in textwrap.wrap(f"Warning: {text}", _WARNING_LETTERS)]
+    top_inches = 0.65 + _LINE_INCHES * len(lines)
     size_inches = (
         3 * _COLUMN_WIDTH_INCHES + 0.5,
-        float(sum(heights_mm)) * inches_per_mm + 1.0,
+        float(sum(heights_mm)) * inches_per_mm + top_inches + 0.35,
     )
     figure = Figure(figsize=size_inches, facecolor=_BACKGROUND)
     axes = figure.subplots(3, 3, gridspec_kw={"height_ratios": heights_mm, "wspace": 0.04, "hspace": 0.04})
     figure.subplots_adjust(
         left=0.4 / size_inches[0],
         right=1 - 0.1 / size_inches[0],
-        top=1 - 0.65 / size_inches[1],
+        top=1 - top_inches / size_inches[1],
         bottom=0.35 / size_inches[1],
     )
     for plane, row in zip(_PLANES, axes, strict=True):
@@ -95,6 +103,9 @@ def target_figure(
     for panel, column in zip(axes[0], _COLUMNS, strict=True):
         panel.set_title(column, color=_TEXT, fontsize=10, pad=5)
     figure.text(0.5, 1 - 0.2 / size_inches[1], title, color=_TEXT, fontsize=12, ha="center", va="center")
+    for row_number, line in enumerate(lines):
+        height = 1 - (0.45 + _LINE_INCHES * row_number) / size_inches[1]
+        figure.text(0.5, height, line, color=_WARNING_TEXT, fontsize=8, ha="center", va="center")
     point_world = ras_affine[:3, :3] @ point + ras_affine[:3, 3]
     low, high = windows[2]
     caption = (

@@ -1,1 +1,1 @@
-"""The paper's experiments: simulated slices with a known truth."""
+"""Experiments with a known truth: simulated slices, methods, scores, tables."""

@@ -28,17 +28,20 @@ class _Dense(LinearOperator):
         return self.matrix.T @ y.reshape(self.matrix.shape[0], *y.shape[3:])
 
 
-def _objective(regularization: float = 0.5) -> tuple[Objective, torch.Tensor]:
-    """An objective and the matrix of its quadratic form."""
+def _objective(n: int = N) -> tuple[Objective, torch.Tensor]:
+    """An objective with 24 slices, 2.4 voxels for each amplitude, and the matrix of its quadratic form."""
+    regularization, shape = 0.5, (1, n // 10, 24)
     generator = torch.Generator().manual_seed(1)
-    op = _Dense(torch.rand(24 * 4, N, generator=generator), (1, 4, 24))
-    weights = torch.ones(1, 4, 24)
+    # A voxel is a mean of some five amplitudes, as one of a slice is.
+    matrix = torch.rand(24 * shape[1], n, generator=generator)
+    op = _Dense(matrix * (torch.rand(matrix.shape, generator=generator) < 5 / n) / 2.5, shape)
+    weights = torch.ones(shape)
     weights[:, 0] = 0
     torch.manual_seed(1)
-    prior = GraphLaplacian(random_gaussians(N, 6.0, dtype=torch.float32), torch.zeros(N, 1), GraphSettings(6))
-    slices = torch.rand(1, 4, 24, generator=generator)
+    prior = GraphLaplacian(random_gaussians(n, 6.0, dtype=torch.float32), torch.zeros(n, 1), GraphSettings(6))
+    slices = torch.rand(shape, generator=generator)
     objective = Objective(((op, slices, weights),), prior, regularization)
-    laplacian = torch.stack([prior.forward(row) for row in torch.eye(N)], dim=1)
+    laplacian = torch.stack([prior.forward(row) for row in torch.eye(n)], dim=1)
     misfit = op.matrix.T @ (weights.reshape(-1, 1) * op.matrix)
     return objective, misfit + regularization * laplacian
 
@@ -64,14 +67,14 @@ def test_deviations_have_the_covariance_of_the_posterior() -> None:
 
 
 def test_intervals_of_the_graph_hold_the_truth() -> None:
-    """Amplitudes drawn from the prior itself, slices with the noise that is said: 90 % inside, calibrated."""
-    noise_sd = 0.2
-    objective, _ = _objective()
+    """Amplitudes drawn from the prior itself, slices with the noise that is said: 90 % inside."""
+    noise_sd, n = 0.2, 400
+    objective, _ = _objective(n)
     ((op, _, weights),) = objective.terms
-    inverse = torch.linalg.pinv(torch.stack([objective.prior.forward(row) for row in torch.eye(N)], dim=1))
+    inverse = torch.linalg.pinv(torch.stack([objective.prior.forward(row) for row in torch.eye(n)], dim=1))
     settings = AppearanceSettings(n_probes=20)
     inside = []
-    for seed in range(6):
+    for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         truth = inverse @ objective.prior.square_root_noise(1000 + seed) + 1.0
         slices = op.forward(truth) + noise_sd * torch.randn(weights.shape, generator=generator)
@@ -82,7 +85,7 @@ def test_intervals_of_the_graph_hold_the_truth() -> None:
         assert found.expected_sd is None
         sd = found.deviations.square().mean(1).sqrt()
         inside.append(float(((amplitudes - truth).abs() <= 1.645 * sd).float().mean()))
-    assert 0.8 <= np.mean(inside) <= 0.97
+    assert 0.85 <= np.mean(inside) <= 0.95
 
 
 @pytest.mark.parametrize("n_probes", [1, 2, 6])

@@ -18,10 +18,28 @@ def head_with_a_spot():
     return image, inside
 
 
-def draw(path, image, mask, affine, **changes):
+def draw(path, image, mask, affine, warnings=(), **changes):
     arguments = {"anchor": image, "acquired": image * 0.5, "result": image * 0.5, **changes}
-    target_figure(path, **arguments, world_from_voxel=affine, title="sub-01 FLAIR", mask=mask)
+    target_figure(
+        path, **arguments, world_from_voxel=affine, title="sub-01 FLAIR", mask=mask, warnings=warnings
+    )
     return imread(path)
+
+
+def test_warnings_stand_in_a_colour_of_their_own_between_title_and_images(tmp_path):
+    image, mask = head_with_a_spot()
+    affine = np.diag([*SIZES_MM, 1])
+    plain = draw(tmp_path / "plain.png", image, mask, affine)
+    warned = draw(tmp_path / "warned.png", image, mask, affine, warnings=["look here " * 30])
+    coloured = [(x[..., 0] - x[..., 2]) > 0.4 for x in (plain, warned)]
+    assert not coloured[0].any()
+    rows = np.argwhere(coloured[1].any(axis=1))
+    assert len(rows) > 10
+    added = warned.shape[0] - plain.shape[0]
+    assert added > 0
+    assert rows.max() < 0.65 * 150 + added
+    # The images themselves are the same, further down.
+    np.testing.assert_allclose(warned[-200:], plain[-200:], atol=0.05)
 
 
 def test_the_figure_is_a_dark_png_of_a_readable_size(tmp_path):

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlasgs_bids.study.degrade import simulate_thick_slices, true_slice_profile
+from atlasgs_bids.imaging.slices import slice_profile
+from atlasgs_bids.study.degrade import (
+    Degradation,
+    rigid_motion,
+    simulate_thick_slices,
+    true_slice_profile,
+    with_rician_noise,
+)
 
 
 def test_each_slice_is_the_mean_of_its_voxels_and_the_rest_is_dropped():
@@ -87,3 +94,74 @@ def test_true_profile_is_the_response_of_the_simulation():
     offsets_mm, weights = true_slice_profile(factor * fine_mm, 1.0)
     expected = np.interp(impulse * fine_mm - centres_mm, offsets_mm, weights, left=0, right=0)
     np.testing.assert_allclose(slices.ravel(), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(("kind", "blur"), [("paper", 1.0), ("box", 0.0)])
+def test_degradations_by_name_are_those_simulations(kind, blur):
+    data = np.random.default_rng(3).random((4, 9, 5))
+    named = Degradation(kind, axis=1, factor=3).slices(data, np.diag([1.0, 2, 3, 1]))
+    expected = simulate_thick_slices(data, np.diag([1.0, 2, 3, 1]), 1, 3, blur)
+    np.testing.assert_array_equal(named[0], expected[0])
+    np.testing.assert_array_equal(named[1], expected[1])
+
+
+def test_gaussian_slices_weigh_voxels_by_hand():
+    """Factor 2: the centre of slice 1 is voxel 2.5, σ = 2/2.3548 voxels, cut at 3 σ = 2.548 voxels."""
+    data = np.zeros((1, 1, 8))
+    data[0, 0, 3] = 1
+    slices, _ = Degradation("gaussian", axis=2, factor=2).slices(data, np.eye(4))
+    sigma = 2 / 2.354820045
+    weights = np.exp(-0.5 * (np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]) / sigma) ** 2)
+    assert slices[0, 0, 1] == pytest.approx(weights[3] / weights.sum(), rel=1e-5)
+    assert slices[0, 0, 3] == 0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_every_degradation_has_its_slice_centres_in_the_affine(axis):
+    """A ramp along the axis is the position itself, and a symmetric profile leaves it."""
+    world_from_fine = np.diag([1.5, 1.5, 1.5, 1.0])
+    shape = [3, 3, 3]
+    shape[axis] = 20
+    ramp = 1.5 * np.indices(shape)[axis]
+    for kind in ("paper", "box", "gaussian"):
+        slices, world_from_slices = Degradation(kind, axis, 4).slices(ramp, world_from_fine)
+        inner = np.take(slices, [1, 2, 3], axis=axis).mean(axis=tuple(i for i in range(3) if i != axis))
+        centres = [world_from_slices[axis, axis] * k + world_from_slices[axis, 3] for k in (1, 2, 3)]
+        np.testing.assert_allclose(inner, centres, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["paper", "box", "gaussian"])
+def test_the_app_is_told_the_profile_that_was_simulated(kind, tmp_path):
+    """Variance of the profile file as the app reads it, against that of a simulated impulse."""
+    factor = 6
+    degradation = Degradation(kind, axis=2, factor=factor)
+    np.savetxt(tmp_path / "profile.txt", np.column_stack(degradation.profile(1.0)))
+    profile = slice_profile(tmp_path / "profile.txt", float(factor))
+    middles = (profile.offsets_mm[1:] + profile.offsets_mm[:-1]) / 2
+    variance = (np.diff(profile.cumulative) * middles**2).sum()
+    responses = []
+    for voxel in range(36, 42):
+        data = np.zeros((1, 1, 78))
+        data[0, 0, voxel] = 1
+        slices, affine = degradation.slices(data, np.eye(4))
+        offsets = affine[2, 2] * np.arange(13) + affine[2, 3] - voxel
+        responses.append((slices[0, 0] * offsets**2).sum())
+    # A voxel is a point here: the box of its own width, of variance 1/12, is missing from the mean of a box.
+    missing = 0.0 if kind == "gaussian" else 1 / 12
+    assert np.sum(responses) + missing == pytest.approx(variance, rel=0.03)
+
+
+def test_rician_noise_of_silence_is_rayleigh_and_none_is_none():
+    silence = np.zeros((40, 40, 40), np.float32)
+    noisy = with_rician_noise(silence, 2.0, np.random.default_rng(0))
+    assert noisy.mean() == pytest.approx(2.0 * np.sqrt(np.pi / 2), rel=0.01)
+    assert with_rician_noise(silence, 0.0, np.random.default_rng(0)) is silence
+
+
+def test_motion_turns_about_the_centre_and_shifts_it_by_what_was_asked():
+    centre = np.array([10.0, -20, 30])
+    moved = rigid_motion(3.0, 5.0, centre, np.random.default_rng(1))
+    assert np.linalg.norm(moved[:3, :3] @ centre + moved[:3, 3] - centre) == pytest.approx(3.0)
+    cosine = (np.trace(moved[:3, :3]) - 1) / 2
+    assert np.degrees(np.arccos(cosine)) == pytest.approx(5.0)
+    np.testing.assert_allclose(moved[:3, :3] @ moved[:3, :3].T, np.eye(3), atol=1e-12)

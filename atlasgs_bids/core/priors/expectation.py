@@ -11,7 +11,8 @@ from torch import Tensor
 from atlasgs_bids.core.acquisition import AcquisitionOperator
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.priors.learned import Stack, predict, train_prior
+from atlasgs_bids.core.priors.evidence import Evidence
+from atlasgs_bids.core.priors.learned import Prediction, Stack, predict, train_prior
 from atlasgs_bids.core.settings import LearnedSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
 
@@ -39,6 +40,8 @@ class Expectation:
     """Standard deviation there of what an isotropic scan, as noisy as these slices, would show."""
     amplitude_weights: Float[Tensor, " n"]
     """The weights there; tiny, not 0, outside the lattice."""
+    evidence: Evidence | None = None
+    """What the slices say of the network."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,12 @@ class ObservedStack:
     splat: SplatOperator
     world_from_lattice: Float[Tensor, "4 4"]
 
+    @property
+    def cell_mm(self) -> tuple[float, float, float]:
+        """Size of the lattice's cells: in plane that of the slices' voxels, which may be finer."""
+        x, y, z = self.world_from_lattice[:3, :3].square().sum(0).sqrt().tolist()
+        return x, y, z
+
 
 @dataclass(frozen=True)
 class ExpectedStack:
@@ -68,7 +77,8 @@ class ExpectedStack:
     def on(self, splat: SplatOperator, gaussians: Gaussians) -> "ExpectedStack":
         """The same expectation of other Gaussians, ``splat`` being theirs."""
         old = self.expectation
-        return _expected(replace(self.stack, splat=splat), old.image, old.sd, gaussians)
+        prediction = Prediction(old.image, old.sd, old.evidence)
+        return _expected(replace(self.stack, splat=splat), prediction, gaussians)
 
 
 def expect(
@@ -82,14 +92,33 @@ def expect(
 
     Raises TooLittleDataError where there is nothing to learn from.
     """
-    anchor = stack.splat.forward(gaussians.amplitudes)
-    data = Stack(stack.slices, stack.weights, stack.slice_axis, stack.acquisition, anchor)
-    prediction = predict(train_prior([data], settings, seed, on_step), data)
-    return _expected(stack, prediction.image, prediction.sd, gaussians)
+    (expected,) = expect_together([stack], gaussians, settings, seed, on_step)
+    return expected
 
 
-def _expected(stack: ObservedStack, image: Tensor, sd: Tensor, gaussians: Gaussians) -> ExpectedStack:
+def expect_together(
+    stacks: Sequence[ObservedStack],
+    gaussians: Gaussians,
+    settings: LearnedSettings,
+    seed: int,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> tuple[ExpectedStack, ...]:
+    """What one network, trained on stacks of one position, expects of each of them.
+
+    At most ``_MOST_TRAINED`` are trained on, evenly chosen. Raises TooLittleDataError as ``expect`` does.
+    """
+    anchor = stacks[0].splat.forward(gaussians.amplitudes)
+    data = [Stack(s.slices, s.weights, s.slice_axis, s.acquisition, anchor, s.cell_mm) for s in stacks]
+    step = max(1, math.ceil(len(data) / _MOST_TRAINED))
+    prior = train_prior(data[::step], settings, seed, on_step)
+    return tuple(
+        _expected(stack, predict(prior, each), gaussians) for stack, each in zip(stacks, data, strict=True)
+    )
+
+
+def _expected(stack: ObservedStack, prediction: Prediction, gaussians: Gaussians) -> ExpectedStack:
     low, high = _WEIGHT_RANGE
+    image, sd = prediction.image, prediction.sd
     trust = (stack.noise_sd / sd.clamp_min(1e-12)).square().clamp(low, high) * stack.support
     lattice_from_world = torch.linalg.inv(stack.world_from_lattice.double()).to(gaussians.means_mm)
     means_vox = world_points(gaussians.means_mm, lattice_from_world)
@@ -104,6 +133,7 @@ def _expected(stack: ObservedStack, image: Tensor, sd: Tensor, gaussians: Gaussi
         amplitudes=sample_lattice(image, means_vox),
         amplitude_sd=sample_lattice(against_scan, means_vox).clamp_min(1e-12),
         amplitude_weights=inside * sample_lattice(trust, means_vox).clamp_min(_OUTSIDE),
+        evidence=prediction.evidence,
     )
     return ExpectedStack(stack, expectation)
 
@@ -123,27 +153,3 @@ def sample_lattice(image: Float[Tensor, "X Y Z"], points_vox: Float[Tensor, "n 3
         image[None, None], unit.flip(1)[None, None, None], padding_mode="border", align_corners=True
     )
     return sampled.view(-1)
-
-
-def expect_together(
-    stacks: Sequence[ObservedStack],
-    gaussians: Gaussians,
-    settings: LearnedSettings,
-    seed: int,
-    on_step: Callable[[int], None] = lambda _: None,
-) -> tuple[ExpectedStack, ...]:
-    """What one network, trained on stacks of one position, expects of each of them.
-
-    At most ``_MOST_TRAINED`` are trained on, evenly chosen. Raises TooLittleDataError as ``expect`` does.
-    """
-    anchor = stacks[0].splat.forward(gaussians.amplitudes)
-    size_mm = stacks[0].world_from_lattice[:3, :3].norm(dim=0).tolist()
-    cell_mm = (size_mm[0], size_mm[1], size_mm[2])
-    data = [Stack(s.slices, s.weights, s.slice_axis, s.acquisition, anchor, cell_mm) for s in stacks]
-    step = max(1, math.ceil(len(data) / _MOST_TRAINED))
-    prior = train_prior(data[::step], settings, seed, on_step)
-    predictions = [predict(prior, each) for each in data]
-    return tuple(
-        _expected(stack, prediction.image, prediction.sd, gaussians)
-        for stack, prediction in zip(stacks, predictions, strict=True)
-    )

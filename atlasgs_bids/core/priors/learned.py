@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atlasgs_bids.core.priors.calibration import ExpectedError, measured_error
-from atlasgs_bids.core.priors.degradation import Degradation
+from atlasgs_bids.core.priors.degradation import Degradation, along
+from atlasgs_bids.core.priors.evidence import Evidence, lattice_share, network_evidence
 from atlasgs_bids.core.priors.inference import restore_volume
 from atlasgs_bids.core.priors.network import RestorationNetwork
 from atlasgs_bids.core.priors.stacks import (
@@ -43,6 +44,8 @@ class Prediction:
     image: Float[Tensor, "X Y Z"]
     sd: Float[Tensor, "X Y Z"]
     """Standard deviation of its error, scaled so that 90 % intervals hold 90 % of held-out voxels."""
+    evidence: Evidence | None
+    """What the slices say of the network; None where nothing is restored along the slice axis."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,9 @@ def predict(prior: TrainedPrior, stack: Stack) -> Prediction:
     """The target on the lattice of ``stack``: restored along the slice axis, then along coarse others."""
     data = prepare(stack, 0.0, torch.Generator())
     image, variance = data.interpolated, torch.zeros_like(data.interpolated)
+    evidence = None
     if prior.along_slices is not None and not data.samplings[stack.slice_axis].is_identity:
-        image, sd = _restore_along(prior.along_slices.network, data, image, stack.slice_axis, data.plane_axes)
+        image, sd, evidence = _weighed(prior.along_slices.network, data)
         variance = variance + prior.along_slices.error.variance(sd)
     across = [stack.slice_axis, *data.sharp_axes]
     for axis in data.plane_axes:
@@ -107,7 +111,22 @@ def predict(prior: TrainedPrior, stack: Stack) -> Prediction:
             image, sd = _restore_along(prior.in_plane.network, data, image, axis, across)
             variance = variance + prior.in_plane.error.variance(sd)
             across.append(axis)
-    return Prediction(image * data.scale + data.offset, variance.sqrt() * data.scale)
+    return Prediction(image * data.scale + data.offset, variance.sqrt() * data.scale, evidence)
+
+
+def _weighed(
+    network: RestorationNetwork, data: PreparedStack
+) -> tuple[Float[Tensor, "X Y Z"], Float[Tensor, "X Y Z"], Evidence]:
+    """What the network restores along the slice axis, as far as the slices bear it out."""
+    axis = data.stack.slice_axis
+    restored, sd = _restore_along(network, data, data.interpolated, axis, data.plane_axes)
+    evidence = network_evidence(network, data, lattice_views(data, restored) or native_views(data, (axis,)))
+    share, added = lattice_share(evidence, data), restored - data.interpolated
+    part = share * added
+    # Only what the slices cannot see may change, so that the result still agrees with them.
+    image = data.interpolated + part - along(data.degradations[axis].matrices[0], part, axis)
+    # Where the slices do not decide between the two, either may be right.
+    return image, (sd.square() + share * (1 - share) * added.square()).sqrt(), evidence
 
 
 def _trained(

@@ -64,12 +64,24 @@ class View:
     acquired: Float[Tensor, "k v u"]
     held_out: Float[Tensor, "k v u"]
     """1: acquired, and kept from training."""
+    counted: Float[Tensor, "k v u"]
+    """1: acquired."""
+    order: tuple[int, int, int]
+    """Axes of the stack that k, v, u are."""
     through: Float[Tensor, "k w"] | None
     """Slices from planes; None: the planes are slices."""
     profile: Float[Tensor, " n"] | None
     """Weights of the cells in a slice; None: the blur is one in plane."""
     v_cells: float
     """Size of a voxel along v in cells of the slice axis."""
+
+    def unpooled(self, x: Float[Tensor, "k v u"], shape: tuple[int, int, int]) -> Float[Tensor, "x y z"]:
+        """Values of the view in each of the stack's voxels; 0 in those that no pooled one holds."""
+        n = shape[self.order[2]] // x.shape[2]
+        spread = x.repeat_interleave(n, 2)
+        filled = torch.nn.functional.pad(spread, (0, shape[self.order[2]] - spread.shape[2]))
+        inverse = [self.order.index(axis) for axis in range(3)]
+        return filled.permute(inverse)
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,21 @@ class PreparedStack:
         """A voxel along an in-plane axis in cells of the slice axis."""
         return self.stack.cell_mm[axis] / self.stack.cell_mm[self.stack.slice_axis]
 
+    def slice_distance(self, axis: int) -> float:
+        """Distance between slices in the acquired voxels along an axis; 1 along the slice axis."""
+        cell_mm, slice_axis = self.stack.cell_mm, self.stack.slice_axis
+        strides = [sampling.stride for sampling in self.samplings]
+        return strides[slice_axis] * cell_mm[slice_axis] / (strides[axis] * cell_mm[axis])
+
+    def linear(self, axis: int) -> Float[Tensor, "cells samples"]:
+        """Linear interpolation from the acquired voxels along an axis to the lattice's cells."""
+        native_from_lattice = self.stack.acquisition.native_from_lattice[axis]
+        n_samples, n_cells = self.target.shape[axis], self.anchor.shape[axis]
+        cells = torch.arange(n_cells, dtype=torch.float64)
+        at = (cells * native_from_lattice[axis] + native_from_lattice[3]).clamp(0, n_samples - 1)
+        distance = (at[:, None] - torch.arange(n_samples, dtype=torch.float64)).abs()
+        return (1 - distance).clamp_min(0).float().to(self.target.device)
+
     @property
     def slice_matrix(self) -> Float[Tensor, "slices cells"]:
         return self.stack.acquisition.axis_matrix(self.stack.slice_axis).to(self.target)
@@ -124,11 +151,13 @@ class PreparedStack:
 
     def split(
         self, order: tuple[int, int, int], n_pooled: int
-    ) -> tuple[Float[Tensor, "k v u"], Float[Tensor, "k v u"]]:
-        """What counts in training, and what the error is measured on; the same, if voxels are few."""
-        trained = pooled((self.observed - self.held_out).permute(order), n_pooled) > _WHOLE
-        measured = pooled(self.held_out.permute(order), n_pooled) > _WHOLE
-        return trained.float(), (measured if bool(measured.any()) else trained).float()
+    ) -> tuple[Float[Tensor, "k v u"], Float[Tensor, "k v u"], Float[Tensor, "k v u"]]:
+        """What counts in training, what the error is measured on, the same if voxels are few, and both."""
+        trained, measured, counted = (
+            (pooled(each.permute(order), n_pooled) > _WHOLE).float()
+            for each in (self.observed - self.held_out, self.held_out, self.observed)
+        )
+        return trained, measured if bool(measured.any()) else trained, counted
 
 
 def prepare(stack: Stack, held_out_fraction: float, generator: torch.Generator) -> PreparedStack:
@@ -194,12 +223,16 @@ def native_views(data: PreparedStack, axes: Sequence[int]) -> list[View]:
             n_pooled = data.pool(u) if through_slices else 1
             order = (data.stack.slice_axis, v, u)
             target, guide = (pooled(volume.permute(order), n_pooled) for volume in (data.target, anchor))
-            trained, measured = data.split(order, n_pooled)
+            trained, measured, counted = data.split(order, n_pooled)
             stays = data.samplings[v] if through_slices and not data.samplings[v].is_identity else None
             if target.shape[2] >= _LEAST_SAMPLES * sampling.stride:
                 planes = make_planes(target, guide, trained, sampling, stays)
                 profile = data.samplings[data.stack.slice_axis].weights if through_slices else None
-                views.append(View(planes, planes.target[0], measured, None, profile, data.slice_cells(v)))
+                views.append(
+                    View(
+                        planes, planes.target[0], measured, counted, order, None, profile, data.slice_cells(v)
+                    )
+                )
     if samplings and not views:
         n_u, n_v = (data.target.shape[axis] for axis in data.plane_axes)
         stride = min(sampling.stride for sampling in samplings.values())
@@ -223,12 +256,21 @@ def lattice_views(data: PreparedStack, image: Float[Tensor, "X Y Z"]) -> list[Vi
         order = (axis, v, u)
         target, guide = (pooled(volume.permute(order), n_pooled) for volume in (image, data.anchor))
         if data.samplings[u].is_identity and target.shape[2] >= _LEAST_SAMPLES * sampling.stride:
-            trained, measured = data.split(order, n_pooled)
+            trained, measured, counted = data.split(order, n_pooled)
             weights = trained[data.nearest_slice()] * covered[:, None, None]
             planes = make_planes(target, guide, weights, sampling)
             acquired = pooled(data.target.permute(order), n_pooled)
             views.append(
-                View(planes, acquired, measured, data.slice_matrix, sampling.weights, data.slice_cells(v))
+                View(
+                    planes,
+                    acquired,
+                    measured,
+                    counted,
+                    order,
+                    data.slice_matrix,
+                    sampling.weights,
+                    data.slice_cells(v),
+                )
             )
     return views
 

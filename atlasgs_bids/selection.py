@@ -1,0 +1,33 @@
+"""Which participants and sessions of a dataset a run is asked for."""
+
+from collections.abc import Sequence
+
+from atlasgs_bids.bids.discover import list_participants, list_sessions
+from atlasgs_bids.config import RunConfig
+from atlasgs_bids.errors import ConfigurationError
+
+
+def selected_participants(config: RunConfig) -> list[str]:
+    """Labels to process; ConfigurationError names the unknown ones."""
+    if not config.bids_dir.is_dir():
+        raise ConfigurationError(f"bids_dir {config.bids_dir} is no folder; expected a BIDS dataset")
+    known = list_participants(config.bids_dir)
+    if not known:
+        raise ConfigurationError(f"bids_dir {config.bids_dir} holds no sub-* folder; expected a BIDS dataset")
+    _refuse_unknown("participant", config.participant_labels, known)
+    selected = list(config.participant_labels) or known
+    sessions = {session for label in selected for session in list_sessions(config.bids_dir, label)}
+    _refuse_unknown("session", config.session_ids, sorted(sessions))
+    if config.anchor_session is not None:
+        _refuse_unknown("session", [config.anchor_session], sorted(sessions))
+    return selected
+
+
+def _refuse_unknown(kind: str, asked: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [label for label in asked if label not in known]
+    if unknown:
+        listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        raise ConfigurationError(
+            f"unknown {kind} label{'s' if len(unknown) > 1 else ''}: {', '.join(unknown)}; "
+            f"the dataset has {listed or 'none'}"
+        )

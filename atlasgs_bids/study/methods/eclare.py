@@ -1,0 +1,49 @@
+"""ECLARE (Remedios 2024), where its command is installed: called as a program of its own, never imported.
+
+It is GPLv3 and no dependency of this package: `pip install eclare`, best in an environment of its own, brings
+the command. It sees the target alone.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.grid import resample
+from atlasgs_bids.imaging.volume import load_volume, to_nifti
+from atlasgs_bids.study.case import Case
+from atlasgs_bids.study.methods.protocol import Restored, kept
+from atlasgs_bids.study.settings import StudyConfig
+
+COMMAND = "run-eclare"
+
+
+def missing(study: StudyConfig, device: str) -> str | None:  # noqa: ARG001 - the protocol's
+    if shutil.which(COMMAND) is None:
+        return f"the command {COMMAND} is not installed (pip install eclare, GPLv3)"
+    return None if device != "cpu" else f"{COMMAND} trains on a GPU, and the study runs on the CPU"
+
+
+def restore(case: Case) -> Restored:
+    placed = case.placed
+    with tempfile.TemporaryDirectory(prefix="atlasgs-eclare-") as folder:
+        source = Path(folder) / "slices.nii.gz"
+        nib.save(to_nifti(placed.acquired.data, placed.acquired.world_from_voxel), source)
+        gpu = case.run.device.partition(":")[2] or "0"
+        finished = subprocess.run(
+            [COMMAND, "--in-fpath", source, "--out-dir", folder, "--gpu-id", gpu],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        made = sorted(Path(folder).glob("**/*_eclare.nii.gz"))
+        if finished.returncode != 0 or not made:
+            last = (finished.stderr or finished.stdout).strip().splitlines()[-1:]
+            raise InputError(f"{COMMAND} ended with {finished.returncode}: {' '.join(last) or 'no result'}")
+        result = load_volume(made[0])
+    image = resample(result, case.grid, placed.registration.target_from_anchor, order=3)
+    return Restored(kept(image.astype(np.float32), case))

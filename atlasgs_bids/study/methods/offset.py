@@ -1,0 +1,7 @@
+"""AtlasGS with Gaussians that leave the T1w's by at most half a millimetre."""
+
+from atlasgs_bids.study.methods.app_fit import AppMethod
+
+METHOD = AppMethod("graph", "offset")
+LEARNED = AppMethod("learned", "offset")
+"""The same with the learned prior."""

@@ -1,0 +1,36 @@
+"""What a study asks of a method."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from atlasgs_bids.study.case import Case
+from atlasgs_bids.study.settings import StudyConfig
+
+Image = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Restored:
+    image: Image
+    """On the case's grid."""
+    seconds_shared: float = 0.0
+    """Time for what other targets of the session use as well, whenever it was spent."""
+
+
+class Method(Protocol):
+    """A module with these two functions, or an object."""
+
+    def missing(self, study: StudyConfig, device: str) -> str | None:
+        """Why it cannot run here; None: it can."""
+
+    def restore(self, case: Case) -> Restored:
+        """The target at the anchor's resolution."""
+
+
+def kept(image: Image, case: Case) -> Image:
+    """The image where a result is wanted, 0 elsewhere, nowhere below the floor: alike for every method."""
+    inside = np.where(case.wanted, image, np.float32(0)).astype(np.float32)
+    return inside if case.floor is None else np.maximum(inside, np.float32(case.floor))

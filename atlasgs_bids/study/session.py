@@ -1,0 +1,218 @@
+"""A session's cells, one by one: what they share is loaded once, each ends in a file of its own."""
+
+import json
+import logging
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from atlasgs_bids import __version__
+from atlasgs_bids.bids.discover import discover_participant
+from atlasgs_bids.bids.entities import image_label
+from atlasgs_bids.bids.files import save_image, save_json, save_text
+from atlasgs_bids.bids.images import ImageFile
+from atlasgs_bids.config import RunConfig
+from atlasgs_bids.core.memory import with_smaller_chunks
+from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings
+from atlasgs_bids.errors import InputError, error_text
+from atlasgs_bids.imaging.volume import to_nifti
+from atlasgs_bids.plan import SubjectPlan, plan_subject
+from atlasgs_bids.progress import Progress
+from atlasgs_bids.scaffolding import SessionScaffold, session_scaffold
+from atlasgs_bids.study.case import Case, Simulation, simulate
+from atlasgs_bids.study.cells import TRUTH, CellKey, Cells, middle_cuts
+from atlasgs_bids.study.measure import Costs, measured
+from atlasgs_bids.study.methods.catalogue import method_named
+from atlasgs_bids.study.methods.protocol import Restored
+from atlasgs_bids.study.scores import consistency_rms, score_regions
+from atlasgs_bids.study.settings import StudyConfig
+from atlasgs_bids.study.truth import Truth, check_anchor, isotropic_targets, load_truth, region_masks
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SessionPlan:
+    """What a session has for a study."""
+
+    plan: SubjectPlan
+    targets: tuple[ImageFile, ...]
+
+    def keys(self, study: StudyConfig) -> list[CellKey]:
+        """Every cell, the targets and factors of a method side by side."""
+        return [
+            CellKey(self.plan.participant, self.plan.session, image_label(image.entities), factor, method)
+            for method in study.methods
+            for image in self.targets
+            for factor in study.factors
+        ]
+
+
+def plan_sessions(participant: str, study: StudyConfig) -> list[SessionPlan]:
+    """The sessions with an isotropic target; InputError where one has no usable T1w."""
+    inputs_of_sessions = discover_participant(
+        study.bids_dir, participant, study.session_ids, study.bids_filters, study.derivatives
+    )
+    plans = []
+    for inputs in inputs_of_sessions:
+        targets = isotropic_targets(inputs, study)
+        if targets:
+            plans.append(SessionPlan(plan_subject(inputs, run_config(study)), tuple(targets)))
+    return plans
+
+
+def run_config(study: StudyConfig) -> RunConfig:
+    """The app's settings, as it would choose them on this device."""
+    core = CoreSettings(seed=study.seed)
+    if study.device == "cpu":
+        core = replace(core, learned=LEARNED_CPU)
+    if study.learned_steps is not None:
+        learned = replace(core.learned, n_first_steps=study.learned_steps, n_cycles=0)
+        core = replace(core, learned=learned)
+    scaffold = core.scaffold
+    if study.n_gaussians is not None:
+        scaffold = replace(scaffold, n_gaussians=study.n_gaussians)
+    if study.scaffold_steps is not None:
+        scaffold = replace(scaffold, n_steps=study.scaffold_steps)
+    return RunConfig(
+        bids_dir=study.bids_dir,
+        out_dir=study.out_dir / "shared",
+        analysis_level="participant",
+        session_ids=study.session_ids,
+        bids_filters=study.bids_filters,
+        derivatives=study.derivatives,
+        device=study.device,
+        registration=study.registration,
+        resolution="anchor",
+        core=replace(core, scaffold=scaffold),
+    )
+
+
+class SessionRunner:
+    """Computes cells of one session; keeps the scaffold, the truths and the last simulation."""
+
+    def __init__(self, session: SessionPlan, study: StudyConfig, progress: Progress) -> None:
+        self.session, self.study, self.progress = session, study, progress
+        self.cells, self.run = Cells(study.out_dir), run_config(study)
+        self._scaffold: tuple[SessionScaffold, float] | None = None
+        self._truths: dict[str, Truth] = {}
+        self._simulations: dict[tuple[str, int], Simulation] = {}
+
+    def compute(self, keys: Iterable[CellKey]) -> Iterator[tuple[CellKey, str]]:
+        """Each cell and what became of it: ``done``, ``not run`` or ``failed``."""
+        for key in keys:
+            try:
+                status = self._compute(key)
+            except Exception as error:  # noqa: BLE001 - whatever breaks one cell breaks no other
+                status = "failed"
+                self.cells.save(key, {"status": status, "reason": error_text(error)})
+                log = self.study.out_dir / "logs" / f"{key.stem}.txt"
+                save_text(traceback.format_exc(), log)
+                logger.error("%s: %s; see %s", key.stem, error_text(error), log)  # noqa: TRY400 - it is there
+            yield key, status
+
+    def _compute(self, key: CellKey) -> str:
+        method = method_named(key.method)
+        reason = method.missing(self.study, self.run.device)
+        if reason is not None:
+            self.cells.save(key, {"status": "not run", "reason": reason})
+            logger.warning("%s: not run: %s", key.stem, reason)
+            return "not run"
+        simulation = self._simulation(key)
+        scaffold = simulation.case.scaffold
+        with self.progress.stage(key.stem) as advance, measured(self.run.device) as costs:
+            restored = with_smaller_chunks(
+                lambda core: method.restore(_with_core(simulation, core)),
+                self.run.core,
+                self.run.device,
+                len(scaffold.gaussians),
+            )
+            advance(1)
+        self._save(key, restored, costs, simulation)
+        return "done"
+
+    def _save(self, key: CellKey, restored: Restored, costs: Costs, simulation: Simulation) -> None:
+        reference, image = simulation.reference, restored.image
+        if not np.isfinite(image).all():
+            raise InputError(f"{key.stem}: the result is not finite everywhere, expected an image")
+        again, _ = simulation.degradation.slices(image, reference.world_from_voxel)
+        acquired = simulation.case.placed.acquired.data
+        consistency = consistency_rms(again, acquired, simulation.slices_mask)
+        regions = {}
+        for name, found in score_regions(image, reference).items():
+            values = {**found.values, **({"consistency_rms": consistency} if name == "mask" else {})}
+            regions[name] = {
+                "values": {k: v if np.isfinite(v) else None for k, v in values.items()},
+                "units": {k: list(v) for k, v in found.units.items()},
+            }
+        self.cells.save_cuts(key, middle_cuts(image, reference.mask))
+        if self.study.keep_images:
+            nifti = to_nifti(image, reference.world_from_voxel)
+            save_image(nifti, self.study.out_dir / "images" / f"{key.stem}.nii.gz")
+        self.cells.save(
+            key,
+            {
+                "status": "done",
+                "range": reference.range,
+                "regions": regions,
+                **asdict(costs),
+                "seconds_shared": restored.seconds_shared,
+                "settings": {"network": asdict(self.study.network_here), "paper": asdict(self.study.paper)},
+                "device": _device_name(self.run.device),
+                "version": __version__,
+            },
+        )
+
+    def _simulation(self, key: CellKey) -> Simulation:
+        place = (key.target, key.factor)
+        if place not in self._simulations:
+            image = next(i for i in self.session.targets if image_label(i.entities) == key.target)
+            scaffold, seconds = self._session_scaffold()
+            if key.target not in self._truths:
+                self._truths[key.target] = load_truth(image, scaffold, self.study)
+            rois = region_masks(image, scaffold, self.study)
+            simulation = simulate(
+                image,
+                self._truths[key.target],
+                rois,
+                key.factor,
+                scaffold,
+                self.run,
+                self.study,
+                self.progress,
+            )
+            simulation = replace(simulation, case=replace(simulation.case, scaffold_seconds=seconds))
+            truth_key = replace(key, method=TRUTH)
+            if self.cells.load_cuts(truth_key) is None:
+                reference = simulation.reference
+                self.cells.save_cuts(truth_key, middle_cuts(reference.truth, reference.mask))
+            self._simulations[place] = simulation
+        return self._simulations[place]
+
+    def _session_scaffold(self) -> tuple[SessionScaffold, float]:
+        """The scaffold, and the seconds that its fit took when it was made."""
+        if self._scaffold is None:
+            plan, folder = self.session.plan, self.run.out_dir
+            folder.mkdir(parents=True, exist_ok=True)
+            note = folder / f"{plan.label.replace(' ', '_')}_scaffold-seconds.json"
+            # Processes of one study that begin together fit one scaffold, not several.
+            with FileLock(note.with_suffix(".lock")):
+                scaffold = session_scaffold(plan, self.run, self.progress)
+                if scaffold.seconds > 0 or not note.exists():
+                    save_json({"seconds": scaffold.seconds}, note)
+            seconds = float(json.loads(note.read_text(encoding="utf-8"))["seconds"])
+            check_anchor(scaffold)
+            self._scaffold = scaffold, seconds
+        return self._scaffold
+
+
+def _with_core(simulation: Simulation, core: CoreSettings) -> Case:
+    return replace(simulation.case, run=replace(simulation.case.run, core=core))
+
+
+def _device_name(device: str) -> str:
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)

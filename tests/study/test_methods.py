@@ -1,0 +1,205 @@
+"""Each method on a phantom of 32³ voxels: beside cubic interpolation."""
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from atlasgs_bids.core.settings import LearnedSettings
+from atlasgs_bids.fitting import observe_placed
+from atlasgs_bids.progress import Progress
+from atlasgs_bids.study.cells import CellKey
+from atlasgs_bids.study.methods import eclare, paper
+from atlasgs_bids.study.methods.catalogue import method_named
+from atlasgs_bids.study.methods.conditional import composite_reference
+from atlasgs_bids.study.methods.inr import Acquired, Coordinates, Siren
+from atlasgs_bids.study.methods.paper import Paper
+from atlasgs_bids.study.scores import score_regions
+from atlasgs_bids.study.session import SessionRunner, plan_sessions
+from atlasgs_bids.study.settings import METHODS, MORE_METHODS, NetworkSettings, PaperSettings, StudyConfig
+from tests.study.phantom import isotropic_dataset
+
+FACTOR = 3
+NETWORK = NetworkSettings(
+    width=48, n_hidden=2, first_frequency=15.0, n_steps=300, batch=768, learning_rate=3e-3
+)
+PAPER = PaperSettings(n_points=600, n_anchor_steps=120, n_target_steps=120, n_anchor_slices=2)
+
+
+def simulated(root, n_voxels, device="cpu", **settings):
+    """The FLAIR of one participant in slices of three voxels."""
+    dataset = isotropic_dataset(root / "bids", n_voxels=n_voxels)
+    study = StudyConfig(
+        dataset.root, root / "out", factors=(FACTOR,), device=device, scaffold_steps=8, **settings
+    )
+    (session,) = plan_sessions("01", study)
+    runner = SessionRunner(session, study, Progress.quiet())
+    return runner._simulation(CellKey("01", None, "FLAIR", FACTOR, "cubic"))
+
+
+@pytest.fixture(scope="module")
+def simulation(tmp_path_factory):
+    return simulated(tmp_path_factory.mktemp("methods"), 32, n_gaussians=6000, network=NETWORK)
+
+
+def psnr(image, simulation):
+    return score_regions(image, simulation.reference)["mask"].values["psnr"]
+
+
+@pytest.fixture(scope="module")
+def psnr_of(simulation):
+    """PSNR of a method's result, each made once."""
+    return functools.cache(lambda name: psnr(method_named(name).restore(simulation.case).image, simulation))
+
+
+@pytest.fixture(scope="module")
+def cubic_psnr(psnr_of):
+    return psnr_of("cubic")
+
+
+@pytest.mark.parametrize("name", ["graph", "offset", "joint"])
+def test_what_knows_the_t1w_is_far_above_cubic(name, psnr_of, cubic_psnr):
+    assert psnr_of(name) > cubic_psnr + 5
+
+
+def test_own_knows_the_slices_and_not_the_t1w(psnr_of, cubic_psnr):
+    assert cubic_psnr < psnr_of("own") < psnr_of("graph") - 3
+
+
+def test_learned_is_above_cubic(simulation, cubic_psnr):
+    """A tiny network: 32³ voxels are little to learn from."""
+    run = simulation.case.run
+    tiny = LearnedSettings(
+        width=16, n_blocks=2, n_first_steps=50, n_cycles=1, n_cycle_steps=50, batch_voxels=5000
+    )
+    case = replace(simulation.case, run=replace(run, core=replace(run.core, learned=tiny)))
+    assert psnr(method_named("learned").restore(case).image, simulation) > cubic_psnr + 2
+
+
+@pytest.mark.parametrize("name", ["inr", "inr-t1"])
+def test_a_network_of_coordinates_explains_the_slices(name, simulation, cubic_psnr):
+    image = method_named(name).restore(simulation.case).image
+    assert psnr(image, simulation) > cubic_psnr - 1
+    again, _ = simulation.degradation.slices(image, np.eye(4))
+    inside = simulation.slices_mask
+    error = (again - simulation.clean)[inside]
+    assert error.std() < 0.25 * simulation.clean[inside].std()  # 94 % of the variance
+
+
+def test_the_networks_acquisition_is_the_operators(simulation):
+    """The weighted cells of a voxel are that voxel's row of A: on any lattice image, the same prediction."""
+    case = simulation.case
+    observation = observe_placed(case.placed, case.scaffold, case.run)
+    acquired = Acquired(observation, 1.0)
+    image = torch.randn(observation.acquisition.shape_in)
+    expected = observation.acquisition.forward(image)[tuple(acquired.voxels.T)]
+    cells, weights = acquired.cells_of(acquired.voxels)
+    predicted = (image[tuple(cells.unbind(-1))] * weights).sum(1)
+    torch.testing.assert_close(predicted, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_coordinates_span_minus_one_to_one(simulation):
+    coordinates = Coordinates.of(simulation.case)
+    anchor = simulation.case.scaffold.anchor
+    world = torch.from_numpy(anchor.volume.world_from_voxel).float()
+    ends = coordinates.normalised(torch.from_numpy(np.argwhere(anchor.support)).float(), world)
+    assert float(ends.abs().max()) == pytest.approx(1, abs=1e-5)
+    assert ends.shape[1] == 3
+
+
+def test_sirens_layers_keep_the_spread_of_their_signal():
+    """Pre-activations of hidden layers have a standard deviation near 1 (Sitzmann 2020, theorem 1.8)."""
+    torch.manual_seed(0)
+    network = Siren(NetworkSettings(), 1).requires_grad_(False)
+    x = torch.rand(4000, 3) * 2 - 1
+    for layer, frequency in zip(network.layers, network.frequencies, strict=True):
+        before = frequency * layer(x)
+        x = torch.sin(before)
+    assert 0.7 < float(before.std()) < 1.5
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """16³ voxels, so that the reference rasteriser takes seconds."""
+    return simulated(tmp_path_factory.mktemp("paper"), 16, n_gaussians=1500, paper=PAPER)
+
+
+def test_the_published_method_runs_on_the_reference_rasteriser(small):
+    """Far from its 10,000 steps, and yet nearer to the truth than cubic interpolation."""
+    method = Paper(latent=1, rasterize=composite_reference, needs_gpu=False)
+    restored = method.restore(small.case)
+    cubic = method_named("cubic").restore(small.case)
+    assert psnr(restored.image, small) > psnr(cubic.image, small) + 1
+    assert restored.seconds_shared > 0
+    # Once for a session: the second time, the T1w's Gaussians are read.
+    (stored,) = Path(small.case.shared_dir).glob("sub-01_paper-*.npz")
+    assert float(np.load(stored)["psnr_db"]) > 20
+    before = stored.stat().st_mtime_ns
+    again = method.restore(small.case)
+    assert stored.stat().st_mtime_ns == before
+    np.testing.assert_array_equal(again.image, restored.image)
+
+
+def test_latents_and_decoder_bring_the_slices_closer_step_by_step(small):
+    """From a random decoder: what the slices are off by falls with the steps."""
+    errors = []
+    for n_steps in (2, 60):
+        settings = replace(PAPER, n_target_steps=n_steps)
+        case = replace(small.case, study=replace(small.case.study, paper=settings))
+        image = Paper(rasterize=composite_reference, needs_gpu=False).restore(case).image
+        again, _ = small.degradation.slices(image, np.eye(4))
+        errors.append(np.abs(again - small.clean)[small.slices_mask].mean())
+    assert errors[1] < 0.6 * errors[0]
+
+
+@pytest.fixture(scope="module")
+def on_gpu(tmp_path_factory):
+    settings = PaperSettings(n_points=8000, n_anchor_steps=1500, n_target_steps=1500)
+    root = tmp_path_factory.mktemp("gpu")
+    return simulated(root, 32, "cuda:0", n_gaussians=6000, network=NETWORK, paper=settings)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["graph", "inr", "inr-t1", "paper", "paper-color", "paper-profile"])
+def test_on_a_gpu(name, on_gpu):
+    method = method_named(name)
+    assert method.missing(on_gpu.case.study, "cuda:0") is None
+    cubic = psnr(method_named("cubic").restore(on_gpu.case).image, on_gpu)
+    assert psnr(method.restore(on_gpu.case).image, on_gpu) > cubic - (1 if "inr" in name else -2)
+
+
+def test_what_cannot_run_says_why(simulation, monkeypatch, tmp_path):
+    study = simulation.case.study
+    assert "CUDA" in str(method_named("paper").missing(study, "cpu"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "run-eclare" in str(method_named("eclare").missing(study, "cuda:0"))
+
+
+def test_eclare_is_a_program_that_is_called(simulation, monkeypatch, tmp_path, cubic_psnr):
+    """A stand-in with ECLARE's arguments, which doubles the slices: its result is brought to the grid."""
+    program = tmp_path / eclare.COMMAND
+    program.write_text(
+        f"#!{__import__('sys').executable}\n"
+        "import sys, numpy as np, nibabel as nib\n"
+        "given = dict(zip(sys.argv[1::2], sys.argv[2::2]))\n"
+        "image = nib.load(given['--in-fpath'])\n"
+        "affine = image.affine @ np.diag([1, 1, 0.5, 1]); affine[:3, 3] -= image.affine[:3, 2] / 4\n"
+        "nib.save(nib.Nifti1Image(np.repeat(np.asarray(image.dataobj), 2, axis=2), affine),\n"
+        "         given['--out-dir'] + '/slices_eclare.nii.gz')\n",
+        encoding="utf-8",
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert eclare.missing(simulation.case.study, "cuda:0") is None
+    image = eclare.restore(simulation.case).image
+    assert abs(psnr(image, simulation) - cubic_psnr) < 3
+
+
+def test_every_name_is_a_method():
+    for name in (*METHODS, *MORE_METHODS):
+        assert callable(method_named(name).restore)
+    assert method_named("paper-color").latent == 1
+    assert paper.PROFILE.profile
