@@ -22,6 +22,7 @@ from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.core.uncertainty import Uncertainty, estimate_uncertainty
+from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample_mask
 from atlasgs_bids.imaging.registration import Registration, given_registration, register
 from atlasgs_bids.imaging.volume import Grid, Volume
@@ -47,11 +48,8 @@ class PlacedStack:
     registration: Registration
 
 
-def place(
-    stack: StackPlan, acquired: Volume, scaffold: SessionScaffold, config: RunConfig, label: str
-) -> PlacedStack:
+def place(stack: StackPlan, acquired: Volume, anchor: Anchor, config: RunConfig, label: str) -> PlacedStack:
     """The stack registered to the anchor; what registration warns of is logged."""
-    anchor = scaffold.anchor
     if stack.transform is not None:
         registration = given_registration(anchor.volume, anchor.foreground, stack.transform)
     else:

@@ -49,9 +49,15 @@ class SessionScaffold:
     """How many Gaussians, the first ones, are the session's; the others are of one target."""
 
 
-def session_scaffold(plan: SubjectPlan, config: RunConfig, progress: Progress) -> SessionScaffold:
+def session_anchor(plan: SubjectPlan) -> Anchor:
+    """The T1w of a session, and its brain mask where there is one."""
+    return load_anchor(plan.anchor.path, plan.brain_mask.path if plan.brain_mask else None)
+
+
+def session_scaffold(
+    plan: SubjectPlan, anchor: Anchor, config: RunConfig, progress: Progress
+) -> SessionScaffold:
     """Stage 1 and the graph; a scaffold that an earlier run made from the same anchor is used again."""
-    anchor = load_anchor(plan.anchor.path, plan.brain_mask.path if plan.brain_mask else None)
     outputs = anchor_outputs(config.out_dir, plan.participant, plan.session)
     fingerprint = _fingerprint(anchor, config)
     # A scaffold that comes from outside is written as the session's own, so it is never read back as one.

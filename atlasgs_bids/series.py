@@ -100,10 +100,10 @@ def _placed(run: SeriesRun, reference: Volume) -> PlacedStack:
     stack = run.target.stacks[0]
     separate = run.series.registered_by
     if separate is None:
-        return place(stack, reference, run.scaffold, run.config, run.label)
+        return place(stack, reference, run.scaffold.anchor, run.config, run.label)
     registered = load_series(separate.path)
     moving = registered.mean(range(len(registered)))
-    return replace(place(stack, moving, run.scaffold, run.config, run.label), acquired=reference)
+    return replace(place(stack, moving, run.scaffold.anchor, run.config, run.label), acquired=reference)
 
 
 def _write_volumes(run: SeriesRun, fit: SeriesFit, result: TargetResult) -> _Means:

@@ -4,7 +4,8 @@ import logging
 import resource
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +18,7 @@ from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.errors import error_text
 from atlasgs_bids.fitting import PlacedStack, observe_placed, place, rendered_result
+from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.volume import load_volume
 from atlasgs_bids.longitudinal import check_other_session
 from atlasgs_bids.measures import warnings_of
@@ -24,12 +26,17 @@ from atlasgs_bids.motion import fit_moving_stacks
 from atlasgs_bids.outputs import save_images, write_target
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
-from atlasgs_bids.scaffolding import SessionScaffold, session_scaffold
+from atlasgs_bids.scaffolding import SessionScaffold, session_anchor, session_scaffold
 from atlasgs_bids.series import SeriesRun, restore_series
 from atlasgs_bids.target_geometry import FittedTarget, fit_target
 from atlasgs_bids.targets import TargetPlan
 
 logger = logging.getLogger(__name__)
+
+Registrations = Mapping[str, Callable[[], tuple[list[PlacedStack], float]]]
+"""By label of the target."""
+_MOST_AHEAD = 2
+"""Registrations at once; each holds a few copies of the anchor."""
 
 
 @dataclass(frozen=True)
@@ -73,25 +80,60 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
             pending.append((target, outputs))
     if not pending:
         return SubjectResult((), tuple(skipped), ())
-    scaffold = session_scaffold(plan, config, progress)
-    with progress.stage(f"{plan.label}: other sessions") as advance:
-        check_other_session(plan, scaffold, config)
-        advance(1)
+    anchor = session_anchor(plan)
     finished, failures = [], []
-    for target, outputs in pending:
-        try:
-            with_smaller_chunks(
-                partial(_process_target, plan, target, outputs, scaffold, config, progress),
-                config.core,
-                config.device,
-                len(scaffold.gaussians),
-            )
-            finished.append(target.label)
-        except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
-            failures.append(Failure(target.label, error_text(error), traceback.format_exc()))
-            if config.stop_on_first_crash:
-                break
+    with _registrations(plan, [target for target, _ in pending], anchor, config) as placed:
+        scaffold = session_scaffold(plan, anchor, config, progress)
+        with progress.stage(f"{plan.label}: other sessions") as advance:
+            check_other_session(plan, scaffold, config)
+            advance(1)
+        for target, outputs in pending:
+            try:
+                with_smaller_chunks(
+                    partial(_process_target, plan, target, outputs, scaffold, placed, config, progress),
+                    config.core,
+                    config.device,
+                    len(scaffold.gaussians),
+                )
+                finished.append(target.label)
+            except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
+                failures.append(Failure(target.label, error_text(error), traceback.format_exc()))
+                if config.stop_on_first_crash:
+                    break
     return SubjectResult(tuple(finished), tuple(skipped), tuple(failures))
+
+
+@contextmanager
+def _registrations(
+    plan: SubjectPlan, targets: Sequence[TargetPlan], anchor: Anchor, config: RunConfig
+) -> Iterator[Registrations]:
+    """The stacks of each 3-D target in their positions, and the seconds that this took, once asked for.
+
+    Registration runs on one thread and knows the anchor alone: where there are threads to spare it goes ahead
+    beside the scaffold and the targets before.
+    """
+    tasks = {
+        target.label: partial(_placed, target, anchor, config, f"{plan.label} {target.label}")
+        for target in targets
+        if target.series is None
+    }
+    n_threads = min(config.n_threads or 1, _MOST_AHEAD)
+    if n_threads == 1:
+        yield tasks
+        return
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="registration")
+    try:
+        yield {label: pool.submit(task).result for label, task in tasks.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _placed(
+    target: TargetPlan, anchor: Anchor, config: RunConfig, label: str
+) -> tuple[list[PlacedStack], float]:
+    start = time.perf_counter()
+    placed = [place(stack, load_volume(stack.source.path), anchor, config, label) for stack in target.stacks]
+    return placed, time.perf_counter() - start
 
 
 def _process_target(
@@ -99,6 +141,7 @@ def _process_target(
     target: TargetPlan,
     outputs: TargetOutputs,
     scaffold: SessionScaffold,
+    registrations: Registrations,
     config: RunConfig,
     progress: Progress,
     core: CoreSettings,
@@ -110,11 +153,8 @@ def _process_target(
         run = SeriesRun(plan, target, target.series, outputs, scaffold, config, progress)
         result = restore_series(run, clock.measure)
     else:
-        with clock.measure("registration"), progress.stage(f"{label}: registration") as advance:
-            placed = [
-                place(stack, load_volume(stack.source.path), scaffold, config, label)
-                for stack in target.stacks
-            ]
+        with progress.stage(f"{label}: registration") as advance:
+            placed, clock.seconds["registration"] = registrations[target.label]()
             advance(1)
         with clock.measure("appearance"):
             if config.motion == "slice":

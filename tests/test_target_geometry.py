@@ -15,7 +15,7 @@ from atlasgs_bids.fitting import place, rendered_result
 from atlasgs_bids.imaging.volume import load_volume
 from atlasgs_bids.plan import plan_subject
 from atlasgs_bids.progress import Progress
-from atlasgs_bids.scaffolding import session_scaffold
+from atlasgs_bids.scaffolding import session_anchor, session_scaffold
 from atlasgs_bids.target_geometry import _terms, fit_target
 from tests.bids_datasets import THICK_MM, Dataset, head
 
@@ -41,9 +41,9 @@ def session(tmp_path_factory):
     )
     (inputs,) = discover_participant(dataset.root, "01")
     plan = plan_subject(inputs, config)
-    scaffold = session_scaffold(plan, config, Progress.quiet())
+    scaffold = session_scaffold(plan, session_anchor(plan), config, Progress.quiet())
     (target,) = plan.targets
-    placed = [place(s, load_volume(s.source.path), scaffold, config, "sub-01") for s in target.stacks]
+    placed = [place(s, load_volume(s.source.path), scaffold.anchor, config, "sub-01") for s in target.stacks]
     assert len(placed) == 2
     return config, scaffold, placed
 

@@ -54,7 +54,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "solver_relative_residual": ("Relative residual at which the last solve ended", None),
     "solver_converged": ("Whether that is below the tolerance", None),
     "seconds_scaffold": ("Time to fit the scaffold; 0 where it was reused", "s"),
-    "seconds_registration": ("Time to register", "s"),
+    "seconds_registration": ("Time to register, beside other work", "s"),
     "seconds_appearance": ("Time to fit the amplitudes", "s"),
     "seconds_render": ("Time to render the result and the simulated slices", "s"),
     "peak_memory": ("Peak resident memory of the process so far", "MiB"),

@@ -117,7 +117,7 @@ def simulate(
     case = Case(
         label=label,
         scaffold=scaffold,
-        placed=place(stack, slices, scaffold, run, label),
+        placed=place(stack, slices, scaffold.anchor, run, label),
         run=run,
         study=study,
         progress=progress,

@@ -22,7 +22,7 @@ from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.imaging.volume import to_nifti
 from atlasgs_bids.plan import SubjectPlan, plan_subject
 from atlasgs_bids.progress import Progress
-from atlasgs_bids.scaffolding import SessionScaffold, session_scaffold
+from atlasgs_bids.scaffolding import SessionScaffold, session_anchor, session_scaffold
 from atlasgs_bids.study.case import Case, Simulation, simulate
 from atlasgs_bids.study.cells import TRUTH, CellKey, Cells, middle_cuts
 from atlasgs_bids.study.measure import Costs, measured
@@ -201,7 +201,7 @@ class SessionRunner:
             note = folder / f"{plan.label.replace(' ', '_')}_scaffold-seconds.json"
             # Processes of one study that begin together fit one scaffold, not several.
             with FileLock(note.with_suffix(".lock")):
-                scaffold = session_scaffold(plan, self.run, self.progress)
+                scaffold = session_scaffold(plan, session_anchor(plan), self.run, self.progress)
                 if scaffold.seconds > 0 or not note.exists():
                     save_json({"seconds": scaffold.seconds}, note)
             seconds = float(json.loads(note.read_text(encoding="utf-8"))["seconds"])
