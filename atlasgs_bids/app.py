@@ -148,15 +148,13 @@ def _checked_settings(config: RunConfig) -> RunConfig:
     n_threads = config.n_threads or share_of_threads(config.n_procs)
     limit_threads(n_threads)
     resolved = replace(config, device=resolved_device(config.device), n_threads=n_threads)
-    return within_budget(_with_prior(resolved))
+    return within_budget(_with_network(resolved))
 
 
-def _with_prior(config: RunConfig) -> RunConfig:
-    """The settings with the prior resolved, and the network that suits the device."""
-    on_cpu = config.device == "cpu"
-    network = LEARNED_CPU if on_cpu else LEARNED_FAST if config.fast else config.core.learned
-    prior = config.prior if config.prior != "auto" else "graph" if on_cpu else "learned"
-    return replace(config, prior=prior, core=replace(config.core, learned=network))
+def _with_network(config: RunConfig) -> RunConfig:
+    """The settings with the network that suits the device."""
+    network = LEARNED_CPU if config.device == "cpu" else LEARNED_FAST if config.fast else config.core.learned
+    return replace(config, core=replace(config.core, learned=network))
 
 
 def _validate(config: RunConfig, participants: Sequence[str]) -> None:

@@ -154,7 +154,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     default=DEFAULTS.prior,
     show_default=True,
     help="What fills the space between slices: edges of the T1w, or a network trained on the target's own "
-    "slices; auto: learned on a GPU, graph on the CPU.",
+    "slices; auto: learned for images on a GPU, graph for series and on the CPU.",
 )
 @click.option("--fast", is_flag=True, help="A smaller network: seconds less, and up to 0.5 dB.")
 @click.option(

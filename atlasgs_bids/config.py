@@ -49,7 +49,7 @@ class RunConfig:
     registration: str = "rigid"
     """``rigid`` or ``header``."""
     prior: str = "auto"
-    """``graph``, ``learned``, or ``auto``: learned on a GPU, graph on the CPU."""
+    """``graph``, ``learned``, or ``auto``: learned for images on a GPU, graph for series and on the CPU."""
     fast: bool = False
     """A smaller network for the learned prior."""
     resolution: str | float = "iso"
@@ -69,6 +69,13 @@ class RunConfig:
     def given_thickness_mm(self, suffix: str) -> float | None:
         """The slice thickness that the user gave for images of a suffix."""
         return self.slice_thickness_mm.get(suffix, self.slice_thickness_mm.get(""))
+
+    @property
+    def image_prior(self) -> str:
+        """The prior of a target that is no series, once ``device`` is resolved: ``graph`` or ``learned``."""
+        if self.prior != "auto":
+            return self.prior
+        return "graph" if self.device == "cpu" else "learned"
 
 
 def resolve_out_dir(out_dir: Path) -> Path:

@@ -91,7 +91,7 @@ def fit_stacks(
         slice_axis, problem = 0, join(observations, axes, gains, noise_sds)
     if expected is None:
         expected = ()
-        if config.prior == "learned":
+        if config.image_prior == "learned":
             levels = list(zip(axes, gains, noise_sds, strict=True))
             expected = learn(observations, levels, scaffold, config, progress, label)
     expectations = [own.expectation for own in expected]

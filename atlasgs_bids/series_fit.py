@@ -121,6 +121,7 @@ def _expected_of_contrasts(
     label: str,
 ) -> dict[str, ExpectedStack]:
     """What a network trained on the means of all contrasts expects of each; empty without one."""
+    # Only where it is asked for: what it gains on series has not been shown (decision 13).
     if config.prior != "learned":
         return {}
     axis = placed.plan.geometry.axis

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from atlasgs_bids import app, cli
+from atlasgs_bids import RunConfig, app, cli
 from tests.bids_datasets import Dataset
 
 
@@ -171,3 +171,17 @@ def test_help_comes_at_once():
         subprocess.run(command, capture_output=True, check=True)
         seconds.append(time.monotonic() - begin_s)
     assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "expected"),
+    [
+        ("auto", "cuda:0", "learned"),
+        ("auto", "cpu", "graph"),
+        ("graph", "cuda:0", "graph"),
+        ("learned", "cpu", "learned"),
+    ],
+)
+def test_the_prior_of_an_image_follows_the_device_unless_it_is_named(asked, device, expected, tmp_path):
+    config = RunConfig(tmp_path, tmp_path / "out", "participant", prior=asked, device=device)
+    assert config.image_prior == expected
