@@ -6,7 +6,7 @@
     python benchmarks/cuts.py --demo docs/images/cuts.png
 
 The third command draws a PNG beside the volumes of each case, a sagittal and a coronal cut. The last one
-makes its own: a head of the demo (2 mm, the target in slices of 10 mm), on a CPU in minutes.
+makes its own: a head of the demo (3 mm, the target in slices of 9 mm), on a CPU in minutes.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def demo_case(device: str) -> tuple[dict[str, Image], Image, tuple[int, int, int]]:
-    """A FLAIR of the demo's second subject at 2 mm: images, sd, and the voxel of its lesion."""
+    """A FLAIR of the demo's second subject at 3 mm: images, sd, and the voxel of its lesion."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "demo"))
     from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings  # noqa: PLC0415
     from atlasgs_bids.study.restoration import (  # noqa: PLC0415
@@ -56,7 +56,7 @@ def demo_case(device: str) -> tuple[dict[str, Image], Image, tuple[int, int, int
     from anatomy import make_anatomy  # noqa: PLC0415
     from make_dataset import SUBJECTS  # noqa: PLC0415 - takes seconds, and only this case needs it
 
-    voxel_mm, factor, subject = 2, 5, SUBJECTS[1]
+    voxel_mm, factor, subject = 3, 3, SUBJECTS[1]
     anatomy = make_anatomy(subject.lesion, voxel_mm, 1)
     shape = anatomy.coefficients["T1w"].shape
     shape = (shape[0], shape[1], shape[2] // factor * factor)
