@@ -10,7 +10,7 @@ from atlasgs_bids.bids.derivatives import TargetOutputs, target_outputs
 from atlasgs_bids.bids.files import atomic, save_json
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.errors import InputError, error_text
-from atlasgs_bids.imaging.anchor import Anchor, load_anchor
+from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration import read_itk_transform
 from atlasgs_bids.imaging.series import load_series
@@ -20,6 +20,7 @@ from atlasgs_bids.progress import Progress
 from atlasgs_bids.report.dictionary import metrics_dictionary
 from atlasgs_bids.report.figures import target_figure
 from atlasgs_bids.results import mean_interpolated
+from atlasgs_bids.scaffolding import session_anchor
 from atlasgs_bids.series import SeriesPosition, write_series_figures
 from atlasgs_bids.subject import Failure, SubjectResult
 from atlasgs_bids.targets import TargetPlan
@@ -28,7 +29,7 @@ from atlasgs_bids.volumes import SeriesPlan
 
 def redraw_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) -> SubjectResult:
     """Draw every finished target of a session again; one without results is a failure of its own."""
-    anchor = load_anchor(plan.anchor.path, plan.brain_mask.path if plan.brain_mask else None)
+    anchor = session_anchor(plan)
     finished, failures = [], []
     for target in plan.targets:
         label = f"{plan.label} {target.label}"
