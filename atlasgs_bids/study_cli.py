@@ -146,6 +146,10 @@ def _factors(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]
     "--paper-points", type=click.IntRange(min=8), default=PaperSettings().n_points, show_default=True,
     help="Gaussians of the published method.",
 )  # fmt: skip
+@click.option(
+    "--paper-rate", type=click.FloatRange(min=0, min_open=True), default=PaperSettings().learning_rate,
+    show_default=True, help="Learning rate of a target's latents and opacities at the start.",
+)  # fmt: skip
 @click.option("-v", "--verbose", "verbosity", count=True, help="Say more.")
 @click.version_option(__version__, prog_name="atlasgs-study")
 @click.pass_context
@@ -170,16 +174,21 @@ def _config(values: dict[str, Any]) -> StudyConfig:
         first_frequency=values.pop("inr_frequency"),
         learning_rate=values.pop("inr_rate"),
     )
-    paper_steps, n_points = values.pop("paper_steps"), values.pop("paper_points")
+    paper_steps = values.pop("paper_steps")
+    paper = replace(
+        PaperSettings(),
+        n_points=values.pop("paper_points"),
+        n_anchor_steps=paper_steps,
+        n_target_steps=paper_steps,
+        learning_rate=values.pop("paper_rate"),
+    )
     return StudyConfig(
         bids_dir=values.pop("bids_dir").absolute(),
         out_dir=values.pop("out_dir").absolute(),
         motion_mm=motion_mm,
         motion_deg=motion_deg,
         network=network,
-        paper=replace(
-            PaperSettings(), n_points=n_points, n_anchor_steps=paper_steps, n_target_steps=paper_steps
-        ),
+        paper=paper,
         **values,
     )
 

@@ -1,48 +1,75 @@
 #!/bin/sh
-# Every number of docs/study.md, from the folder with stroke/{T1,T2,FLAIR}.nii.gz, on one GPU:
+# Every number of docs/study.md, from the folder with stroke/{T1,T2,FLAIR}.nii.gz, on one GPU or two:
 #
 #     sh benchmarks/study.sh DIR OUT
+#     GPUS="0 1" sh benchmarks/study.sh DIR OUT
 #
-# Processes share the GPU, each with cells of its own; they meet in OUT/study, and a second run goes on where the
-# first was stopped. One `atlasgs-study OUT/bids OUT/study --device cuda` computes the same cells one after the
-# other, with the times of a GPU that is not shared. STUDY and PYTHON name the programs where atlasgs-study is not
-# installed (STUDY="python3 -m atlasgs_bids.study_cli"); TABLES=no leaves tables and figures to another machine.
+# The tables are OUT/study/tables.md; OUT/tuning-* hold what was tried for the networks and the published method.
+# Processes share a GPU, each with cells of its own; they meet in OUT/study, and a second run goes on where the
+# first was stopped. `atlasgs-study OUT/bids OUT/study --device cuda` computes the same cells one after the other,
+# with the times of a GPU that is not shared. The environment may name the programs where atlasgs-study is not
+# installed (PYTHON, STUDY="python3 -m atlasgs_bids.study_cli"); TABLES=no leaves tables to another machine.
 set -e
 scans=$1 out=$2
-: "${PYTHON:=python3}" "${STUDY:=atlasgs-study}" "${TABLES:=yes}"
+: "${PYTHON:=python3}" "${STUDY:=atlasgs-study}" "${TABLES:=yes}" "${GPUS:=0}"
 folder=$(dirname "$0")
 [ -e "$out/bids" ] || "$PYTHON" "$folder/arrange.py" --scans "$scans" "$out/bids"
+# The published method launches many small kernels: whatever keeps its GPU busy holds it up.
+paper_gpu=${GPUS%% *} other_gpu=${GPUS##* }
 
-pids='' failed=0
-cells() {
-    $STUDY "$out/bids" "$out/study" --device cuda --omp-nthreads 4 --output cells "$@"
+cells() { # GPU, folder of OUT, options
+    gpu=$1 where=$2
+    shift 2
+    CUDA_VISIBLE_DEVICES=$gpu $STUDY "$out/bids" "$out/$where" --device cuda --omp-nthreads 4 --output cells "$@"
 }
-start() {
-    name=$1
+tuned() { # GPU, name, options: FLAIR and T2w at x5, on the Gaussians that the study has
+    gpu=$1 where=tuning-$2
+    shift 2
+    mkdir -p "$out/$where"
+    if [ ! -e "$out/$where/shared" ]; then
+        copy=$(mktemp -d "$out/$where/copy-XXXXXX")
+        cp -r "$out/study/shared/." "$copy"
+        mv -T "$copy" "$out/$where/shared" || rm -rf "$copy" # another process was quicker
+    fi
+    cells "$gpu" "$where" --factors 5 "$@"
+}
+report() { # name of the log, command
+    log=$out/$1.log
     shift
-    cells "$@" >"$out/$name.log" 2>&1 &
-    pids="$pids $!"
+    "$@" >>"$log" 2>&1 || { echo "failed, see $log: $*" >&2; touch "$out/.failed"; }
 }
-finish() {
-    for pid in $pids; do wait "$pid" || failed=1; done
-    pids=''
+published() { # target
+    report "paper-$1" cells "$paper_gpu" study --targets "$1" --methods paper --factors 5 3 7
+    report "paper-$1" cells "$paper_gpu" study --targets "$1" --factors 5 \
+        --methods paper-profile paper-color paper-persistence
+    for rate in 0.003 0.03; do
+        report "paper-$1" tuned "$paper_gpu" "rate-$rate" --targets "$1" --methods paper --paper-rate "$rate"
+    done
+}
+own_methods() {
+    report atlasgs cells "$other_gpu" study --methods offset joint own learned
+    report atlasgs cells "$other_gpu" study --methods offset-learned joint-learned own-learned --factors 5
+}
+networks() {
+    report inr cells "$other_gpu" study --methods inr inr-t1
+    for frequency in 10 20 60; do
+        report inr tuned "$other_gpu" "frequency-$frequency" --methods inr --inr-frequency "$frequency"
+    done
 }
 
+rm -f "$out/.failed"
 # One process alone compiles the kernels and fits the scaffold, which the others then read.
-cells --methods cubic graph
-# The published method launches many small kernels: what keeps the GPU busy would hold it up.
-for factor in 3 5 7; do start "paper-$factor" --methods paper --factors "$factor"; done
-start geometry --methods offset joint own eclare
-finish
-start inr --methods inr
-start inr-t1 --methods inr-t1
-start learned --methods learned
-finish
-start geometry-learned --methods offset-learned joint-learned own-learned --factors 5
-start paper-variants --methods paper-color paper-profile --factors 5
-finish
+report atlasgs cells "$other_gpu" study --methods cubic graph
+published FLAIR &
+published T2w &
+own_methods &
+networks &
+report eclare cells "$other_gpu" study --methods eclare &
+wait
 if [ "$TABLES" = yes ]; then
-    $STUDY "$out/bids" "$out/study" --output tables || failed=1
+    for where in study $(cd "$out" && echo tuning-*); do
+        report tables $STUDY "$out/bids" "$out/$where" --output tables
+    done
     cat "$out/study/tables.md"
 fi
-exit $failed
+[ ! -e "$out/.failed" ]

@@ -13,7 +13,9 @@ METHODS = (
     "cubic", "graph", "learned", "offset", "joint", "own", "inr", "inr-t1", "paper", "eclare",
 )  # fmt: skip
 """What a study compares by default, in the order of its tables."""
-MORE_METHODS = ("offset-learned", "joint-learned", "own-learned", "paper-color", "paper-profile")
+MORE_METHODS = (
+    "offset-learned", "joint-learned", "own-learned", "paper-color", "paper-profile", "paper-persistence",
+)  # fmt: skip
 """Variants that are run where they are asked for."""
 
 
@@ -53,6 +55,12 @@ class PaperSettings:
     """Weight of the mean squared difference between a Gaussian's latent and its neighbours'."""
     n_neighbours: int = 8
     """Open in the publication."""
+    persistence: float = 0.0
+    """Weight of the optional term on level sets: faint blobs and holes in the slices; its form is open."""
+    persistence_below: float = 0.05
+    """Pairs of less persistence are faint, in units of the slices' 99th percentile; open."""
+    learning_rate: float = 1e-2
+    """Of a target's latents and opacities, half of it for the decoder; it falls along a cosine; open."""
     n_anchor_slices: int = 4
     """Slices of a step on the T1w; open."""
     n_target_slices: int = 2

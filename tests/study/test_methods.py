@@ -26,6 +26,7 @@ FACTOR = 3
 NETWORK = NetworkSettings(
     width=48, n_hidden=2, first_frequency=15.0, n_steps=300, batch=768, learning_rate=3e-3
 )
+PAPERS = ("paper", "paper-color", "paper-profile", "paper-persistence")
 PAPER = PaperSettings(n_points=600, n_anchor_steps=120, n_target_steps=120, n_anchor_slices=2)
 
 
@@ -129,7 +130,7 @@ def small(tmp_path_factory):
 
 def test_the_published_method_runs_on_the_reference_rasteriser(small):
     """Far from its 10,000 steps, and yet nearer to the truth than cubic interpolation."""
-    method = Paper(latent=1, rasterize=composite_reference, needs_gpu=False)
+    method = Paper({"latent": 1}, rasterize=composite_reference, needs_gpu=False)
     restored = method.restore(small.case)
     cubic = method_named("cubic").restore(small.case)
     assert psnr(restored.image, small) > psnr(cubic.image, small) + 1
@@ -163,9 +164,11 @@ def on_gpu(tmp_path_factory):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["graph", "inr", "inr-t1", "paper", "paper-color", "paper-profile"])
+@pytest.mark.parametrize("name", ["graph", "inr", "inr-t1", *PAPERS])
 def test_on_a_gpu(name, on_gpu):
     method = method_named(name)
+    if name == "paper-persistence":
+        pytest.importorskip("gudhi")
     assert method.missing(on_gpu.case.study, "cuda:0") is None
     cubic = psnr(method_named("cubic").restore(on_gpu.case).image, on_gpu)
     assert psnr(method.restore(on_gpu.case).image, on_gpu) > cubic - (1 if "inr" in name else -2)
@@ -201,5 +204,6 @@ def test_eclare_is_a_program_that_is_called(simulation, monkeypatch, tmp_path, c
 def test_every_name_is_a_method():
     for name in (*METHODS, *MORE_METHODS):
         assert callable(method_named(name).restore)
-    assert method_named("paper-color").latent == 1
-    assert paper.PROFILE.profile
+    assert method_named("paper-color").changes == {"latent": 1}
+    for method in (paper.COLOR, paper.PROFILE, paper.PERSISTENCE):
+        assert replace(PaperSettings(), **method.changes) != PaperSettings()

@@ -20,6 +20,7 @@ _PLACES = {
     "paper": "paper.METHOD",
     "paper-color": "paper.COLOR",
     "paper-profile": "paper.PROFILE",
+    "paper-persistence": "paper.PERSISTENCE",
     "eclare": "eclare",
 }
 """Module, and the name in it, of each; a module alone is a method itself."""

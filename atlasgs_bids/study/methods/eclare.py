@@ -1,7 +1,8 @@
 """ECLARE (Remedios 2024), where its command is installed: called as a program of its own, never imported.
 
 It is GPLv3 and no dependency of this package: `pip install eclare`, best in an environment of its own, brings
-the command. It sees the target alone.
+the command. It sees the target alone, and is told the slice profile as every method is; without that it would
+estimate one (ESPRESO).
 """
 
 import shutil
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.volume import load_volume, to_nifti
+from atlasgs_bids.imaging.slices import slice_profile
+from atlasgs_bids.imaging.volume import load_volume, to_nifti, voxel_sizes_mm
 from atlasgs_bids.study.case import Case
 from atlasgs_bids.study.methods.protocol import Restored, kept
 from atlasgs_bids.study.settings import StudyConfig
@@ -31,11 +34,19 @@ def missing(study: StudyConfig, device: str) -> str | None:  # noqa: ARG001 - th
 def restore(case: Case) -> Restored:
     placed = case.placed
     with tempfile.TemporaryDirectory(prefix="atlasgs-eclare-") as folder:
-        source = Path(folder) / "slices.nii.gz"
+        source, kernel = Path(folder) / "slices.nii.gz", Path(folder) / "profile.npy"
         nib.save(to_nifti(placed.acquired.data, placed.acquired.world_from_voxel), source)
+        np.save(kernel, blur_kernel(case))
         gpu = case.run.device.partition(":")[2] or "0"
+        # The thickness is asked for, and not looked at where there is a profile.
+        profile: list[str | Path] = [
+            "--relative-slice-thickness",
+            "1",
+            "--relative-slice-profile-fpath",
+            kernel,
+        ]
         finished = subprocess.run(
-            [COMMAND, "--in-fpath", source, "--out-dir", folder, "--gpu-id", gpu],
+            [COMMAND, "--in-fpath", source, "--out-dir", folder, "--gpu-id", gpu, *profile],
             capture_output=True,
             text=True,
             check=False,
@@ -47,3 +58,14 @@ def restore(case: Case) -> Restored:
         result = load_volume(made[0])
     image = resample(result, case.grid, placed.registration.target_from_anchor, order=3)
     return Restored(kept(image.astype(np.float32), case))
+
+
+def blur_kernel(case: Case) -> npt.NDArray[np.float64]:
+    """The slice profile's share in each in-plane voxel, an odd number of them around the slice's centre."""
+    placed = case.placed
+    known = slice_profile(case.run.slice_profile, placed.plan.geometry.thickness_mm)
+    voxel_mm = float(np.delete(voxel_sizes_mm(placed.acquired.world_from_voxel), case.slice_axis).min())
+    reach = int(np.ceil(np.abs(known.offsets_mm).max() / voxel_mm - 0.5))
+    edges_mm = (np.arange(-reach, reach + 2) - 0.5) * voxel_mm
+    weights: npt.NDArray[np.float64] = np.diff(np.interp(edges_mm, known.offsets_mm, known.cumulative))
+    return weights / weights.sum()
