@@ -150,6 +150,10 @@ def _factors(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]
     "--paper-rate", type=click.FloatRange(min=0, min_open=True), default=PaperSettings().learning_rate,
     show_default=True, help="Learning rate of a target's latents and opacities at the start.",
 )  # fmt: skip
+@click.option(
+    "--paper-smoothness", type=click.FloatRange(min=0), default=PaperSettings().smoothness, show_default=True,
+    help="Weight of the difference between latents of neighbours.",
+)  # fmt: skip
 @click.option("-v", "--verbose", "verbosity", count=True, help="Say more.")
 @click.version_option(__version__, prog_name="atlasgs-study")
 @click.pass_context
@@ -181,6 +185,7 @@ def _config(values: dict[str, Any]) -> StudyConfig:
         n_anchor_steps=paper_steps,
         n_target_steps=paper_steps,
         learning_rate=values.pop("paper_rate"),
+        smoothness=values.pop("paper_smoothness"),
     )
     return StudyConfig(
         bids_dir=values.pop("bids_dir").absolute(),

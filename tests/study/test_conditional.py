@@ -8,6 +8,7 @@ from atlasgs_bids.core.gaussians import rotations
 from atlasgs_bids.study.methods.conditional import (
     CUTOFF,
     GsplatRasterizer,
+    NumbaRasterizer,
     PlaneGaussians,
     composite_reference,
     cut_by_planes,
@@ -129,6 +130,27 @@ def test_dissimilarity_is_that_of_scikit_image():
 def test_neighbours_are_the_nearest_others():
     points = torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [3.0, 0, 0]])
     assert neighbours(points, 1).tolist() == [[1], [0], [1]]
+
+
+def test_the_cpus_kernels_composite_as_the_reference_does():
+    """Values and all gradients; opacities up to 1, so that alphas are capped and pixels end."""
+    means, covariances, positions = random_cut(n=300, n_planes=4, extent=40.0)
+    pairs = meeting_pairs(means, covariances, positions)
+    features = torch.rand(len(pairs[0]), 3)
+    grads, images = [], []
+    for rasterize in (NumbaRasterizer(), composite_reference):
+        inputs = [means, covariances, torch.linspace(0, 1, 300), features.clone()]
+        for x in inputs:
+            x.requires_grad_()
+        cut = cut_by_planes(inputs[0], inputs[1], positions, pairs)
+        opaque = inputs[2][cut.owners] * cut.marginals**0.1
+        image = rasterize(cut, inputs[3], opaque, 4, (37, 41))
+        weights = torch.linspace(-1, 1, image.numel()).view(image.shape)
+        images.append(image.detach())
+        grads.append(torch.autograd.grad((image * weights).sum(), inputs))
+    torch.testing.assert_close(images[0], images[1], rtol=1e-4, atol=1e-5)
+    for own, expected in zip(*grads, strict=True):
+        assert float((own - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
 @pytest.mark.gpu

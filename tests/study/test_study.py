@@ -29,7 +29,7 @@ def dataset(tmp_path_factory):
 def finished(dataset, tmp_path_factory):
     """Exit code, last line, log and folder of a study of two participants."""
     out_dir = tmp_path_factory.mktemp("finished") / "out"
-    methods = ("--methods", "cubic", "graph", "paper", "--factors", "2", "3", "--nprocs", "2")
+    methods = ("--methods", "cubic", "graph", "eclare", "--factors", "2", "3", "--nprocs", "2")
     return (*atlasgs_study(dataset.root, out_dir, *methods), out_dir)
 
 
@@ -53,8 +53,8 @@ def test_all_cells_are_done_and_what_cannot_run_is_said(finished):
     }  # fmt: skip
     not_run = [row for row in scores if row["status"] == "not run"]
     assert len(not_run) == 4
-    assert all("CUDA" in row["reason"] for row in not_run)
-    assert "not run: paper" in (out_dir / "tables.md").read_text(encoding="utf-8")
+    assert all("run-eclare" in row["reason"] for row in not_run)
+    assert "not run: eclare" in (out_dir / "tables.md").read_text(encoding="utf-8")
 
 
 def test_every_column_is_explained(finished):

@@ -5,11 +5,14 @@ conditional mean and covariance of (u, v) given w = z; nothing is approximated.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from atlasgs_bids.study.methods.compositing_kernels import composite, composite_gradients
 
 CUTOFF = 3.33
 """σ from the plane, or from a pixel, beyond which no Gaussian is opaque enough to count (MIN_ALPHA)."""
@@ -116,6 +119,61 @@ def composite_reference(
         before = torch.cat([torch.ones_like(alphas[:1]), torch.cumprod(1 - alphas, dim=0)[:-1]])
         images.append(torch.einsum("nuv,nk->uvk", alphas * before, features[members]))
     return torch.stack(images)
+
+
+class NumbaRasterizer:
+    """The same on the threads of a CPU."""
+
+    def __call__(
+        self,
+        cut: PlaneGaussians,
+        features: Float[Tensor, "pairs k"],
+        opacities: Float[Tensor, " pairs"],
+        n_planes: int,
+        shape: tuple[int, int],
+    ) -> Float[Tensor, "planes u v k"]:
+        order = np.lexsort((cut.depths.detach().numpy(), cut.planes.numpy()))
+        starts = np.searchsorted(cut.planes.numpy()[order], np.arange(n_planes + 1))
+        picked = [x[order] for x in (cut.means, cut.conics, opacities, features)]
+        drawn: Tensor = _Composite.apply(starts, cut.radii.numpy()[order], shape, *picked)
+        return drawn
+
+
+class _Composite(torch.autograd.Function):
+    """The kernels, for autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        starts: np.ndarray,
+        radii: np.ndarray,
+        shape: tuple[int, int],
+        means: Tensor,
+        conics: Tensor,
+        opacities: Tensor,
+        features: Tensor,
+    ) -> Tensor:
+        arrays = [x.detach().float().contiguous().numpy() for x in (means, conics, opacities, features)]
+        m, c, o, f = arrays
+        images = composite(starts, m, c, radii, o, f, shape, _LIMITS)
+        ctx.stored = (starts, radii, arrays, images)
+        return torch.from_numpy(images)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        starts, radii, (m, c, o, f), images = ctx.stored
+        above = upstream[0].contiguous().numpy()
+        whole = (above * images).sum(axis=-1)
+        gradients = composite_gradients(starts, m, c, radii, o, f, above, whole, _LIMITS)
+        return (None, None, None, *(torch.from_numpy(g) for g in gradients))
+
+
+_LIMITS = tuple(np.float32(x) for x in (MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE))
+
+
+def rasterizer_for(device: str) -> Rasterizer:
+    """gsplat's on a GPU."""
+    return NumbaRasterizer() if device == "cpu" else GsplatRasterizer()
 
 
 class GsplatRasterizer:

@@ -1,4 +1,4 @@
-"""The published method (Gao 2026, arXiv 2606.02961) on gsplat's CUDA rasteriser.
+"""The published method (Gao 2026, arXiv 2606.02961) on gsplat's CUDA rasteriser, or a CPU's threads.
 
 3-D Gaussians are fitted to the T1w, seen in planes as conditional 2-D Gaussians that are composited from
 front to back. A target keeps their geometry; opacities and a latent of 4 channels, which a small decoder
@@ -26,6 +26,7 @@ from atlasgs_bids.study.methods.conditional import (
     Rasterizer,
     cut_by_planes,
     meeting_pairs,
+    rasterizer_for,
 )
 from atlasgs_bids.study.methods.planes import dissimilarity, in_planes, neighbours
 from atlasgs_bids.study.methods.protocol import Image, Restored, kept
@@ -44,83 +45,78 @@ class Paper:
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     """To the study's PaperSettings."""
-    rasterize: Rasterizer = field(default_factory=GsplatRasterizer)
-    needs_gpu: bool = True
 
     def missing(self, study: StudyConfig, device: str) -> str | None:
         settings = replace(study.paper, **self.changes)
         if settings.persistence > 0 and (reason := persistence.missing()) is not None:
             return reason
-        if not self.needs_gpu:
-            return None
-        if device == "cpu":
-            return "gsplat's rasteriser needs a CUDA device"
-        return _kernel_problem(device)
+        return None if device == "cpu" else _kernel_problem(device)
 
     def restore(self, case: Case) -> Restored:
         settings = replace(case.study.paper, **self.changes)
-        shared = anchor_gaussians(case, settings, self.rasterize)
-        return Restored(kept(self._restored(case, settings, shared), case), shared.seconds)
+        rasterize = rasterizer_for(case.run.device)
+        shared = anchor_gaussians(case, settings, rasterize)
+        return Restored(kept(_restored(case, settings, shared, rasterize), case), shared.seconds)
 
-    def _restored(self, case: Case, settings: PaperSettings, shared: AnchorGaussians) -> Image:
-        device, axis = case.run.device, case.slice_axis
-        run = case.run if settings.profile else replace(case.run, slice_profile="box")
-        observation = observe_placed(case.placed, case.scaffold, run)
-        slab_weights = observation.acquisition.axis_matrix(axis).cpu().numpy()
-        slices = torch.movedim(observation.slices, axis, 0)
-        seen = torch.movedim((observation.weights > 0).float(), axis, 0)
-        scale = float(slices[seen > 0][:: max(1, int(seen.sum()) // 1_000_000)].quantile(0.99))
-        slices = slices * seen / scale
-        means, covariances = in_planes(shared, observation.lattice.world_from_voxel, axis, device)
-        stack = PlaneStack.of(means, covariances, slab_weights.shape[1])
 
-        torch.manual_seed(case.study.seed)
-        fields = Fields(shared, settings).to(device)
-        optimizer = torch.optim.Adam(fields.groups(settings.learning_rate), eps=1e-15, fused=device != "cpu")
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.n_target_steps)
-        near = neighbours(shared.means_mm, settings.n_neighbours).to(device)
-        rng = np.random.default_rng(case.study.seed)
-        shape = (slices.shape[1], slices.shape[2])
-        n_slices = min(settings.n_target_slices, len(slices))
-        with case.progress.stage(f"{case.label}: opacities and latents", settings.n_target_steps) as advance:
-            for step in range(settings.n_target_steps):
-                chosen = rng.choice(len(slices), n_slices, replace=False)
-                owners, planes = np.nonzero(slab_weights[chosen])
-                weights = torch.from_numpy(slab_weights[chosen][owners, planes]).float().to(device)
-                drawn = fields.draw(stack.chosen(planes), len(planes), shape, self.rasterize)
-                slabs = torch.zeros((n_slices, *shape), device=device)
-                slabs = slabs.index_add(
-                    0, torch.from_numpy(owners).to(device), drawn * weights[:, None, None]
-                )
-                mask, truth = seen[chosen], slices[chosen]
-                loss = ((slabs * mask - truth).abs().sum() / mask.sum().clamp_min(1)) + (
-                    settings.dissimilarity * dissimilarity(slabs * mask, truth)
-                )
-                loss = loss + settings.smoothness * fields.roughness(near)
-                if settings.persistence > 0 and step % _PERSISTENCE_EVERY == 0:
-                    faint = persistence.faint_persistence(slabs * mask, settings.persistence_below)
-                    loss = loss + _PERSISTENCE_EVERY * settings.persistence * faint
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                advance(1)
-        return self._rendered(case, shared, fields) * np.float32(scale)
+def _restored(case: Case, settings: PaperSettings, shared: AnchorGaussians, rasterize: Rasterizer) -> Image:
+    device, axis = case.run.device, case.slice_axis
+    run = case.run if settings.profile else replace(case.run, slice_profile="box")
+    observation = observe_placed(case.placed, case.scaffold, run)
+    slab_weights = observation.acquisition.axis_matrix(axis).cpu().numpy()
+    slices = torch.movedim(observation.slices, axis, 0)
+    seen = torch.movedim((observation.weights > 0).float(), axis, 0)
+    scale = float(slices[seen > 0][:: max(1, int(seen.sum()) // 1_000_000)].quantile(0.99))
+    slices = slices * seen / scale
+    means, covariances = in_planes(shared, observation.lattice.world_from_voxel, axis, device)
+    stack = PlaneStack.of(means, covariances, slab_weights.shape[1])
 
-    def _rendered(self, case: Case, shared: AnchorGaussians, fields: "Fields") -> Image:
-        grid, axis, device = case.grid, shared.axis, case.run.device
-        means, covariances = in_planes(shared, grid.world_from_voxel, axis, device)
-        stack = PlaneStack.of(means, covariances, grid.shape[axis])
-        in_plane = [n for i, n in enumerate(grid.shape) if i != axis]
-        with torch.no_grad():
-            parts = []
-            for first in range(0, grid.shape[axis], _RENDER_PLANES):
-                planes = np.arange(first, min(first + _RENDER_PLANES, grid.shape[axis]))
-                cut = stack.chosen(planes)
-                drawn = fields.draw(cut, len(planes), (in_plane[0], in_plane[1]), self.rasterize)
-                parts.append(drawn.cpu())
-        image: Image = np.moveaxis(torch.cat(parts).numpy(), 0, axis)
-        return image
+    torch.manual_seed(case.study.seed)
+    fields = Fields(shared, settings).to(device)
+    optimizer = torch.optim.Adam(fields.groups(settings.learning_rate), eps=1e-15, fused=device != "cpu")
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.n_target_steps)
+    near = neighbours(shared.means_mm, settings.n_neighbours).to(device)
+    rng = np.random.default_rng(case.study.seed)
+    shape = (slices.shape[1], slices.shape[2])
+    n_slices = min(settings.n_target_slices, len(slices))
+    with case.progress.stage(f"{case.label}: opacities and latents", settings.n_target_steps) as advance:
+        for step in range(settings.n_target_steps):
+            chosen = rng.choice(len(slices), n_slices, replace=False)
+            owners, planes = np.nonzero(slab_weights[chosen])
+            weights = torch.from_numpy(slab_weights[chosen][owners, planes]).float().to(device)
+            drawn = fields.draw(stack.chosen(planes), len(planes), shape, rasterize)
+            slabs = torch.zeros((n_slices, *shape), device=device)
+            slabs = slabs.index_add(0, torch.from_numpy(owners).to(device), drawn * weights[:, None, None])
+            mask, truth = seen[chosen], slices[chosen]
+            loss = ((slabs * mask - truth).abs().sum() / mask.sum().clamp_min(1)) + (
+                settings.dissimilarity * dissimilarity(slabs * mask, truth)
+            )
+            loss = loss + settings.smoothness * fields.roughness(near)
+            if settings.persistence > 0 and step % _PERSISTENCE_EVERY == 0:
+                faint = persistence.faint_persistence(slabs * mask, settings.persistence_below)
+                loss = loss + _PERSISTENCE_EVERY * settings.persistence * faint
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            advance(1)
+    return _rendered(case, shared, fields, rasterize) * np.float32(scale)
+
+
+def _rendered(case: Case, shared: AnchorGaussians, fields: "Fields", rasterize: Rasterizer) -> Image:
+    grid, axis, device = case.grid, shared.axis, case.run.device
+    means, covariances = in_planes(shared, grid.world_from_voxel, axis, device)
+    stack = PlaneStack.of(means, covariances, grid.shape[axis])
+    in_plane = [n for i, n in enumerate(grid.shape) if i != axis]
+    with torch.no_grad():
+        parts = []
+        for first in range(0, grid.shape[axis], _RENDER_PLANES):
+            planes = np.arange(first, min(first + _RENDER_PLANES, grid.shape[axis]))
+            cut = stack.chosen(planes)
+            drawn = fields.draw(cut, len(planes), (in_plane[0], in_plane[1]), rasterize)
+            parts.append(drawn.cpu())
+    image: Image = np.moveaxis(torch.cat(parts).numpy(), 0, axis)
+    return image
 
 
 class Fields(nn.Module):
