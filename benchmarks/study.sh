@@ -45,6 +45,10 @@ published() { # target
     for rate in 0.003 0.03; do
         report "paper-$1" tuned "$paper_gpu" "rate-$rate" --targets "$1" --methods paper --paper-rate "$rate"
     done
+    for weight in 0.64 10; do
+        report "paper-$1" tuned "$paper_gpu" "smoothness-$weight" --targets "$1" --methods paper \
+            --paper-smoothness "$weight"
+    done
 }
 own_methods() {
     report atlasgs cells "$other_gpu" study --methods offset joint own learned

@@ -11,8 +11,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 _MARKERS = "osD^v<>PX*"
-_SPREAD = 0.12
-"""Between the markers of neighbouring methods, in factors: intervals would hide each other."""
+_SPREAD, _SPREAD_OF_GAP = 0.12, 0.4
+"""Between markers of neighbouring methods, in factors: intervals would hide each other. All methods together
+take no more than this share of the way to the next factor."""
 _PANEL_INCHES = 1.9
 _ERROR_SHARE = 0.5
 """Error that is drawn in full colour, over the range of the truth's grey window."""
@@ -34,8 +35,11 @@ def factor_figure(path: str | Path, lines: Sequence[Line], title: str) -> None:
     figure = Figure(figsize=(7.5, 4.8))
     panel = figure.subplots()
     colors = colormaps["tab20" if len(lines) > 10 else "tab10"].colors  # type: ignore[attr-defined]
+    factors = sorted({factor for line in lines for factor in line.factors})
+    gap = min(np.diff(factors), default=1)
+    spread = min(_SPREAD, _SPREAD_OF_GAP * gap / len(lines))
     for place, line in enumerate(lines):
-        x = np.asarray(line.factors) + _SPREAD * (place - (len(lines) - 1) / 2)
+        x = np.asarray(line.factors) + spread * (place - (len(lines) - 1) / 2)
         low, high = np.asarray(line.intervals, float).T
         values = np.asarray(line.values, float)
         errors = np.nan_to_num(np.maximum(np.stack([values - low, high - values]), 0))
@@ -43,7 +47,7 @@ def factor_figure(path: str | Path, lines: Sequence[Line], title: str) -> None:
             x, values, yerr=errors, label=line.name, color=colors[place % len(colors)], capsize=2,
             linewidth=1.2, marker=_MARKERS[place % len(_MARKERS)], markersize=4.5,
         )  # fmt: skip
-    panel.set_xticks(sorted({factor for line in lines for factor in line.factors}))
+    panel.set_xticks(factors)
     panel.margins(x=0.15)
     panel.set_xlabel("thickness of a slice, voxels")
     panel.set_ylabel("PSNR in the mask, dB")
