@@ -23,13 +23,19 @@ from atlasgs_bids.group import gather
 from atlasgs_bids.imaging.slices import slice_profile
 from atlasgs_bids.participants import Failed, failed, process_participant, record, unfinished
 from atlasgs_bids.plan import SubjectPlan, plan_subject, plan_table
+from atlasgs_bids.processes import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    signals_as_interrupt,
+)
 from atlasgs_bids.progress import Progress, logging_to_terminal
 from atlasgs_bids.selection import selected_participants
-from atlasgs_bids.workers import EXIT_INTERRUPTED, process_in_parallel, signals_as_interrupt
+from atlasgs_bids.workers import process_in_parallel
 
 logger = logging.getLogger("atlasgs_bids")
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _N_FAILURES_NAMED = 5
 
 

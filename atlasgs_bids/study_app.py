@@ -7,15 +7,13 @@ from atlasgs_bids.config import RunConfig, check_paths
 from atlasgs_bids.devices import devices, resolved_device
 from atlasgs_bids.environment import limit_threads, place_caches, share_of_threads
 from atlasgs_bids.errors import ConfigurationError
+from atlasgs_bids.processes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, signals_as_interrupt
 from atlasgs_bids.progress import logging_to_terminal
 from atlasgs_bids.selection import selected_participants
 from atlasgs_bids.study.run import run_study
 from atlasgs_bids.study.settings import StudyConfig
-from atlasgs_bids.workers import EXIT_INTERRUPTED, signals_as_interrupt
 
 logger = logging.getLogger("atlasgs_bids")
-
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
 def run(study: StudyConfig) -> int:

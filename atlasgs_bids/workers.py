@@ -6,16 +6,12 @@ lives as long as its participant does (docs/decisions/0005-processes.md).
 
 import logging
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import FrameType
 
 from rich.console import Console
 
@@ -26,13 +22,10 @@ from atlasgs_bids.environment import limit_threads
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.participants import Failed, process_participant, record
 from atlasgs_bids.plan import SubjectPlan
+from atlasgs_bids.processes import EXIT_INTERRUPTED, end_with_parent, signals_as_interrupt, stop
 from atlasgs_bids.progress import logging_to_terminal
 
 logger = logging.getLogger("atlasgs_bids")
-
-EXIT_INTERRUPTED = 130
-_GRACE_S = 15.0
-"""After the signal to end, before the one that cannot be refused; a kernel may run for some seconds."""
 
 
 @dataclass
@@ -111,7 +104,7 @@ def _start(plans: Sequence[SubjectPlan], config: RunConfig) -> _Worker:
 
 def _work(plans: Sequence[SubjectPlan], config: RunConfig, telling: Connection) -> None:
     """The worker's main function."""
-    _end_with_parent()
+    end_with_parent()
     try:
         with (
             signals_as_interrupt(),
@@ -122,42 +115,6 @@ def _work(plans: Sequence[SubjectPlan], config: RunConfig, telling: Connection) 
             process_participant(plans, config, progress, telling.send)
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is gone, however that died: nobody would hear of the results."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only started by _start"
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(EXIT_INTERRUPTED)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def signals_as_interrupt() -> Iterator[None]:
-    """SIGTERM, which schedulers and ``docker stop`` send, acts as Ctrl-C; a second signal changes nothing.
-
-    Python's default would end the process without its clean-up, or, as a container's first one, not at all.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # as a library, in a thread: signals belong to the program
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    previous = {each: signal.signal(each, interrupt) for each in signals}
-    try:
-        yield
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
 
 
 def _ended(worker: _Worker, config: RunConfig) -> list[Failed]:
@@ -186,14 +143,10 @@ def _cause_of_death(code: int, worker: _Worker, config: RunConfig) -> str:
 
 
 def _stop(workers: Sequence[_Worker], config: RunConfig) -> None:
-    """End processes that still run: asked first, so that they leave no half-written file."""
+    """End processes that still run, and take over what they have told."""
+    killed = stop([worker.process for worker in workers])
     for worker in workers:
-        worker.process.terminate()
-    for worker in workers:
-        worker.process.join(_GRACE_S)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
+        if worker.process in killed:
             _clear(worker, config)
         worker.listen()
 

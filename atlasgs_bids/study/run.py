@@ -1,18 +1,16 @@
 """One study: plan, compute what is not there yet, make the tables; one failure stops nobody else."""
 
-import concurrent.futures
+import functools
 import json
 import logging
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 
 from atlasgs_bids.bids.files import remove_stale_temporaries, save_json
-from atlasgs_bids.environment import limit_threads
 from atlasgs_bids.errors import ConfigurationError, error_text
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.study.cells import CellKey, Cells
+from atlasgs_bids.study.pool import in_processes
 from atlasgs_bids.study.results import write_results
 from atlasgs_bids.study.session import SessionPlan, SessionRunner, plan_sessions
 from atlasgs_bids.study.settings import StudyConfig
@@ -97,32 +95,21 @@ def _one_by_one(
 def _in_processes(
     jobs: Sequence[tuple[SessionPlan, CellKey]], study: StudyConfig, progress: Progress
 ) -> dict[CellKey, str]:
-    """Cells handed to a pool; each process loads what a session shares when it first meets it."""
+    """Cells handed to processes; each loads what a session shares when it first meets it."""
     statuses: dict[CellKey, str] = {}
-    own, cells = replace(study, n_procs=1), Cells(study.out_dir)
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    with (
-        progress.stage("cells", len(jobs)) as advance,
-        concurrent.futures.ProcessPoolExecutor(min(study.n_procs, len(jobs)), context) as pool,
-    ):
-        waiting = {pool.submit(_compute_one, key, own): key for _, key in jobs}
-        try:
-            for future in concurrent.futures.as_completed(waiting):
-                key = waiting[future]
-                try:
-                    statuses[key] = future.result()
-                except BrokenProcessPool:
-                    statuses[key] = "failed"
-                    cells.save(key, {"status": "failed", "reason": _KILLED})
-                advance(1)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    compute = functools.partial(_compute_one, study=replace(study, n_procs=1))
+    keys = [key for _, key in jobs]
+    with progress.stage("cells", len(keys)) as advance:
+        for key, status in in_processes(keys, compute, study.n_procs, study.n_threads or 1):
+            if status is None:
+                Cells(study.out_dir).save(key, {"status": "failed", "reason": _KILLED})
+                logger.error("%s: %s", key.stem, _KILLED)
+            statuses[key] = status or "failed"
+            advance(1)
     return statuses
 
 
 def _compute_one(key: CellKey, study: StudyConfig) -> str:
-    limit_threads(study.n_threads or 1)
     ((_, status),) = _runner(key, study).compute([key])
     return status
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -199,22 +200,45 @@ def test_out_dir_inside_the_dataset_is_refused(dataset):
     assert "inside bids_dir" in log
 
 
-def test_a_process_that_the_system_kills_is_a_failure_that_is_said(dataset, tmp_path):
-    """All workers of the pool are killed as soon as one is at a cell; the study ends with code 1."""
-    out_dir = tmp_path / "out"
-    options = ("--methods", "graph", "--factors", "2", "3", "--nprocs", "2")
+@contextmanager
+def at_its_first_cells(dataset, out_dir, *options):
+    """A study of two processes when they have begun, and their numbers."""
     process = subprocess.Popen(
-        command(dataset.root, out_dir, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command(dataset.root, out_dir, *options, "--nprocs", "2"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     until = time.monotonic() + TIMEOUT_S
     while not (out_dir / "shared").exists() and time.monotonic() < until:
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
-    workers = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    assert workers
-    for child in workers:
-        os.kill(int(child), signal.SIGKILL)
-    stdout, log = process.communicate(timeout=TIMEOUT_S)
+    try:
+        yield process, [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_process_that_the_system_kills_takes_its_own_cell_along(dataset, tmp_path):
+    out_dir, options = tmp_path / "out", ("--methods", "graph", "--factors", "2", "3")
+    with at_its_first_cells(dataset, out_dir, *options) as (process, workers):
+        assert len(workers) == 2
+        os.kill(int(workers[0]), signal.SIGKILL)
+        stdout, log = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1, log
-    assert "failed" in stdout
-    assert any("ended from outside" in str(cell.content.get("reason")) for cell in Cells(out_dir))
+    assert stdout.splitlines()[-1].startswith("3 cells done, 0 not run, 1 failed")
+    (failed,) = [cell for cell in Cells(out_dir) if not cell.done]
+    assert "ended from outside" in failed.content["reason"]
+    exit_code, last_line, _ = atlasgs_study(dataset.root, out_dir, *options)
+    assert (exit_code, last_line) == (0, "4 cells done, 0 not run, 0 failed")
+
+
+def test_a_scheduler_that_ends_a_study_does_not_wait_for_its_cells(dataset, tmp_path):
+    """SIGTERM while cells would go on for hours: code 130 at once, and no process is left."""
+    options = ("--methods", "inr", "--factors", "2", "3", "--inr-steps", "1000000")
+    with at_its_first_cells(dataset, tmp_path / "out", *options) as (process, workers):
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in log
+    assert workers
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

@@ -1,0 +1,65 @@
+"""Exit codes, signals, and the ends of processes that belong together: the app's workers and the study's."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+_GRACE_S = 15.0
+"""After the signal to end, before the one that cannot be refused; a kernel may run for some seconds."""
+
+
+def end_with_parent() -> None:
+    """End this process when its parent is gone, however that died: nobody would hear of the results."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "of a process that another one has started"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(EXIT_INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def signals_as_interrupt() -> Iterator[None]:
+    """SIGTERM, which schedulers and ``docker stop`` send, acts as Ctrl-C; a second signal changes nothing.
+
+    Python's default would end the process without its clean-up, or, as a container's first one, not at all.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # as a library, in a thread: signals belong to the program
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = {each: signal.signal(each, interrupt) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def stop(processes: Sequence[BaseProcess]) -> list[BaseProcess]:
+    """End processes: asked first, so that they leave no half-written file. Those that had to be killed."""
+    killed = []
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_GRACE_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            killed.append(process)
+    return killed
