@@ -133,8 +133,9 @@ class NumbaRasterizer:
         shape: tuple[int, int],
     ) -> Float[Tensor, "planes u v k"]:
         order = np.lexsort((cut.depths.detach().numpy(), cut.planes.numpy()))
-        starts = np.searchsorted(cut.planes.numpy()[order], np.arange(n_planes + 1))
-        picked = [x[order] for x in (cut.means, cut.conics, opacities, features)]
+        starts = np.searchsorted(cut.planes.numpy(), np.arange(n_planes + 1))
+        index = torch.from_numpy(order)
+        picked = [x.index_select(0, index) for x in (cut.means, cut.conics, opacities, features)]
         drawn: Tensor = _Composite.apply(starts, cut.radii.numpy()[order], shape, *picked)
         return drawn
 
