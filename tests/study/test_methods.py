@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import convolve1d
 
 from atlasgs_bids.core.settings import LearnedSettings
 from atlasgs_bids.fitting import observe_placed
@@ -198,6 +199,18 @@ def test_eclare_is_a_program_that_is_called(simulation, monkeypatch, tmp_path, c
     assert eclare.missing(simulation.case.study, "cuda:0") is None
     image = eclare.restore(simulation.case).image
     assert abs(psnr(image, simulation) - cubic_psnr) < 3
+
+
+def test_eclare_is_told_the_profile_that_was_simulated(tmp_path):
+    """The truth, blurred by the kernel along the slices' axis, at the slices' centres: the slices."""
+    simulation = simulated(tmp_path, 24, n_gaussians=2000, degradation="box")
+    kernel = eclare.blur_kernel(simulation.case)
+    assert len(kernel) % 2 == 1
+    reference, axis = simulation.reference, simulation.case.slice_axis
+    blurred = convolve1d(reference.truth, kernel, axis=axis)
+    centres = np.arange(simulation.clean.shape[axis]) * FACTOR + FACTOR // 2
+    predicted = np.take(blurred, centres, axis=axis)
+    np.testing.assert_allclose(predicted, simulation.clean, rtol=1e-4, atol=0.05)
 
 
 def test_every_name_is_a_method():
