@@ -63,7 +63,7 @@ networks() {
 
 rm -f "$out/.failed"
 # One process alone compiles the kernels and fits the scaffold, which the others then read.
-report atlasgs cells "$other_gpu" study --methods cubic graph
+report atlasgs cells "$other_gpu" study --methods cubic cubic-displaced graph
 published FLAIR &
 published T2w &
 own_methods &

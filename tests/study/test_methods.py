@@ -62,6 +62,14 @@ def cubic_psnr(psnr_of):
     return psnr_of("cubic")
 
 
+def test_a_displaced_origin_is_the_image_moved_by_a_voxel(simulation):
+    """Slices of three voxels, each taken for its first one: everything lies a voxel too low."""
+    axis = simulation.case.slice_axis
+    true, moved = (method_named(name).restore(simulation.case).image for name in ("cubic", "cubic-displaced"))
+    inside = np.roll(simulation.case.wanted, -1, axis) & simulation.case.wanted
+    np.testing.assert_allclose(moved[inside], np.roll(true, -1, axis)[inside], atol=1e-3 * true.max())
+
+
 @pytest.mark.parametrize("name", ["graph", "offset", "joint"])
 def test_what_knows_the_t1w_is_far_above_cubic(name, psnr_of, cubic_psnr):
     assert psnr_of(name) > cubic_psnr + 5

@@ -6,7 +6,8 @@ from typing import cast
 from atlasgs_bids.study.methods.protocol import Method
 
 _PLACES = {
-    "cubic": "cubic",
+    "cubic": "cubic.METHOD",
+    "cubic-displaced": "cubic.DISPLACED",
     "graph": "graph.METHOD",
     "learned": "learned.METHOD",
     "offset": "offset.METHOD",
