@@ -4,15 +4,31 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import Any
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 _GRACE_S = 15.0
 """After the signal to end, before the one that cannot be refused; a kernel may run for some seconds."""
+
+
+def spawned(
+    target: Callable[..., None], *args: Any, duplex: bool, name: str | None = None
+) -> tuple[BaseProcess, Connection]:
+    """A process that runs ``target(*args, link)``, and the other end of the link, which closes as it dies.
+
+    It is spawned, for neither CUDA nor threads survive a fork. Without ``duplex`` it only tells.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, its = context.Pipe(duplex=duplex)
+    process = context.Process(target=target, args=(*args, its), name=name)
+    process.start()
+    its.close()  # the process's alone: its end is what its death closes
+    return process, ours
 
 
 def end_with_parent() -> None:

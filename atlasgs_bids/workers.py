@@ -5,7 +5,6 @@ lives as long as its participant does (docs/decisions/0005-processes.md).
 """
 
 import logging
-import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -22,7 +21,7 @@ from atlasgs_bids.environment import limit_threads
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.participants import Failed, process_participant, record
 from atlasgs_bids.plan import SubjectPlan
-from atlasgs_bids.processes import EXIT_INTERRUPTED, end_with_parent, signals_as_interrupt, stop
+from atlasgs_bids.processes import EXIT_INTERRUPTED, end_with_parent, signals_as_interrupt, spawned, stop
 from atlasgs_bids.progress import logging_to_terminal
 
 logger = logging.getLogger("atlasgs_bids")
@@ -93,12 +92,7 @@ def _fits(plans: Sequence[SubjectPlan], running: Collection[_Worker], config: Ru
 
 
 def _start(plans: Sequence[SubjectPlan], config: RunConfig) -> _Worker:
-    """A process for a participant; spawned, for neither CUDA nor threads survive a fork."""
-    context = multiprocessing.get_context("spawn")
-    told, telling = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(plans, config, telling), name=plans[0].label)
-    process.start()
-    telling.close()  # the worker's alone: its end is what the death of the worker closes
+    process, told = spawned(_work, plans, config, duplex=False, name=plans[0].label)
     return _Worker(process, told, plans, participant_memory_mib(plans, config))
 
 

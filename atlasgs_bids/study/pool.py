@@ -4,7 +4,6 @@ Each process keeps what the cells of a session share, and is handed one cell aft
 """
 
 import contextlib
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
 from atlasgs_bids.environment import limit_threads
-from atlasgs_bids.processes import end_with_parent, signals_as_interrupt, stop
+from atlasgs_bids.processes import end_with_parent, signals_as_interrupt, spawned, stop
 
 Job = TypeVar("Job")
 
@@ -62,12 +61,8 @@ def _told(link: Connection) -> str | None:
 
 
 def _start(compute: Callable[[Job], str], n_threads: int, job: Job) -> _Worker[Job]:
-    """A process at its first job; spawned, for neither CUDA nor threads survive a fork."""
-    context = multiprocessing.get_context("spawn")
-    link, other = context.Pipe()
-    process = context.Process(target=_work, args=(compute, n_threads, other))
-    process.start()
-    other.close()  # the worker's alone: its end is what the death of the worker closes
+    """A process at its first job."""
+    process, link = spawned(_work, compute, n_threads, duplex=True)
     link.send(job)
     return _Worker(process, link, job)
 
