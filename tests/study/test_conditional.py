@@ -7,9 +7,9 @@ import torch
 from atlasgs_bids.core.gaussians import rotations
 from atlasgs_bids.study.methods.conditional import (
     CUTOFF,
-    GsplatRasterizer,
-    NumbaRasterizer,
     PlaneGaussians,
+    composite_gsplat,
+    composite_numba,
     composite_reference,
     cut_by_planes,
     meeting_pairs,
@@ -138,7 +138,7 @@ def test_the_cpus_kernels_composite_as_the_reference_does():
     pairs = meeting_pairs(means, covariances, positions)
     features = torch.rand(len(pairs[0]), 3)
     grads, images = [], []
-    for rasterize in (NumbaRasterizer(), composite_reference):
+    for rasterize in (composite_numba, composite_reference):
         inputs = [means, covariances, torch.linspace(0, 1, 300), features.clone()]
         for x in inputs:
             x.requires_grad_()
@@ -159,7 +159,7 @@ def test_gsplat_composites_as_the_reference_does():
     pairs = meeting_pairs(means, covariances, positions)
     features = torch.rand(len(pairs[0]), 4, device="cuda")
     grads, images = [], []
-    for rasterize in (GsplatRasterizer(), composite_reference):
+    for rasterize in (composite_gsplat, composite_reference):
         means.requires_grad_()
         opacities = torch.full((300,), 0.6, device="cuda", requires_grad=True)
         cut = cut_by_planes(means, covariances, positions, pairs)

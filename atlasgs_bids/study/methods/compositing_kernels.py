@@ -28,10 +28,23 @@ def _falloff(conics, pair, du, dv):
     )
 
 
+@_inline
+def _step(left, unbounded, limits):
+    """Alpha of a pair in a pixel, 0: not drawn; and the transmittance behind it, 0: the pixel ends."""
+    most, least, opaque = limits
+    alpha, behind = min(unbounded, most), left
+    if alpha < least:
+        alpha = np.float32(0)
+    else:
+        behind = left * (1 - alpha)
+        if behind <= opaque:
+            alpha, behind = np.float32(0), np.float32(0)
+    return alpha, behind
+
+
 @numba.njit(cache=True, parallel=True, fastmath=_FASTMATH)
 def composite(starts, means, conics, radii, opacities, features, shape, limits):
     """The images; limits are the largest and the least alpha, and the transmittance at which a pixel ends."""
-    most, least, opaque = limits
     n_features = features.shape[1]
     images = np.zeros((len(starts) - 1, shape[0], shape[1], n_features), np.float32)
     for plane in numba.prange(len(starts) - 1):
@@ -41,20 +54,18 @@ def composite(starts, means, conics, radii, opacities, features, shape, limits):
             v_low, v_high = _box(means[pair, 1], radii[pair, 1], shape[1])
             for u in range(u_low, u_high):
                 for v in range(v_low, v_high):
-                    if left[u, v] <= opaque:
+                    if left[u, v] == 0:
                         continue
-                    alpha = opacities[pair] * _falloff(conics, pair, u - means[pair, 0], v - means[pair, 1])
-                    alpha = min(alpha, most)
-                    if alpha < least:
+                    falloff, before = (
+                        _falloff(conics, pair, u - means[pair, 0], v - means[pair, 1]),
+                        left[u, v],
+                    )
+                    alpha, left[u, v] = _step(before, opacities[pair] * falloff, limits)
+                    if alpha == 0:
                         continue
-                    behind = left[u, v] * (1 - alpha)
-                    if behind <= opaque:
-                        left[u, v] = 0
-                        continue
-                    weight = alpha * left[u, v]
+                    weight = alpha * before
                     for k in range(n_features):
                         images[plane, u, v, k] += weight * features[pair, k]
-                    left[u, v] = behind
     return images
 
 
@@ -65,7 +76,7 @@ def composite_gradients(starts, means, conics, radii, opacities, features, upstr
     Once more from the front: what lies behind a Gaussian is the whole, Σ upstream · image of each pixel
     (planes, u, v), less what has been added so far.
     """
-    most, least, opaque = limits
+    most = limits[0]
     n_pairs, n_features = features.shape
     by_means, by_conics = np.zeros((n_pairs, 2), np.float32), np.zeros((n_pairs, 3), np.float32)
     by_opacities, by_features = np.zeros(n_pairs, np.float32), np.zeros((n_pairs, n_features), np.float32)
@@ -77,26 +88,21 @@ def composite_gradients(starts, means, conics, radii, opacities, features, upstr
             v_low, v_high = _box(means[pair, 1], radii[pair, 1], shape[1])
             for u in range(u_low, u_high):
                 for v in range(v_low, v_high):
-                    if left[u, v] <= opaque:
+                    if left[u, v] == 0:
                         continue
                     du, dv = u - means[pair, 0], v - means[pair, 1]
                     falloff = _falloff(conics, pair, du, dv)
-                    unbounded = opacities[pair] * falloff
-                    alpha = min(unbounded, most)
-                    if alpha < least:
+                    unbounded, before = opacities[pair] * falloff, left[u, v]
+                    alpha, left[u, v] = _step(before, unbounded, limits)
+                    if alpha == 0:
                         continue
-                    behind = left[u, v] * (1 - alpha)
-                    if behind <= opaque:
-                        left[u, v] = 0
-                        continue
-                    weight, along = alpha * left[u, v], np.float32(0)
+                    weight, along = alpha * before, np.float32(0)
                     for k in range(n_features):
                         g = upstream[plane, u, v, k]
                         by_features[pair, k] += weight * g
                         along += g * features[pair, k]
                     still[u, v] -= weight * along
-                    by_alpha = left[u, v] * along - still[u, v] / (1 - alpha)
-                    left[u, v] = behind
+                    by_alpha = before * along - still[u, v] / (1 - alpha)
                     if unbounded <= most:
                         by_opacities[pair] += falloff * by_alpha
                         by_exponent = -unbounded * by_alpha

@@ -121,23 +121,20 @@ def composite_reference(
     return torch.stack(images)
 
 
-class NumbaRasterizer:
+def composite_numba(
+    cut: PlaneGaussians,
+    features: Float[Tensor, "pairs k"],
+    opacities: Float[Tensor, " pairs"],
+    n_planes: int,
+    shape: tuple[int, int],
+) -> Float[Tensor, "planes u v k"]:
     """The same on the threads of a CPU."""
-
-    def __call__(
-        self,
-        cut: PlaneGaussians,
-        features: Float[Tensor, "pairs k"],
-        opacities: Float[Tensor, " pairs"],
-        n_planes: int,
-        shape: tuple[int, int],
-    ) -> Float[Tensor, "planes u v k"]:
-        order = np.lexsort((cut.depths.detach().numpy(), cut.planes.numpy()))
-        starts = np.searchsorted(cut.planes.numpy(), np.arange(n_planes + 1))
-        index = torch.from_numpy(order)
-        picked = [x.index_select(0, index) for x in (cut.means, cut.conics, opacities, features)]
-        drawn: Tensor = _Composite.apply(starts, cut.radii.numpy()[order], shape, *picked)
-        return drawn
+    order = np.lexsort((cut.depths.detach().numpy(), cut.planes.numpy()))
+    starts = np.searchsorted(cut.planes.numpy(), np.arange(n_planes + 1))
+    index = torch.from_numpy(order)
+    picked = [x.index_select(0, index) for x in (cut.means, cut.conics, opacities, features)]
+    drawn: Tensor = _Composite.apply(starts, cut.radii.numpy()[order], shape, *picked)
+    return drawn
 
 
 class _Composite(torch.autograd.Function):
@@ -169,41 +166,38 @@ class _Composite(torch.autograd.Function):
         return (None, None, None, *(torch.from_numpy(g) for g in gradients))
 
 
+_TILE = 16
+"""Pixels along a side of gsplat's."""
 _LIMITS = tuple(np.float32(x) for x in (MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE))
 
 
 def rasterizer_for(device: str) -> Rasterizer:
     """gsplat's on a GPU."""
-    return NumbaRasterizer() if device == "cpu" else GsplatRasterizer()
+    return composite_numba if device == "cpu" else composite_gsplat
 
 
-class GsplatRasterizer:
+def composite_gsplat(
+    cut: PlaneGaussians,
+    features: Float[Tensor, "pairs k"],
+    opacities: Float[Tensor, " pairs"],
+    n_planes: int,
+    shape: tuple[int, int],
+) -> Float[Tensor, "planes u v k"]:
     """The same by gsplat's CUDA kernel; its pixel centres lie at halves, its image has rows first."""
+    from gsplat import isect_offset_encode, isect_tiles, rasterize_to_pixels  # noqa: PLC0415 - 5 s
 
-    TILE = 16
-
-    def __call__(
-        self,
-        cut: PlaneGaussians,
-        features: Float[Tensor, "pairs k"],
-        opacities: Float[Tensor, " pairs"],
-        n_planes: int,
-        shape: tuple[int, int],
-    ) -> Float[Tensor, "planes u v k"]:
-        from gsplat import isect_offset_encode, isect_tiles, rasterize_to_pixels  # noqa: PLC0415 - 5 s
-
-        height, width = shape
-        n_down, n_across = -(-height // self.TILE), -(-width // self.TILE)
-        # Rows are u: gsplat's x is v and its y is u.
-        means = cut.means.flip(1) + 0.5
-        conics = cut.conics.flip(1)
-        _, isect_ids, flatten_ids = isect_tiles(
-            means.detach(), cut.radii.flip(1).contiguous(), cut.depths, self.TILE, n_across, n_down,
-            packed=True, n_images=n_planes, image_ids=cut.planes, gaussian_ids=cut.owners,
-        )  # fmt: skip
-        offsets = isect_offset_encode(isect_ids, n_planes, n_across, n_down)
-        rendered, _ = rasterize_to_pixels(
-            means, conics, features, opacities, width, height, self.TILE,
-            offsets.view(n_planes, n_down, n_across), flatten_ids, packed=True,
-        )  # fmt: skip
-        return rendered
+    height, width = shape
+    n_down, n_across = -(-height // _TILE), -(-width // _TILE)
+    # Rows are u: gsplat's x is v and its y is u.
+    means = cut.means.flip(1) + 0.5
+    conics = cut.conics.flip(1)
+    _, isect_ids, flatten_ids = isect_tiles(
+        means.detach(), cut.radii.flip(1).contiguous(), cut.depths, _TILE, n_across, n_down,
+        packed=True, n_images=n_planes, image_ids=cut.planes, gaussian_ids=cut.owners,
+    )  # fmt: skip
+    offsets = isect_offset_encode(isect_ids, n_planes, n_across, n_down)
+    rendered, _ = rasterize_to_pixels(
+        means, conics, features, opacities, width, height, _TILE,
+        offsets.view(n_planes, n_down, n_across), flatten_ids, packed=True,
+    )  # fmt: skip
+    return rendered

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from atlasgs_bids.core.acquisition import profile_sampling
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.slices import slice_profile
@@ -65,7 +66,4 @@ def blur_kernel(case: Case) -> npt.NDArray[np.float64]:
     placed = case.placed
     known = slice_profile(case.run.slice_profile, placed.plan.geometry.thickness_mm)
     voxel_mm = float(np.delete(voxel_sizes_mm(placed.acquired.world_from_voxel), case.slice_axis).min())
-    reach = int(np.ceil(np.abs(known.offsets_mm).max() / voxel_mm - 0.5))
-    edges_mm = (np.arange(-reach, reach + 2) - 0.5) * voxel_mm
-    weights: npt.NDArray[np.float64] = np.diff(np.interp(edges_mm, known.offsets_mm, known.cumulative))
-    return weights / weights.sum()
+    return profile_sampling(1, voxel_mm, known.offsets_mm, known.cumulative, voxel_mm).weights[0]

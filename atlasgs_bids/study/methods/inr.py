@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from atlasgs_bids.fitting import observe_placed
 from atlasgs_bids.observation import Observation
 from atlasgs_bids.study.case import Case
-from atlasgs_bids.study.methods.protocol import Image, Restored, kept
+from atlasgs_bids.study.methods.protocol import Image, Restored, bright, kept
 from atlasgs_bids.study.settings import NetworkSettings, StudyConfig
 
 _RENDER_POINTS = 2**18
@@ -116,7 +116,7 @@ class Inr:
     def _restored(self, case: Case) -> Image:
         settings, device = case.study.network_here, case.run.device
         observation = observe_placed(case.placed, case.scaffold, case.run)
-        scale = float(torch.quantile(_thinned(observation.slices[observation.weights > 0]), 0.99))
+        scale = bright(observation)
         acquired, coordinates = Acquired(observation, scale), Coordinates.of(case)
         torch.manual_seed(case.study.seed)
         network = Siren(settings, 2 if self.with_anchor else 1).to(device)
@@ -153,11 +153,6 @@ class Inr:
             ]
         image[tuple(voxels.cpu().numpy().T)] = (torch.cat(parts) * scale).cpu().numpy()
         return image
-
-
-def _thinned(values: Tensor) -> Tensor:
-    """torch's quantile takes up to 2²⁴ values."""
-    return values[:: max(1, len(values) // 1_000_000)]
 
 
 @contextmanager

@@ -21,15 +21,15 @@ from atlasgs_bids.study.case import Case
 from atlasgs_bids.study.methods import persistence
 from atlasgs_bids.study.methods.anchor_planes import AnchorGaussians, anchor_gaussians
 from atlasgs_bids.study.methods.conditional import (
-    GsplatRasterizer,
     PlaneGaussians,
     Rasterizer,
+    composite_gsplat,
     cut_by_planes,
     meeting_pairs,
     rasterizer_for,
 )
 from atlasgs_bids.study.methods.planes import dissimilarity, in_planes, neighbours
-from atlasgs_bids.study.methods.protocol import Image, Restored, kept
+from atlasgs_bids.study.methods.protocol import Image, Restored, bright, kept
 from atlasgs_bids.study.settings import PaperSettings, StudyConfig
 
 _RENDER_PLANES = 8
@@ -66,7 +66,7 @@ def _restored(case: Case, settings: PaperSettings, shared: AnchorGaussians, rast
     slab_weights = observation.acquisition.axis_matrix(axis).cpu().numpy()
     slices = torch.movedim(observation.slices, axis, 0)
     seen = torch.movedim((observation.weights > 0).float(), axis, 0)
-    scale = float(slices[seen > 0][:: max(1, int(seen.sum()) // 1_000_000)].quantile(0.99))
+    scale = bright(observation)
     slices = slices * seen / scale
     means, covariances = in_planes(shared, observation.lattice.world_from_voxel, axis, device)
     stack = PlaneStack.of(means, covariances, slab_weights.shape[1])
@@ -210,7 +210,7 @@ def _kernel_problem(device: str) -> str | None:
         radii=torch.full((1, 2), 3, dtype=torch.int32, device=device),
     )
     try:
-        GsplatRasterizer()(cut, one[:, None], 0.5 * one, 1, (8, 8))
+        composite_gsplat(cut, one[:, None], 0.5 * one, 1, (8, 8))
     except Exception as error:  # noqa: BLE001 - a compiler, a driver, a missing library: all of them a reason
         return f"gsplat's CUDA kernels do not run: {type(error).__name__}: {str(error)[:200]}"
     return None

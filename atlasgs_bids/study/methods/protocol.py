@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from atlasgs_bids.observation import Observation
 from atlasgs_bids.study.case import Case
 from atlasgs_bids.study.settings import StudyConfig
 
@@ -28,6 +29,12 @@ class Method(Protocol):
 
     def restore(self, case: Case) -> Restored:
         """The target at the anchor's resolution."""
+
+
+def bright(observation: Observation) -> float:
+    """The acquired slices' 99th percentile: a unit of intensity for networks and opacities."""
+    values = observation.slices[observation.weights > 0]
+    return float(values[:: max(1, len(values) // 1_000_000)].quantile(0.99))  # torch's takes up to 2²⁴ values
 
 
 def kept(image: Image, case: Case) -> Image:
