@@ -51,7 +51,7 @@ class PlacedStack:
 def place(stack: StackPlan, acquired: Volume, anchor: Anchor, config: RunConfig, label: str) -> PlacedStack:
     """The stack registered to the anchor; what registration warns of is logged."""
     if stack.transform is not None:
-        registration = given_registration(anchor.volume, anchor.foreground, stack.transform)
+        registration = given_registration(anchor.volume, anchor.foreground, acquired, stack.transform)
     else:
         registration = register(
             anchor.volume, anchor.foreground, acquired, config.registration, config.core.seed

@@ -76,6 +76,28 @@ def mutual_information(pair: ImagePair, anchor_from_target: Affine) -> float | N
     return float(np.mean(values))
 
 
+def mirrored_information(pair: ImagePair, anchor_from_target: Affine) -> float | None:
+    """Mutual information, nats, of the target's mirror image in its best position near to the target's own.
+
+    It starts where it lies as the target does, but for left and right, and is climbed at 6 and 2 mm. None
+    where it cannot be compared. Of one head, T1w against FLAIR and T2w in slices of 3 to 7 mm, it is 0.32 to
+    0.46 times that of the target itself.
+    """
+    mirror_pair, target_from_mirror = pair.mirrored()
+    mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirror[0, 3] = 2 * pair.centre_world[0]
+    start = mirror @ anchor_from_target @ target_from_mirror
+    target = scaled(mirror_pair.target, _COARSE_MM)
+    anchor = widened(scaled(pair.anchor, _COARSE_MM), _COARSE_MARGIN_MM)
+    method = _information(target, ndimage.binary_dilation(_bright(target), iterations=2))
+    try:
+        coarse = _climbed(mirror_pair, method, target, anchor, start, step_mm=4.0, tolerance_mm=0.1)
+        middle = _middle(mirror_pair, coarse.anchor_from_target)
+        return mutual_information(mirror_pair, middle.anchor_from_target)
+    except RuntimeError:  # what SimpleITK raises where too few samples fall on the anchor
+        return None
+
+
 def _coarse(pair: ImagePair) -> list[Affine]:
     """The position reached from the headers, and a better one from elsewhere where there is one."""
     target = scaled(pair.target, _COARSE_MM)
@@ -190,7 +212,9 @@ def _climbed(
     tolerance_mm: float,
 ) -> Alignment:
     """Where steps of ``step_mm``, halved at every turn until ``tolerance_mm``, lead from the start."""
-    transform = itk_rigid(start, pair.centre_world)
+    # About where the head lies in the target's world: a turn about a point far from it is mostly a shift.
+    centre_world = np.linalg.solve(start, [*pair.centre_world, 1.0])[:3]
+    transform = itk_rigid(start, centre_world)
     method.SetInitialTransform(transform, inPlace=True)
     method.SetOptimizerAsRegularStepGradientDescent(step_mm, tolerance_mm, 100, 0.5, 1e-8)
     method.SetOptimizerScales([pair.radius_mm**2] * 3 + [1.0] * 3)

@@ -72,7 +72,7 @@ class Anchor:
 
 def load_anchor(path: Path, brain_mask_path: Path | None) -> Anchor:
     """The anchor from its files; InputError where there is nothing to work with."""
-    volume = load_volume(path)
+    volume = _without_lost(load_volume(path))
     if brain_mask_path is None:
         foreground = foreground_mask(volume)
     else:
@@ -93,3 +93,15 @@ def load_anchor(path: Path, brain_mask_path: Path | None) -> Anchor:
         exterior_is_empty=outside < _EMPTY_FRACTION * inside,
         is_brain=brain_mask_path is not None or volume_ml < _BRAIN_AT_MOST_ML,
     )
+
+
+def _without_lost(volume: Volume) -> Volume:
+    """The volume with the nearest observed value wherever a value was no data: 0 would be an edge."""
+    if volume.lost is None:
+        return volume
+    nearest = ndimage.distance_transform_edt(
+        volume.lost, sampling=voxel_sizes_mm(volume.world_from_voxel), return_distances=False,
+        return_indices=True,
+    )  # fmt: skip
+    observed = volume.observed | volume.lost if volume.observed is not None else None
+    return replace(volume, data=volume.data[tuple(nearest)], observed=observed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,24 @@ class ImagePair:
             float(np.sqrt(((points_world - centre_world) ** 2).sum(axis=1).mean())),
             seed,
         )
+
+    def mirrored(self) -> tuple[ImagePair, Affine]:
+        """The pair with its target mirrored from left to right, and the map from the mirror image's world.
+
+        The map takes a world point of the mirror image to where its content lies in the target's world.
+        """
+        columns = self.target.world_from_voxel[:3, :3]
+        axis = int(np.argmax(np.abs(columns[0]) / np.linalg.norm(columns, axis=0)))
+        flip = np.eye(4)
+        flip[axis, axis], flip[axis, 3] = -1.0, self.target.data.shape[axis] - 1
+        observed = self.target.observed
+        target = replace(
+            self.target,
+            data=np.ascontiguousarray(np.flip(self.target.data, axis)),
+            observed=None if observed is None else np.flip(observed, axis),
+        )
+        world_from_voxel = self.target.world_from_voxel
+        return replace(self, target=target), world_from_voxel @ flip @ np.linalg.inv(world_from_voxel)
 
     def inside(self, target: Volume, anchor_from_target: Affine, dilation_mm: float = 0.0) -> BoolArray:
         """Observed voxels of ``target`` (at any scale) that lie in the foreground, dilated."""

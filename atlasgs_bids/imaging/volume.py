@@ -15,11 +15,17 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.header import affine_mm, form_code, grid_problem
+from atlasgs_bids.imaging.no_data import find_no_data
 
-_SCANNER_CODE = 1
+SCANNER_CODE = 1
 _MAX_DISAGREEMENT_MM = 0.1
 _MAX_DISAGREEMENT_DEG = 0.1
 _MAX_VOXEL_SIZE_RATIO = 1.01
+UNKNOWN_ORIENTATION = (
+    "the orientation is unknown (sform and qform codes are 0), so left and right may be swapped; convert the "
+    "image again from DICOM, or set its forms"
+)
 RECOPY = "copy it again from its source, or convert it again from DICOM"
 
 
@@ -39,7 +45,13 @@ class Volume:
     data: npt.NDArray[np.float32]
     world_from_voxel: npt.NDArray[np.float64]
     observed: npt.NDArray[np.bool_] | None = None
-    """False where the file held NaN or infinity (``data`` is 0 there); None: all voxels are observed."""
+    """False where the file held NaN, infinity or no data (``data`` is 0 there); None: all are observed."""
+    lost: npt.NDArray[np.bool_] | None = None
+    """Voxels that are not observed, single or in whole slices, amid others that are; None: there are none."""
+    form_code: int = SCANNER_CODE
+    """NIfTI code of the form that the affine comes from; 0: none, left and right may be swapped."""
+    warnings: tuple[str, ...] = ()
+    """What the user is told of the values."""
 
     @property
     def grid(self) -> Grid:
@@ -56,8 +68,9 @@ def voxel_sizes_mm(world_from_voxel: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def load_volume(path: str | Path) -> Volume:
     """The 3-D image in a NIfTI file, float32 in the units of its scl_slope and scl_inter.
 
-    A 4-D file with one volume counts as 3-D. NaN and infinity become 0 and are marked in ``observed``.
-    Raises InputError for a file that is missing, unreadable, of another shape, constant, or nowhere finite.
+    A 4-D file with one volume counts as 3-D. What is not finite, or no data (no_data.py), becomes 0 and is
+    marked in ``observed``. Raises InputError for a file that is missing, unreadable, of another shape, on an
+    impossible grid, constant, or nowhere finite.
     """
     path = Path(path)
     image = open_image(path)
@@ -67,12 +80,9 @@ def load_volume(path: str | Path) -> Volume:
             f"{path.name}: shape {shape}, expected one 3-D volume; "
             "extract the volume that you want, or leave the file out with --bids-filter-file"
         )
-    world_from_voxel = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(world_from_voxel).all() or abs(np.linalg.det(world_from_voxel[:3, :3])) < 1e-9:
-        raise InputError(
-            f"{path.name}: the header's affine is singular or not finite, "
-            "expected voxel axes of non-zero length in mm; convert the image again from DICOM"
-        )
+    problem = grid_problem(image)
+    if problem is not None:
+        raise InputError(f"{path.name}: {problem}")
     data = _read_data(image, path).reshape(shape[:3])
     finite = np.isfinite(data)
     if not finite.any():
@@ -80,33 +90,37 @@ def load_volume(path: str | Path) -> Volume:
     lowest, highest = float(data[finite].min()), float(data[finite].max())
     if lowest == highest:
         raise InputError(f"{path.name}: every voxel is {lowest:g}, expected an image; {RECOPY}")
-    if finite.all():
-        return Volume(data, world_from_voxel)
-    return Volume(np.where(finite, data, np.float32(0)), world_from_voxel, finite)
+    no_data = find_no_data(data, finite)
+    observed = finite if no_data is None else finite & ~no_data.voxels
+    return Volume(
+        data if observed.all() else np.where(observed, data, np.float32(0)),
+        affine_mm(image),
+        observed=None if observed.all() else observed,
+        lost=None if no_data is None else no_data.voxels,
+        form_code=form_code(image),
+        warnings=() if no_data is None else tuple(f"{path.name}: {text}" for text in no_data.warnings),
+    )
 
 
 def to_nifti(
     data: npt.NDArray[Any],
     world_from_voxel: npt.ArrayLike,
     dtype: npt.DTypeLike = np.float32,
-    like_header: nib.Nifti1Header | None = None,
+    form_code: int = SCANNER_CODE,
 ) -> nib.Nifti1Image:
     """NIfTI image in mm with sform and qform both set, unscaled values of ``dtype``.
 
-    The form codes say what the world is: that of ``like_header`` (its sform code, else its qform code),
-    or 1 (scanner). Floating values are rounded where ``dtype`` is an integer.
+    ``form_code`` says what the world is (1: the scanner's; 0: nothing is known). Floating values are rounded
+    where ``dtype`` is an integer.
     """
     values = np.asarray(data)
     if np.issubdtype(np.dtype(dtype), np.integer) and np.issubdtype(values.dtype, np.floating):
         values = np.rint(values)
-    code = _SCANNER_CODE
-    if like_header is not None:
-        code = int(like_header["sform_code"]) or int(like_header["qform_code"]) or _SCANNER_CODE
     affine = np.asarray(world_from_voxel, dtype=np.float64)
     image = nib.Nifti1Image(values.astype(dtype), affine)
     # The sform is written last: set_qform also rewrites pixdim, and the qform cannot hold a shear.
-    image.set_qform(affine, code=code)
-    image.set_sform(affine, code=code)
+    image.set_qform(affine, code=form_code)
+    image.set_sform(affine, code=form_code)
     image.header.set_xyzt_units("mm")
     return image
 
@@ -118,11 +132,13 @@ def check_orientation(
     qform_code: int,
     shape: tuple[int, ...] = (256, 256, 256),
 ) -> str | None:
-    """Warning text where sform and qform are both set and place the image differently; else None.
+    """Warning text where sform and qform place the image differently, or neither is set; else None.
 
     Differently means more than 0.1 mm at a corner of ``shape``, or 0.1 degrees. Raises InputError where
     handedness or voxel size differ: then one of the two is wrong and left may be right.
     """
+    if sform_code <= 0 and qform_code <= 0:
+        return UNKNOWN_ORIENTATION
     if sform is None or qform is None or sform_code <= 0 or qform_code <= 0:
         return None
     by_sform, by_qform = np.asarray(sform, dtype=np.float64), np.asarray(qform, dtype=np.float64)

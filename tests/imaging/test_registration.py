@@ -13,13 +13,14 @@ from atlasgs_bids.imaging.pair import ImagePair
 from atlasgs_bids.imaging.registration import (
     Registration,
     _problem,
+    given_registration,
     read_itk_transform,
     register,
     write_itk_transform,
 )
 from atlasgs_bids.imaging.volume import Volume
 from tests.acquisitions import B0, M0
-from tests.imaging.phantom import FLAIR, T1W, T2W, acquire, head, rigid, stack_affine
+from tests.imaging.phantom import FLAIR, T1W, T2W, Contrast, acquire, head, rigid, stack_affine
 
 CENTRE = np.array([0.0, -20.0, 5.0])
 POINTS = CENTRE + 60 * np.array([[x, y, z] for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)])
@@ -140,12 +141,53 @@ def test_header_takes_the_header(anchor, foreground):
     assert (found.metric_before, found.metric_after, found.warnings) == (None, None, ())
 
 
-def test_a_target_farther_away_than_a_head_can_be_falls_back_to_the_header(anchor, foreground):
-    found = register(anchor, foreground, scan(FLAIR, rigid([0, 0, 0], [0, 0, 400], CENTRE)), "rigid", 0)
-    assert found.method == "header"
-    np.testing.assert_array_equal(found.target_from_anchor, np.eye(4))
-    assert "registration moved the target by 400 mm" in found.warnings[0]
-    assert "the position in the headers is used instead" in found.warnings[0]
+def test_headers_that_do_not_overlap_set_no_limit(anchor, foreground):
+    """An origin that was reset: where the head lies by its header then says nothing."""
+    truth = rigid([0, 3, 0], [120, 0, 400], CENTRE)
+    found = register(anchor, foreground, scan(FLAIR, truth), "rigid", 0)
+    assert found.method == "rigid"
+    assert max(errors(found.target_from_anchor, truth)) < 0.3
+    assert "moved by 41" in found.warnings[0]
+
+
+def test_a_target_that_covers_nothing_of_the_head_is_refused(anchor, foreground, tmp_path):
+    target = scan(FLAIR, rigid([0, 0, 0], [0, 0, 400], CENTRE))
+    with pytest.raises(InputError, match=r"cover 0\.0% of the T1w's head \(header position\)"):
+        register(anchor, foreground, target, "header", 0)
+    write_itk_transform(tmp_path / "xfm.txt", registration(np.eye(4)))
+    with pytest.raises(InputError, match="derivative position"):
+        given_registration(anchor, foreground, target, tmp_path / "xfm.txt")
+
+
+def mirrored(volume):
+    return Volume(np.ascontiguousarray(volume.data[::-1]), volume.world_from_voxel)
+
+
+def with_cyst(contrast):
+    """A head that is not symmetric: fluid takes the place of a part of the left hemisphere."""
+    image, label = head(contrast, 3), head(Contrast(1, 1, 1, 0), 3)
+    points = np.stack(np.indices(image.data.shape), -1) @ image.world_from_voxel[:3, :3].T
+    points += image.world_from_voxel[:3, 3]
+    inside = np.linalg.norm((points - [-35, -20, 15]) / [22, 40, 30], axis=-1) < 1
+    data = np.where(inside & (label.data > 0.5), np.float32(contrast.fluid), image.data)
+    return Volume(data, image.world_from_voxel)
+
+
+def test_a_mirrored_target_is_refused():
+    anchor, image = with_cyst(T1W), with_cyst(T2W)
+    foreground = foreground_mask(anchor)
+    shape, world_from_voxel = stack_affine(image, 2, 3, 10.0)
+    target = acquire(image, shape, world_from_voxel, np.eye(4), noise=NOISE)
+    found = register(anchor, foreground, target, "rigid", 0)
+    assert found.method == "rigid"
+    assert found.warnings == ()
+    with pytest.raises(InputError, match="left and right are swapped in one of the two headers"):
+        register(anchor, foreground, mirrored(target), "rigid", 0)
+
+
+def test_a_nearly_symmetric_head_that_fits_a_little_better_mirrored_is_named(anchor, foreground):
+    found = register(anchor, foreground, mirrored(scan(FLAIR, np.eye(4))), "rigid", 0)
+    assert "left and right may be swapped" in found.warnings[-1]
 
 
 def test_a_refined_position_is_not_taken_where_mutual_information_speaks_against_it(anchor, foreground):

@@ -172,12 +172,15 @@ def test_shear_stays_in_the_sform():
     np.testing.assert_allclose(to_nifti(values(), affine).get_sform(), affine, atol=1e-5)
 
 
-@pytest.mark.parametrize(("sform_code", "qform_code", "expected"), [(4, 1, 4), (0, 2, 2), (0, 0, 1)])
-def test_form_codes_follow_the_header(sform_code, qform_code, expected):
-    header = nib.Nifti1Header()
-    header["sform_code"], header["qform_code"] = sform_code, qform_code
-    image = to_nifti(values(), PLAIN, like_header=header)
-    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (expected, expected)
+@pytest.mark.parametrize("code", [0, 1, 2, 4])
+def test_both_forms_have_the_code_that_is_asked_for(tmp_path, code):
+    stored = nib.Nifti1Image(values(), None)
+    stored.header.set_zooms((1.0, 2.0, 5.0))
+    affine = stored.header.get_base_affine()
+    nib.save(to_nifti(values(), affine, form_code=code), tmp_path / "image.nii.gz")
+    image = nib.load(tmp_path / "image.nii.gz")
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (code, code)
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
 
 
 def test_integers_are_rounded_and_not_scaled(tmp_path):
@@ -193,10 +196,16 @@ def test_bool_masks_can_be_written():
     assert image.get_fdata().sum() == 3
 
 
-@pytest.mark.parametrize(("sform_code", "qform_code"), [(0, 1), (1, 0), (0, 0)])
+@pytest.mark.parametrize(("sform_code", "qform_code"), [(0, 1), (1, 0)])
 def test_one_form_alone_cannot_disagree(sform_code, qform_code):
     assert check_orientation(OBLIQUE, sform_code, np.diag([-1, 1, 1, 1]), qform_code) is None
     assert check_orientation(None, 1, OBLIQUE, 1) is None
+
+
+def test_without_any_form_the_orientation_is_unknown():
+    message = check_orientation(None, 0, None, 0)
+    assert message is not None
+    assert "left and right may be swapped" in message
 
 
 def test_equal_forms_agree():
