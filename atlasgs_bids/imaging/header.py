@@ -8,6 +8,9 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+RECOPY = "copy it again from its source, or convert it again from DICOM"
+SCANNER_CODE = 1
+"""The NIfTI code of a form in the scanner's own coordinates."""
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 """By the low three bits of xyzt_units: metre, millimetre, micron; where it says nothing, mm is meant."""
 _SECONDS_PER_UNIT = {8: 1.0, 16: 1e-3, 24: 1e-6}

@@ -12,9 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.header import affine_mm, form_code, grid_problem, seconds_per_volume
+from atlasgs_bids.imaging.header import (
+    RECOPY,
+    SCANNER_CODE,
+    affine_mm,
+    form_code,
+    grid_problem,
+    seconds_per_volume,
+)
 from atlasgs_bids.imaging.no_data import find_no_data
-from atlasgs_bids.imaging.volume import RECOPY, SCANNER_CODE, Volume, open_image, read_stored, to_nifti
+from atlasgs_bids.imaging.volume import Volume, open_image, read_stored, to_nifti
 
 _MOST_WARNINGS = 3
 

@@ -15,10 +15,9 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.header import affine_mm, form_code, grid_problem
+from atlasgs_bids.imaging.header import RECOPY, SCANNER_CODE, affine_mm, form_code, grid_problem
 from atlasgs_bids.imaging.no_data import find_no_data
 
-SCANNER_CODE = 1
 _MAX_DISAGREEMENT_MM = 0.1
 _MAX_DISAGREEMENT_DEG = 0.1
 _MAX_VOXEL_SIZE_RATIO = 1.01
@@ -26,7 +25,6 @@ UNKNOWN_ORIENTATION = (
     "the orientation is unknown (sform and qform codes are 0), so left and right may be swapped; convert the "
     "image again from DICOM, or set its forms"
 )
-RECOPY = "copy it again from its source, or convert it again from DICOM"
 
 
 @dataclass(frozen=True)
