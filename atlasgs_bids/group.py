@@ -67,13 +67,13 @@ def _metrics_of(config: RunConfig, participant: str, problems: list[str]) -> lis
     """The metrics of a participant that can be read; ``problems`` grows by what cannot."""
     paths = []
     for folder in _folders_of(config.out_dir / f"sub-{participant}", problems):
-        for path in sorted(folder.glob("sub-*_desc-sr_metrics.tsv")):
+        for path in sorted(folder.glob("sub-*_mod-*_desc-sr_metrics.tsv")):
             if config.session_ids and parse_entities(path).get("session") not in config.session_ids:
                 continue
             try:
                 load_tsv(path)
                 _columns_of(path)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, TypeError) as error:
                 problems.append(
                     f"{path.name} and its JSON file are no table ({error}); run it again (--overwrite)"
                 )
