@@ -9,9 +9,10 @@ from rich.console import Console
 
 from atlasgs_bids import __version__
 from atlasgs_bids.bids.dataset import check_out_dir, write_dataset_files
-from atlasgs_bids.bids.discover import discover_participant
+from atlasgs_bids.bids.discover import SubjectInputs, discover_participant
 from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.files import remove_stale_temporaries
+from atlasgs_bids.bids.ignore import BIDSIGNORE
 from atlasgs_bids.bids.validate import check_dataset, validation_errors
 from atlasgs_bids.budget import within_budget
 from atlasgs_bids.config import RunConfig, check_paths
@@ -80,20 +81,15 @@ def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectP
     plans: list[SubjectPlan] = []
     failures: list[Failed] = []
     for participant in participants:
-        found = discover_participant(
-            config.bids_dir,
-            participant,
-            config.session_ids,
-            config.bids_filters,
-            config.derivatives,
-            config.bids_database_dir,
-        )
-        if not found:
-            logger.warning("sub-%s: no images in session %s", participant, ", ".join(config.session_ids))
+        try:
+            found = _discover(config, participant)
+        except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
+            failures.append(failed(participant, session_label(participant, None), error))
+            continue
         for inputs in found:
             try:
                 plan = plan_subject(inputs, config)
-            except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
+            except Exception as error:  # noqa: BLE001 - nor does it break another session
                 failures.append(failed(participant, session_label(participant, inputs.session), error))
                 continue
             plans.append(plan)
@@ -101,6 +97,22 @@ def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectP
                 Failed(participant, f"{plan.label} {label}", message) for label, message in plan.failures
             ]
     return plans, failures
+
+
+def _discover(config: RunConfig, participant: str) -> list[SubjectInputs]:
+    """The sessions of a participant, as asked for; a warning where there are none."""
+    found = discover_participant(
+        config.bids_dir,
+        participant,
+        config.session_ids,
+        config.bids_filters,
+        config.derivatives,
+        config.bids_database_dir,
+    )
+    if not found:
+        where = f" in session {', '.join(config.session_ids)}" if config.session_ids else ""
+        logger.warning("sub-%s: no images%s, or none that %s leaves", participant, where, BIDSIGNORE)
+    return found
 
 
 def _process(

@@ -9,9 +9,9 @@ from typing import Any
 from atlasgs_bids.bids.dataset import check_out_dir
 from atlasgs_bids.bids.derivatives import json_path
 from atlasgs_bids.bids.entities import parse_entities
-from atlasgs_bids.bids.files import load_tsv, save_json, save_tsv
+from atlasgs_bids.bids.files import load_tsv, names_in, save_json, save_tsv
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.errors import ConfigurationError
+from atlasgs_bids.errors import ConfigurationError, InputError
 
 logger = logging.getLogger("atlasgs_bids")
 
@@ -23,12 +23,16 @@ _DICTIONARY = {
 
 
 def gather(config: RunConfig, participants: Sequence[str]) -> bool:
-    """Write ``group_<suffix>.tsv`` and its JSON dictionary; False where there are no metrics at all.
+    """Write ``group_<suffix>.tsv`` and its JSON dictionary; False where metrics are missing or unreadable.
 
-    Participants without any metrics are named: they failed, or were not processed.
+    Missing are those of all participants. One without any metrics is named: it failed, or was not processed.
+    What cannot be read is named and left out.
     """
     check_out_dir(config.out_dir)
-    found = {participant: _metrics_of(config, participant) for participant in participants}
+    problems: list[str] = []
+    found = {participant: _metrics_of(config, participant, problems) for participant in participants}
+    for problem in problems:
+        logger.error("%s", problem)
     paths = [path for of_participant in found.values() for path in of_participant]
     if not paths:
         print(
@@ -53,20 +57,55 @@ def gather(config: RunConfig, participants: Sequence[str]) -> bool:
     line = f"{len(participants) - len(missing)} of {len(participants)} participants in group_*.tsv"
     if missing:
         line += f"; no results of {', '.join(f'sub-{label}' for label in missing)}"
+    if problems:
+        line += f"; left out: {'; '.join(problems)}"
     print(line)
-    return True
+    return not problems
 
 
-def _metrics_of(config: RunConfig, participant: str) -> list[Path]:
-    folder = config.out_dir / f"sub-{participant}"
-    paths = [
-        path
-        for datatype in ("anat", "dwi", "perf")
-        for session in ("", "ses-*/")
-        for path in folder.glob(f"{session}{datatype}/sub-*_desc-sr_metrics.tsv")
-    ]
-    sessions = config.session_ids
-    return sorted(path for path in paths if not sessions or parse_entities(path).get("session") in sessions)
+def _metrics_of(config: RunConfig, participant: str, problems: list[str]) -> list[Path]:
+    """The metrics of a participant that can be read; ``problems`` grows by what cannot."""
+    paths = []
+    for folder in _folders_of(config.out_dir / f"sub-{participant}", problems):
+        for path in sorted(folder.glob("sub-*_mod-*_desc-sr_metrics.tsv")):
+            if config.session_ids and parse_entities(path).get("session") not in config.session_ids:
+                continue
+            try:
+                load_tsv(path)
+                _columns_of(path)
+            except (OSError, ValueError, TypeError) as error:
+                problems.append(
+                    f"{path.name} and its JSON file are no table ({error}); run it again (--overwrite)"
+                )
+            else:
+                paths.append(path)
+    return sorted(paths)
+
+
+def _folders_of(subject_dir: Path, problems: list[str]) -> list[Path]:
+    """The folders of a participant's results, session by session."""
+    folders: list[Path] = []
+    if not subject_dir.exists():
+        return folders
+    try:
+        names = names_in(subject_dir)
+    except InputError as error:
+        problems.append(str(error))
+        return folders
+    for parent in (subject_dir, *(subject_dir / name for name in names if name.startswith("ses-"))):
+        for datatype in ("anat", "dwi", "perf"):
+            try:
+                if (parent / datatype).exists() and names_in(parent / datatype):
+                    folders.append(parent / datatype)
+            except (InputError, OSError) as error:
+                problems.append(str(error))
+    return folders
+
+
+def _columns_of(metrics: Path) -> dict[str, Any]:
+    """What the columns of one image's metrics mean."""
+    path = json_path(metrics)
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -90,8 +129,6 @@ def _dictionary(paths: Sequence[Path]) -> dict[str, Any]:
     """What each column means; the first image that explains a metric counts."""
     columns = dict(_DICTIONARY)
     for path in paths:
-        sidecar = json_path(path)
-        if sidecar.exists():
-            columns = {**json.loads(sidecar.read_text(encoding="utf-8")), **columns}
+        columns = {**_columns_of(path), **columns}
     names = dict.fromkeys(name for row in _rows(paths) for name in row)
     return {name: columns.get(name, {"Description": f"Entity {name} of the image"}) for name in names}

@@ -1,5 +1,6 @@
 """Inputs and settings -> what will be done for each session, and why; pure."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from atlasgs_bids.bids.discover import SubjectInputs
 from atlasgs_bids.bids.entities import session_label
+from atlasgs_bids.bids.ignore import BIDSIGNORE
 from atlasgs_bids.bids.images import ImageFile, ImageHeader
 from atlasgs_bids.bids.masks import choose_brain_mask
 from atlasgs_bids.config import RunConfig
@@ -18,6 +20,7 @@ from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.targets import (
     TargetPlan,
     image_header,
+    naming,
     not_raw_magnitude,
     orientation_conflict,
     plan_targets,
@@ -54,6 +57,7 @@ class SubjectPlan:
         return session_label(self.participant, self.session)
 
 
+@np.errstate(all="ignore")  # headers and sidecars may hold any number: what comes of it is checked
 def plan_subject(inputs: SubjectInputs, config: RunConfig) -> SubjectPlan:
     """The plan of one session; raises InputError where it has no usable T1w."""
     if inputs.problem is not None:
@@ -71,9 +75,9 @@ def plan_subject(inputs: SubjectInputs, config: RunConfig) -> SubjectPlan:
         brain_mask=brain_mask,
         other_anchor=_other_anchor(inputs, anchor),
         targets=tuple(found.targets),
-        skipped=(*refused, *found.skipped),
-        warnings=(*warnings, *mask_warnings, *found.warnings),
-        failures=tuple(found.failures),
+        skipped=(*refused, *found.skipped, *((path, BIDSIGNORE) for path in inputs.ignored)),
+        warnings=(*inputs.warnings, *warnings, *mask_warnings, *found.warnings),
+        failures=(*inputs.failures, *found.failures),
     )
 
 
@@ -83,16 +87,22 @@ def _choose_anchor(
     """The T1w to use, why this one, the session's T1w images that cannot be used, and warnings."""
     wanted = asked_session or inputs.session
     ready = [i for i in inputs.preprocessed if i.entities.get("session") in (wanted, None)]
-    ready = [i for i in ready if i.problem is None]
+    problems_of_ready = [(i, _no_anchor(i)) for i in ready]
+    unused = [f"{naming(i, problem)}; it is not used" for i, problem in problems_of_ready if problem]
+    ready = [i for i, problem in problems_of_ready if problem is None]
     if ready:
         anchor = max(ready, key=lambda image: "session" in image.entities)
-        return anchor, f"preprocessed, {_sides(image_header(anchor))} mm", [], []
+        return anchor, f"preprocessed, {_sides(image_header(anchor))} mm", [], unused
     judged = [(image, _anchor_problem(image)) for image in inputs.anchors]
     usable = [image for image, problem in judged if problem is None]
     refused = [(image, problem) for image, problem in judged if problem is not None]
     sessions = sorted({image.entities.get("session") for image in usable}, key=lambda label: label or "")
     if not sessions or (asked_session is not None and asked_session not in sessions):
-        problems = [p if i.path.name in p else f"{i.path.name}: {p}" for i, p in refused]
+        problems = [naming(image, problem) for image, problem in refused]
+        problems += [
+            f"{path.name}: ignored ({BIDSIGNORE})" for path in inputs.ignored if "_T1w." in path.name
+        ]
+        problems += [message for label, message in inputs.failures if label == "anat"]
         where = f" in ses-{asked_session} (--anchor-session)" if asked_session else ""
         raise InputError(
             f"{'; '.join(problems) or 'found no T1w image'}{where}; expected a T1w with a voxel anisotropy "
@@ -102,7 +112,7 @@ def _choose_anchor(
     candidates = sorted((i for i in usable if i.entities.get("session") == session), key=_anchor_rank)
     anchor = candidates[0]
     header = image_header(anchor)
-    warnings = []
+    warnings = unused
     if session not in (inputs.session, asked_session):
         where = f"ses-{session}" if session else "outside the sessions"
         warnings.append(f"no usable T1w in this session; {anchor.path.name} ({where}) is the anchor")
@@ -130,20 +140,28 @@ def _other_anchor(inputs: SubjectInputs, anchor: ImageFile) -> ImageFile | None:
 
 
 def _anchor_problem(image: ImageFile) -> str | None:
-    """Why a T1w cannot be the anchor."""
-    problem = image.problem or not_raw_magnitude(image)
-    if problem is not None or image.header is None:
-        return problem or "no header"
-    shape = image.header.shape
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape[:3]) < 2:
-        return f"shape {shape}, expected one 3-D volume"
-    anisotropy = _anisotropy(image.header)
+    """Why a raw T1w cannot be the anchor."""
+    problem = image.problem or not_raw_magnitude(image) or _no_anchor(image)
+    if problem is not None:
+        return problem
+    header = image_header(image)
+    anisotropy = _anisotropy(header)
     if anisotropy >= MAX_ANCHOR_ANISOTROPY:
-        return f"thick slices, voxels of {_sides(image.header)} mm (anisotropy {anisotropy:.1f})"
+        return f"thick slices, voxels of {_sides(header)} mm (anisotropy {anisotropy:.1f})"
     try:
         orientation_conflict(image)
     except InputError as error:
         return str(error)
+    return None
+
+
+def _no_anchor(image: ImageFile) -> str | None:
+    """Why an image is no volume that can be read, whoever made it."""
+    if image.problem is not None or image.header is None:
+        return image.problem or "no header"
+    shape = image.header.shape
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape[:3]) < 2:
+        return f"shape {shape}, expected one 3-D volume"
     return None
 
 
@@ -156,9 +174,19 @@ def _anchor_rank(image: ImageFile) -> tuple[object, ...]:
         # Three digits: the last bits of an affine must not overrule the order of the runs.
         float(f"{volume_mm3:.3g}"),
         "ceagent" in image.entities,
-        int(image.entities.get("run", 0)),
+        _natural(image.entities.get("run", "")),
         image.path.as_posix(),
     )
+
+
+def _natural(label: str) -> tuple[tuple[bool, int, str], ...]:
+    """Sort key of any text: its numbers count as numbers, and come before letters.
+
+    >>> sorted(["b", "10", "5F", "2", "", "5A"], key=_natural)
+    ['', '2', '5A', '5F', '10', 'b']
+    """
+    parts = re.findall(r"([0-9]+)|([^0-9]+)", label)
+    return tuple((bool(text), int(digits or 0), text) for digits, text in parts)
 
 
 def _anchor_reason(candidates: list[ImageFile]) -> str:

@@ -11,7 +11,7 @@ from atlasgs_bids.bids.entities import DERIVATIVE_ENTITIES, image_label
 from atlasgs_bids.bids.images import ImageFile, ImageHeader
 from atlasgs_bids.bids.preprocessed import find_transform
 from atlasgs_bids.config import RunConfig
-from atlasgs_bids.errors import InputError
+from atlasgs_bids.errors import error_text
 from atlasgs_bids.imaging.slices import SliceGeometry, slice_geometry, slice_normal
 from atlasgs_bids.imaging.volume import check_orientation
 from atlasgs_bids.volumes import SeriesPlan, plan_series
@@ -86,14 +86,15 @@ def plan_targets(
         try:
             series = plan_series(image, images)
             geometry, orientation_warning = _target_geometry(image, config)
-        except InputError as error:
-            found.failures.append((label, str(error)))
+            transform = find_transform(anchor, image)
+        except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
+            found.failures.append((label, naming(image, error_text(error))))
             continue
         reason = _thin_enough(geometry, anchor_voxel_mm)
         if reason is not None:
             found.skipped.append((image.path, reason))
             continue
-        stack = StackPlan(image, geometry, find_transform(anchor, image))
+        stack = StackPlan(image, geometry, transform)
         found.targets.append(TargetPlan((stack,), image.entities, label, series))
         found.warnings += [f"{label}: {text}" for text in (*geometry.warnings, *orientation_warning)]
     return _combined(found, config.combine_stacks)
@@ -112,6 +113,16 @@ def orientation_conflict(image: ImageFile) -> str | None:
     """Warning where the two forms of a header disagree; InputError where one of them must be wrong."""
     header = image_header(image)
     return check_orientation(header.sform, header.sform_code, header.qform, header.qform_code, header.shape)
+
+
+def naming(image: ImageFile, message: str) -> str:
+    """The message, led by the image's name where it does not have it.
+
+    >>> image = ImageFile(Path("sub-01_T2w.nii"), {}, {}, None, None)
+    >>> naming(image, "no header"), naming(image, "sub-01_T2w.nii is a broken link")
+    ('sub-01_T2w.nii: no header', 'sub-01_T2w.nii is a broken link')
+    """
+    return message if image.path.name in message else f"{image.path.name}: {message}"
 
 
 def image_header(image: ImageFile) -> ImageHeader:
@@ -174,7 +185,7 @@ def _why_apart(members: Sequence[TargetPlan], how: str) -> str | None:
     names = ", ".join(member.label for member in members)
     for name in _CONTRAST_FIELDS:
         values = [member.source.sidecar.get(name) for member in members]
-        numbers = [float(value) for value in values if isinstance(value, (int, float)) and value > 0]
+        numbers = [float(value) for value in values if isinstance(value, (int, float)) and 0 < value < np.inf]
         if numbers and max(numbers) > (1 + _SAME_CONTRAST) * min(numbers):
             return f"{names}: {name} differs ({_listed(numbers)}), so they are restored apart"
     if how == "all" or _are_chunks(members):

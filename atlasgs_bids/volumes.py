@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from atlasgs_bids.bids.companions import B0_AT_MOST
 from atlasgs_bids.bids.images import ImageFile
 from atlasgs_bids.errors import InputError
 
-_B0_AT_MOST = 50.0
-"""s/mm²; scanners write up to 50 for what is meant as none."""
 _SHELL_STEP = 100.0
 
 
@@ -69,7 +68,7 @@ def _diffusion(image: ImageFile, n_volumes: int) -> SeriesPlan:
             "many; convert the scan again from DICOM"
         )
     kinds = tuple(
-        "b0" if value <= _B0_AT_MOST else f"b{max(1, round(value / _SHELL_STEP)) * _SHELL_STEP:.0f}"
+        "b0" if value <= B0_AT_MOST else f"b{max(1, round(value / _SHELL_STEP)) * _SHELL_STEP:.0f}"
         for value in b_values
     )
     # Without a b0 the weakest weighting looks most like one.
@@ -108,5 +107,6 @@ def _separate_m0(image: ImageFile, session_images: Sequence[ImageFile]) -> Image
 
 
 def _intended_for(scan: ImageFile) -> list[str]:
-    stated = scan.sidecar.get("IntendedFor", [])
-    return [stated] if isinstance(stated, str) else [str(text) for text in stated]
+    stated = scan.sidecar.get("IntendedFor")
+    named = stated if isinstance(stated, list) else [stated]
+    return [text for text in named if isinstance(text, str)]

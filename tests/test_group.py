@@ -80,6 +80,19 @@ def test_half_written_metrics_do_not_count(study):
     assert group(study)[0] == 1
 
 
+@pytest.mark.parametrize("ending", ["tsv", "json"])
+def test_damaged_metrics_are_left_out_and_named(study, ending):
+    add_metrics(study, "01", "FLAIR", {"x": 1})
+    add_metrics(study, "02", "FLAIR", {"x": 2})
+    path = next((study / "out" / "sub-02" / "anat").glob(f"*_metrics.{ending}"))
+    path.write_text("x\ty\n1\n" if ending == "tsv" else "{")
+    code, lines = group(study)
+    assert code == 1
+    assert "1 of 3 participants" in lines[-1]
+    assert "left out: sub-02_mod-FLAIR" in lines[-1]
+    assert [row["participant_id"] for row in load_tsv(study / "out" / "group_FLAIR.tsv")] == ["sub-01"]
+
+
 def test_no_metrics_at_all_is_an_error(study):
     code, lines = group(study)
     assert code == 1

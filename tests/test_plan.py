@@ -68,6 +68,9 @@ def test_a_thick_target_is_restored():
         ([t1w("acq-a"), t1w("acq-b", (2, 2, 2)), t1w("acq-c")], "acq-b", "the smallest voxels of 3"),
         ([t1w("ce-gad_run-1"), t1w("run-2")], "run-2", "without contrast agent of 2"),
         ([t1w("run-10"), t1w("run-2")], "run-2", "the first run of 2"),
+        ([t1w("run-5F"), t1w("run-10"), t1w("run-5A")], "run-5A", "the first run of 3"),
+        ([t1w("run-A"), t1w("run-2")], "run-2", "the first run of 2"),
+        ([t1w("run-1"), t1w()], "", "the first run of 2"),
         ([t1w("acq-b"), t1w("acq-a")], "acq-a", "the first by name of 2"),
         # The last bits of an affine do not overrule the order of the runs.
         ([t1w("run-1", (3, 3, 3)), t1w("run-2", (3, 3, 2.9999999))], "run-1", "the first run of 2"),
@@ -76,7 +79,7 @@ def test_a_thick_target_is_restored():
 def test_the_anchor_is_chosen_by_the_rule_and_not_by_the_order(anchors, chosen, reason):
     for order in (anchors, anchors[::-1]):
         result = plan(order, [target()])
-        assert result.anchor.path.name == f"sub-01_{chosen}_T1w.nii.gz"
+        assert result.anchor.path.name == "_".join(filter(None, ["sub-01", chosen, "T1w.nii.gz"]))
         assert result.anchor_reason.startswith(reason)
 
 
@@ -262,3 +265,51 @@ def test_the_table_names_every_image_and_its_role():
     assert row("sub-01_T2w.nii.gz", "skip", "below 1.5 times")
     assert row("PDw", "FAIL", "[link] broken")
     assert row("sub-02", "FAIL", "found no T1w image")
+
+
+@pytest.mark.parametrize("stated", [5, {"a": 1}, ["bids::x", 5, None], True])
+def test_an_intention_of_any_kind_is_no_trouble(stated):
+    m0 = image("sub-01_m0scan", (3, 3, 9), folder="bids/sub-01/perf", sidecar={"IntendedFor": stated})
+    asl = image("sub-01_asl", (3, 3, 9), folder="bids/sub-01/perf", shape=(24, 24, 8, 2))
+    result = plan([t1w()], [replace(asl, asl_context=("control", "label")), m0, target()])
+    assert {target.label for target in result.targets} == {"asl", "m0scan", "FLAIR"}
+    assert result.failures == ()
+
+
+def test_every_failure_names_its_file():
+    wrong = with_forms(target(), sform=affine_of((3, 3, 9), (24, 24, 8)) @ np.diag([-1.0, 1, 1, 1]))
+    ((_, message),) = plan([t1w()], [wrong]).failures
+    assert message.startswith(
+        "sub-01_FLAIR.nii.gz: sform (code 1) and qform (code 1) have opposite handedness"
+    )
+
+
+def test_what_is_ignored_or_cannot_be_looked_into_is_in_the_plan():
+    path = Path("bids/sub-01/anat/sub-01_T2w.nii.gz")
+    inputs = SubjectInputs("01", None, (t1w(),), (target(),), (), None)
+    inputs = replace(
+        inputs, ignored=(path,), failures=(("perf", "folder perf cannot be read"),), warnings=("!",)
+    )
+    result = plan_subject(inputs, CONFIG)
+    assert result.skipped == ((path, ".bidsignore"),)
+    assert result.failures == (("perf", "folder perf cannot be read"),)
+    assert result.warnings == ("!",)
+    assert [target.label for target in result.targets] == ["FLAIR"]
+
+
+def test_without_an_anchor_the_ignored_and_the_unreadable_are_named():
+    inputs = SubjectInputs("01", None, (), (target(),), (), None)
+    inputs = replace(inputs, ignored=(t1w().path,), failures=(("anat", "folder anat cannot be read"),))
+    with pytest.raises(
+        InputError, match=r"sub-01_T1w.nii.gz: ignored \(.bidsignore\); folder anat cannot be"
+    ):
+        plan_subject(inputs, CONFIG)
+
+
+def test_a_preprocessed_t1w_that_is_no_volume_is_not_used():
+    made = t1w("desc-preproc", shape=(24, 24, 24, 2))
+    inputs = SubjectInputs("01", None, (t1w(),), (target(),), (), None, preprocessed=(made,))
+    result = plan_subject(inputs, CONFIG)
+    assert result.anchor.path.name == "sub-01_T1w.nii.gz"
+    (warning,) = result.warnings
+    assert "sub-01_desc-preproc_T1w.nii.gz: shape (24, 24, 24, 2)" in warning

@@ -1,6 +1,6 @@
 """The text files beside a 4-D image: b values and directions, what each ASL volume is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.bids.entities import parse_entities
-from atlasgs_bids.bids.files import load_tsv
+from atlasgs_bids.bids.files import load_text, load_tsv, names_in
 from atlasgs_bids.errors import InputError
 
+B0_AT_MOST = 50.0
+"""s/mm²; scanners write up to 50 for what is meant as none."""
 ASL_VOLUME_TYPES = ("control", "label", "m0scan", "deltam", "cbf", "noRF", "n/a")
 
 
@@ -30,10 +32,14 @@ def inherited(image: Path, suffix: str, extension: str, bids_dir: Path) -> Path 
     folder = image.parent
     while True:
         candidates = []
-        for path in folder.glob(f"*_{suffix}{extension}") if folder != bids_dir else _in_root(folder, suffix):
+        # In the dataset's root a file may have no entity at all: ``dwi.bval``.
+        for name in names_in(folder):
+            if not name.endswith(f"{suffix}{extension}") or name.startswith("."):
+                continue
+            path = folder / name
             entities = parse_entities(path)
             own = {n: v for n, v in entities.items() if n not in ("suffix", "extension", "datatype")}
-            if path.name.endswith(f"{suffix}{extension}") and own.items() <= of_image.items():
+            if entities["suffix"] == suffix and own.items() <= of_image.items():
                 candidates.append((len(own), path.name, path))
         if candidates:
             return max(candidates)[2]
@@ -42,14 +48,14 @@ def inherited(image: Path, suffix: str, extension: str, bids_dir: Path) -> Path 
         folder = folder.parent
 
 
-def _in_root(folder: Path, suffix: str) -> Iterable[Path]:
-    """In the dataset's root a file may have no entity at all: ``dwi.bval``."""
-    return [path for path in folder.iterdir() if path.is_file() and path.name.split(".")[0].endswith(suffix)]
-
-
 def read_gradients(b_value_path: Path, direction_path: Path) -> Gradients:
-    """Gradients from ``bval`` and ``bvec``; three rows as FSL writes them, or three columns."""
+    """Gradients from ``bval`` and ``bvec``; three rows as FSL writes them, or three columns.
+
+    A volume without weighting has no direction: NaN and n/a are 0 there.
+    """
     b_values = _numbers(b_value_path).reshape(-1)
+    if not np.isfinite(b_values).all():
+        raise _not_finite(b_value_path)
     directions = _numbers(direction_path)
     if directions.ndim == 2 and directions.shape == (3, len(b_values)):
         directions = directions.T
@@ -58,6 +64,9 @@ def read_gradients(b_value_path: Path, direction_path: Path) -> Gradients:
             f"{direction_path.name}: {' x '.join(map(str, directions.shape))} numbers for {len(b_values)} "
             f"b values, expected 3 x {len(b_values)}; convert the scan again from DICOM"
         )
+    directions = np.where(np.isnan(directions) & (b_values <= B0_AT_MOST)[:, None], 0.0, directions)
+    if not np.isfinite(directions).all():
+        raise _not_finite(direction_path)
     return Gradients(b_values, directions)
 
 
@@ -88,12 +97,22 @@ def read_asl_context(path: Path) -> tuple[str, ...]:
 
 
 def _numbers(path: Path) -> npt.NDArray[np.float64]:
+    """The table of a text file, in the order of its lines; between numbers stand blanks, commas or both."""
     try:
-        numbers = np.loadtxt(path, dtype=np.float64, ndmin=2)
+        lines = [line.split("#")[0].replace(",", " ").split() for line in load_text(path).splitlines()]
+        rows = [[np.nan if word.lower() == "n/a" else float(word) for word in line] for line in lines if line]
+        numbers = np.array(rows, dtype=np.float64, ndmin=2)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path.name}: no table of numbers ({error}); copy it anew from its source"
         ) from error
-    if not np.isfinite(numbers).all() or numbers.size == 0:
-        raise InputError(f"{path.name}: empty, or not finite; copy it anew from its source")
+    if numbers.size == 0:
+        raise InputError(f"{path.name}: empty, expected a table of numbers; copy it anew from its source")
     return numbers
+
+
+def _not_finite(path: Path) -> InputError:
+    return InputError(
+        f"{path.name}: a number of a weighted volume is not finite, expected finite ones; "
+        "copy it anew from its source"
+    )

@@ -1,6 +1,7 @@
 """``--bids-database-dir``: whether a stored index of a participant still describes the dataset."""
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,12 @@ def _fingerprint(bids_dir: Path, participant: str, contents: object) -> str:
     folders = ("", "anat/", "dwi/", "perf/")
     patterns = [f"{session}{folder}*" for session in ("", "ses-*/") for folder in folders]
     paths = [*bids_dir.glob("*"), *(path for pattern in patterns for path in subject_dir.glob(pattern))]
-    for path in sorted(path for path in paths if path.is_file() or path.is_symlink()):
-        status = path.lstat()
-        digest.update(repr((path.as_posix(), status.st_size, status.st_mtime_ns)).encode())
+    for path in sorted(set(paths)):
+        try:
+            status = path.lstat()
+        except OSError as error:
+            digest.update(repr((path.as_posix(), error.errno)).encode())
+            continue
+        if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+            digest.update(repr((path.as_posix(), status.st_size, status.st_mtime_ns)).encode())
     return digest.hexdigest()

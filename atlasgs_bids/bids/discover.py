@@ -1,22 +1,22 @@
-"""A BIDS dataset -> the images of one participant; the only importer of pybids."""
+"""A BIDS dataset -> the images of one participant, each with what is wrong with it."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bids import BIDSLayout, BIDSLayoutIndexer
-from bids.layout import Query
-
 from atlasgs_bids.bids.companions import inherited, read_asl_context, read_gradients
-from atlasgs_bids.bids.database import current_database
 from atlasgs_bids.bids.entities import DATATYPES, INPUT_SUFFIXES, parse_entities
+from atlasgs_bids.bids.files import names_in
+from atlasgs_bids.bids.filters import fits
+from atlasgs_bids.bids.ignore import read_bidsignore
 from atlasgs_bids.bids.images import IMAGE_EXTENSIONS, ImageFile, ImageHeader, read_header
+from atlasgs_bids.bids.index import ParticipantFiles, find_images, list_files
 from atlasgs_bids.bids.masks import find_brain_masks
 from atlasgs_bids.bids.preprocessed import find_preprocessed
-from atlasgs_bids.errors import InputError
+from atlasgs_bids.bids.sidecars import Sidecar, SidecarFiles
+from atlasgs_bids.errors import InputError, error_text
 
 __all__ = [
     "ImageFile",
@@ -26,11 +26,6 @@ __all__ = [
     "list_participants",
     "list_sessions",
 ]
-
-_OTHER_FOLDERS = r"^/(code|models|sourcedata|stimuli|derivatives|phenotype)(/|$)"
-_OTHER_DATATYPES = r"(func|fmap|eeg|ieeg|emg|meg|pet|beh|micr|motion|nirs|mrs)(/|$)"
-_QUERIES = {None: Query.NONE, "Query.NONE": Query.NONE, "*": Query.ANY, "Query.ANY": Query.ANY}
-_QUERIES |= {"Query.REQUIRED": Query.ANY, "Query.OPTIONAL": Query.OPTIONAL}
 
 
 @dataclass(frozen=True)
@@ -47,15 +42,31 @@ class SubjectInputs:
     problem: str | None
     preprocessed: tuple[ImageFile, ...] = ()
     """T1w images that another pipeline made ready."""
+    ignored: tuple[Path, ...] = ()
+    """Images of this session that ``.bidsignore`` excludes."""
+    failures: tuple[tuple[str, str], ...] = ()
+    """Label and message of what could not be looked into."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The images of a participant, all of its sessions together."""
+
+    anchors: list[ImageFile]
+    targets: list[ImageFile]
+    ignored: list[Path]
+    """Those that ``.bidsignore`` excludes."""
+    warnings: tuple[str, ...]
 
 
 def list_participants(bids_dir: Path) -> list[str]:
-    """Labels of the participants, without ``sub-``, sorted."""
+    """Labels of the participants, without ``sub-``, sorted; InputError where the folder cannot be read."""
     return _labels(bids_dir, "sub")
 
 
 def list_sessions(bids_dir: Path, participant: str) -> list[str]:
-    """Labels of a participant's sessions, without ``ses-``, sorted."""
+    """Labels of a participant's sessions, without ``ses-``, sorted; InputError as for participants."""
     return _labels(bids_dir / f"sub-{participant}", "ses")
 
 
@@ -67,143 +78,123 @@ def discover_participant(
     derivatives: Mapping[str, Path] | None = None,
     database_dir: Path | None = None,
 ) -> list[SubjectInputs]:
-    """The images of each session of a participant, in the order of the sessions.
+    """The images of each session of a participant, in the order of the sessions; trouble is told, not raised.
 
     One index per participant: quick on a large dataset, and whatever breaks it breaks this one only.
-    ``database_dir`` keeps the indexes for later runs.
+    ``database_dir`` keeps the indexes for later runs. Nothing where these sessions have no images, or none
+    that ``.bidsignore`` leaves.
     """
     try:
-        broken = _broken_sidecars(bids_dir, participant)
-        found = _find_images(bids_dir, participant, bids_filters or {}, broken, database_dir)
+        files = list_files(bids_dir, participant)
+        found = _find_images(bids_dir, participant, files, bids_filters or {}, database_dir)
         masks = find_brain_masks(bids_dir, participant, derivatives or {})
         preprocessed = find_preprocessed(derivatives or {}, participant)
+    except InputError as error:
+        return [SubjectInputs(participant, None, (), (), (), str(error))]
     except Exception as error:  # noqa: BLE001  pybids raises OSError, ValueError and its own kinds
-        problem = f"the dataset's index cannot be built: {error}; run the BIDS validator on the dataset"
+        problem = (
+            f"the index of sub-{participant} cannot be built ({error_text(error)}), expected files that this "
+            "user may read; run the BIDS validator on the dataset"
+        )
         return [SubjectInputs(participant, None, (), (), (), problem)]
-    anchors = found.pop("t1w")
-    targets = [image for images in found.values() for image in images]
-    sessions = {image.entities.get("session") for image in (*anchors, *targets)}
+    sessions = {image.entities.get("session") for image in (*found.anchors, *found.targets)}
+    sessions |= {folder.session for folder in files.unreadable}
     if session_ids:
         sessions &= set(session_ids)
-    elif not sessions:
+    elif not sessions and not found.ignored:
         sessions = {None}
     return [
         SubjectInputs(
             participant,
             session,
-            anchors=tuple(anchors),
-            targets=tuple(image for image in targets if image.entities.get("session") == session),
+            anchors=tuple(found.anchors),
+            targets=tuple(image for image in found.targets if image.entities.get("session") == session),
             brain_masks=tuple(masks),
-            problem=None,
+            problem=_problem(files, session),
             preprocessed=tuple(preprocessed),
+            ignored=tuple(p for p in found.ignored if parse_entities(p).get("session") == session),
+            failures=tuple(
+                (folder.datatype, folder.problem)
+                for folder in files.unreadable
+                if folder.session == session and folder.datatype is not None
+            ),
+            warnings=found.warnings,
         )
         for session in sorted(sessions, key=lambda label: label or "")
     ]
 
 
+def _problem(files: ParticipantFiles, session: str | None) -> str | None:
+    """Why a whole session cannot be looked into."""
+    of_session = [folder for folder in files.unreadable if folder.session == session]
+    return next((folder.problem for folder in of_session if folder.datatype is None), None)
+
+
 def _labels(folder: Path, key: str) -> list[str]:
     pattern = re.compile(rf"{key}-([0-9a-zA-Z+]+)")
-    matches = (pattern.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
-    return sorted(match.group(1) for match in matches if match)
+    matches = (pattern.fullmatch(name) for name in names_in(folder))
+    return [match.group(1) for match in matches if match and _is_folder(folder / match.group(0))]
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder, or may be one that this user cannot see: then its own reading says so."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return True
 
 
 def _find_images(
     bids_dir: Path,
     participant: str,
+    files: ParticipantFiles,
     bids_filters: Mapping[str, Mapping[str, Any]],
-    broken: Mapping[Path, str],
     database_dir: Path | None,
-) -> dict[str, list[ImageFile]]:
-    queries = {
+) -> _Found:
+    filters = {
         kind: {
-            "suffix": suffix, "datatype": DATATYPES.get(suffix, "anat"), "extension": list(IMAGE_EXTENSIONS)
+            "suffix": suffix,
+            "datatype": DATATYPES.get(suffix, "anat"),
+            "extension": list(IMAGE_EXTENSIONS),
         }
-        | {entity: _query(value) for entity, value in bids_filters.get(kind, {}).items()}
+        | dict(bids_filters.get(kind, {}))
         for kind, suffix in INPUT_SUFFIXES.items()
-    }  # fmt: skip
-    suffixes = [query["suffix"] for query in queries.values()]
-    layout = _index(bids_dir, participant, suffixes, broken, database_dir)
-    folder = re.compile(rf"sub-{re.escape(participant)}/(ses-[^/]+/)?(anat|dwi|perf)")
-    found: dict[str, list[ImageFile]] = {}
-    for kind, query in queries.items():
-        # invalid_filters: a sidecar field in a filter is unknown to pybids where no sidecar has it.
-        hits = layout.get(scope="raw", invalid_filters="allow", **query)
-        paths = {Path(hit.path): hit for hit in hits}
-        found[kind] = [
-            _image_file(path, paths[path].get_metadata(), broken, bids_dir)
-            for path in sorted(paths)
-            if folder.fullmatch(path.parent.relative_to(bids_dir).as_posix())
-        ]
+    }
+    # pybids matches the other entities against the whole path, and calls run-5F the fifth one.
+    queries = {
+        kind: {name: asked[name] for name in ("suffix", "extension")} for kind, asked in filters.items()
+    }
+    paths = find_images(bids_dir, participant, files, queries, database_dir)
+    ignored = read_bidsignore(bids_dir)
+    sidecars = SidecarFiles(bids_dir, ignored.matches)
+    found = _Found([], [], [], (ignored.warning,) if ignored.warning else ())
+    for kind, asked in filters.items():
+        images = found.anchors if kind == "t1w" else found.targets
+        of_name = {name: value for name, value in asked.items() if not name[:1].isupper()}
+        of_sidecar = {name: value for name, value in asked.items() if name not in of_name}
+        of_name = {name: value for name, value in of_name.items() if name not in queries[kind]}
+        for path in paths[kind]:
+            if not fits(parse_entities(path), of_name):
+                continue
+            if ignored.matches(path):
+                found.ignored.append(path)
+                continue
+            sidecar = sidecars.of_image(path)
+            # An image whose sidecar cannot be read may be what is asked for: its problem has to be seen.
+            if sidecar.problem is None and not fits(sidecar.fields, of_sidecar):
+                continue
+            images.append(_image_file(path, sidecar, bids_dir))
     return found
 
 
-def _query(value: Any) -> Any:
-    """The pybids query of a filter's JSON value: null is "must be absent", "*" is "must be there"."""
-    return _QUERIES.get(value, value) if value is None or isinstance(value, str) else value
-
-
-def _index(
-    bids_dir: Path,
-    participant: str,
-    suffixes: list[Any],
-    broken: Mapping[Path, str],
-    database_dir: Path | None,
-) -> BIDSLayout:
-    ignored = [
-        re.compile(_OTHER_FOLDERS),
-        re.compile(rf"^/sub-(?!{re.escape(participant)}(/|$))"),
-        re.compile(rf"^/sub-[^/]+/(ses-[^/]+/)?{_OTHER_DATATYPES}"),
-        *(re.compile(f"^/{re.escape(path.relative_to(bids_dir).as_posix())}$") for path in broken),
-    ]
-    flat = [suffix for entry in suffixes for suffix in (entry if isinstance(entry, list) else [entry])]
-    indexer = BIDSLayoutIndexer(ignore=ignored, suffix=flat, extension=[*IMAGE_EXTENSIONS, ".json"])
-    if database_dir is None:
-        return BIDSLayout(bids_dir, validate=False, derivatives=False, indexer=indexer)
-    contents = (flat, [pattern.pattern for pattern in ignored])
-    with current_database(database_dir, bids_dir, participant, contents) as (path, reset):
-        return BIDSLayout(
-            bids_dir, False, derivatives=False, indexer=indexer, database_path=path, reset_database=reset
-        )
-
-
-def _broken_sidecars(bids_dir: Path, participant: str) -> dict[Path, str]:
-    """JSON files that no image can inherit from, and why; one such file aborts pybids' whole index."""
-    subject_dir = bids_dir / f"sub-{participant}"
-    folders = ("", *(f"{datatype}/" for datatype in ("anat", "dwi", "perf")))
-    patterns = [f"{session}{folder}*.json" for session in ("", "ses-*/") for folder in folders]
-    paths = [*bids_dir.glob("*.json"), *(path for pattern in patterns for path in subject_dir.glob(pattern))]
-    broken = {}
-    for path in sorted(paths):
-        problem = _sidecar_problem(path)
-        if problem is not None:
-            broken[path] = problem
-    return broken
-
-
-def _sidecar_problem(path: Path) -> str | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"sidecar {path.name} is a broken link; fetch it (`datalad get`) or remove it"
-    except (OSError, ValueError) as error:
-        return f"sidecar {path.name} is not valid JSON ({error}); correct or remove it"
-    if not isinstance(content, dict):
-        return f"sidecar {path.name} holds no JSON object; correct or remove it"
-    return None
-
-
-def _image_file(
-    path: Path, sidecar: Mapping[str, Any], broken: Mapping[Path, str], bids_dir: Path
-) -> ImageFile:
+def _image_file(path: Path, sidecar: Sidecar, bids_dir: Path) -> ImageFile:
     header, problem = read_header(path)
-    for json_path, reason in broken.items():
-        if problem is None and _inherits(path, json_path):
-            problem = reason
-    image = ImageFile(path, parse_entities(path), dict(sidecar), header, problem)
+    problem = problem or sidecar.problem
+    image = ImageFile(path, parse_entities(path), sidecar.fields, header, problem)
     try:
         return _with_companions(image, bids_dir)
-    except InputError as error:
-        return replace(image, problem=problem or str(error))
+    except Exception as error:  # noqa: BLE001 - whatever breaks one image breaks no other
+        return replace(image, problem=problem or f"{path.name}: {error_text(error)}")
 
 
 def _with_companions(image: ImageFile, bids_dir: Path) -> ImageFile:
@@ -227,13 +218,3 @@ def _with_companions(image: ImageFile, bids_dir: Path) -> ImageFile:
             )
         return replace(image, asl_context=read_asl_context(context))
     return image
-
-
-def _inherits(image: Path, sidecar: Path) -> bool:
-    """Whether the inheritance principle applies a sidecar to an image."""
-    if sidecar.parent not in image.parents:
-        return False
-    of_image, of_sidecar = parse_entities(image), parse_entities(sidecar)
-    for name in ("datatype", "extension"):
-        del of_sidecar[name]
-    return of_sidecar.items() <= of_image.items()

@@ -1,5 +1,7 @@
-"""Atomic writes: a file is either whole under its name or absent."""
+"""Atomic writes: a file is either whole under its name or absent. Text and tables as others wrote them."""
 
+import codecs
+import errno
 import json
 import os
 import re
@@ -14,6 +16,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.openers import Opener
+
+from atlasgs_bids.errors import InputError
 
 _TEMPORARY = re.compile(r"\.tmp-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}_.+")
 _STALE_AFTER_S = 48 * 3600
@@ -129,9 +133,43 @@ def save_tsv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def load_tsv(path: Path) -> list[dict[str, str]]:
-    """Rows of a TSV file, as text."""
-    header, *lines = path.read_text(encoding="utf-8").splitlines()
-    return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+    """Rows of a TSV file, as text; blank lines are no rows."""
+    header, *lines = [line for line in load_text(path).split("\n") if line.strip()]
+    columns = [name.strip() for name in header.split("\t")]
+    return [dict(zip(columns, line.split("\t"), strict=True)) for line in lines]
+
+
+def load_text(path: Path) -> str:
+    """Text of a file, lines ended by ``\\n``: UTF-8, or UTF-16 where its first bytes say so, else Latin-1."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16", "replace")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names in a folder, sorted; none for a file. InputError where it cannot be looked into."""
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names that are no text have to be seen as well
+        if not os.access(folder, os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except NotADirectoryError:
+        return []
+    except FileNotFoundError as error:
+        raise InputError(
+            f"folder {folder} is not there, or a link to nowhere; fetch it (`datalad get`) or remove it"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"folder {folder} cannot be read ({error.strerror}), expected one that this user may look into; "
+            "give the right to (chmod a+rx), or leave it out with --participant-label or --session-id"
+        ) from error
+    return names
 
 
 def _cell(value: Any) -> str:

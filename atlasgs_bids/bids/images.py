@@ -8,7 +8,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from atlasgs_bids.bids.companions import Gradients
@@ -45,44 +44,69 @@ class ImageFile:
 
 
 def read_header(path: Path) -> tuple[ImageHeader | None, str | None]:
-    """The header of an image, or why there is none."""
-    if not path.exists():
-        return None, f"{path.name} is a broken link; fetch its content (`datalad get`) or remove it"
+    """The header of an image, or why there is none, or why it cannot be used; never raises."""
     try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            return None, f"{path.name} is {type(image).__name__}, expected NIfTI; convert it"
-        sform, sform_code = image.header.get_sform(coded=True)
-        header = ImageHeader(
-            shape=tuple(int(n) for n in image.shape),
-            world_from_voxel=np.asarray(image.affine, dtype=np.float64),
-            sform=sform,
-            sform_code=int(sform_code),
-            qform=None,
-            qform_code=0,
-        )
-    except (OSError, EOFError, ValueError, ImageFileError, HeaderDataError) as error:
+        if not path.exists():
+            return None, f"{path.name} is a broken link; fetch its content (`datalad get`) or remove it"
+        if not path.is_file():
+            return None, f"{path.name} is no file, expected a NIfTI image; remove it"
         with path.open("rb") as file:
-            if file.read(64).startswith((b"/annex/", b"../.git/annex", b".git/annex")):
-                return None, f"{path.name} is a git-annex pointer without content; run `datalad get` on it"
-        return None, f"{path.name} has no readable NIfTI header ({error}); copy it anew from its source"
-    return _with_qform(header, image), _geometry_problem(path, header)
+            start = file.read(64)
+        if start.startswith((b"/annex/", b"../.git/annex", b".git/annex")):
+            return None, f"{path.name} is a git-annex pointer without content; run `datalad get` on it"
+        # A header may hold any number: what comes of it is checked, and no warning of numpy's.
+        with np.errstate(all="ignore"):
+            return _checked_header(path)
+    except PermissionError as error:
+        return None, (
+            f"{path.name} cannot be read ({error.strerror}), expected a file that this user may read; "
+            "give the right to read it (chmod a+r), or leave it out with --bids-filter-file"
+        )
+    except Exception as error:  # noqa: BLE001 - whatever nibabel raises is the trouble of this image alone
+        seen = " ".join(str(error).split()) or type(error).__name__
+        return None, f"{path.name} has no readable NIfTI header ({seen}); copy it anew from its source"
 
 
-def _with_qform(header: ImageHeader, image: nib.Nifti1Image) -> ImageHeader:
+def _checked_header(path: Path) -> tuple[ImageHeader | None, str | None]:
+    image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Image):
+        return None, f"{path.name} is {type(image).__name__}, expected NIfTI; convert it"
+    sform, sform_code = image.header.get_sform(coded=True)
     try:
-        qform, code = image.header.get_qform(coded=True)
-    except HeaderDataError:  # an impossible quaternion counts as none: nibabel uses the sform
-        return header
-    return ImageHeader(
-        header.shape, header.world_from_voxel, header.sform, header.sform_code, qform, int(code)
+        qform, qform_code = image.header.get_qform(coded=True)
+    except (HeaderDataError, ValueError):
+        qform, qform_code = None, 0  # an impossible quaternion counts as none: nibabel uses the sform
+    header = ImageHeader(
+        shape=tuple(int(n) for n in image.shape),
+        world_from_voxel=np.asarray(image.affine, dtype=np.float64),
+        sform=sform,
+        sform_code=int(sform_code),
+        qform=qform,
+        qform_code=int(qform_code),
     )
+    return header, _geometry_problem(path, header) or _type_problem(path, image.get_data_dtype())
 
 
 def _geometry_problem(path: Path, header: ImageHeader) -> str | None:
-    determinant = np.linalg.det(header.world_from_voxel[:3, :3])
-    if not np.isfinite(header.world_from_voxel).all() or abs(determinant) < 1e-9:
-        return f"{path.name} has an affine that cannot be inverted; correct its header"
-    if 0 in header.shape or len(header.shape) < 2:
+    if min(header.shape, default=0) < 1 or len(header.shape) < 2:
         return f"{path.name} has shape {header.shape}, expected a volume; convert it anew"
+    determinant = np.linalg.det(header.world_from_voxel[:3, :3])
+    if (
+        not (np.isfinite(header.world_from_voxel).all() and np.isfinite(determinant))
+        or abs(determinant) < 1e-9
+    ):
+        return f"{path.name} has an affine that cannot be inverted; correct its header"
     return None
+
+
+def _type_problem(path: Path, dtype: np.dtype) -> str | None:
+    """Colours and complex numbers have no one intensity to restore."""
+    if dtype.kind in "iufb":
+        return None
+    kind = (
+        "colours" if dtype.fields else "complex numbers" if dtype.kind == "c" else f"values of type {dtype}"
+    )
+    return (
+        f"{path.name} holds {kind}, expected one real number for each voxel; "
+        "convert it to a magnitude image, or leave it out with --bids-filter-file"
+    )

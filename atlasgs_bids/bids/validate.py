@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def validation_errors(bids_dir: Path, participants: Sequence[str]) -> list[str]:
 
     bids-validator-deno where it is installed, else the file-name rules that come with pybids.
     """
+    participants = [participant for participant in participants if _is_readable(bids_dir, participant)]
     command = _validator_command()
     if command is not None:
         issues = _run_validator(command, bids_dir, participants)
@@ -58,6 +60,17 @@ def validation_errors(bids_dir: Path, participants: Sequence[str]) -> list[str]:
             return _lines(issues, participants)
     logger.info("bids-validator-deno did not run: only file names are checked")
     return _file_name_errors(bids_dir, participants)
+
+
+def _is_readable(bids_dir: Path, participant: str) -> bool:
+    """Whether the validator can look into a participant; one that it cannot look into ends it for all."""
+    try:
+        return all(
+            os.access(path, os.R_OK | os.X_OK)
+            for path in (bids_dir / f"sub-{participant}", *(bids_dir / f"sub-{participant}").glob("ses-*"))
+        )
+    except OSError:
+        return False
 
 
 def _validator_command() -> list[str] | None:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from atlasgs_bids.bids import discover
+from atlasgs_bids.bids import discover, index
 from tests.bids_datasets import Dataset
 
 
@@ -14,12 +14,12 @@ def found(tmp_path, monkeypatch):
     dataset = Dataset.create(tmp_path / "bids").add_participant("01", "FLAIR").add_participant("02", "FLAIR")
     resets = []
 
-    class Layout(discover.BIDSLayout):
+    class Layout(index.BIDSLayout):
         def __init__(self, *arguments, **options):
             resets.append(options.get("reset_database"))
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr(discover, "BIDSLayout", Layout)
+    monkeypatch.setattr(index, "BIDSLayout", Layout)
 
     def look(participant="01", filters=None):
         (inputs,) = discover.discover_participant(

@@ -1,5 +1,7 @@
 """Discovery on tiny real datasets: what pybids finds, and what it would get wrong by itself."""
 
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -133,8 +135,8 @@ def test_a_singular_affine_has_a_problem(dataset):
 
 
 def test_the_datasets_own_path_gives_no_entities(tmp_path):
-    """pybids matches entities against the whole path, so this dataset would get ses-9 and sub-77."""
-    dataset = Dataset.create(tmp_path / "sub-77" / "ses-9" / "my data #1")
+    """pybids matches entities against the whole path, so this dataset would get ses-9, sub-77 and func."""
+    dataset = Dataset.create(tmp_path / "sub-77" / "ses-9" / "func" / "my data #1")
     dataset.add_participant("01", "FLAIR")
     (inputs,) = discover_participant(dataset.root, "01")
     assert inputs.session is None
@@ -167,6 +169,14 @@ def test_brain_masks_in_t1w_space_are_found(dataset):
         ({"acquisition": "*"}, ["sub-01_acq-axial_run-02_FLAIR.nii.gz"]),
         ({"run": 2}, ["sub-01_acq-axial_run-02_FLAIR.nii.gz"]),
         ({"acquisition": ["axial", "sagittal"]}, ["sub-01_acq-axial_run-02_FLAIR.nii.gz"]),
+        ({"run": "02"}, ["sub-01_acq-axial_run-02_FLAIR.nii.gz"]),
+        ({"run": "5F"}, []),
+        ({"EchoTime": ["n/a", 0.2]}, ["sub-01_acq-axial_run-02_FLAIR.nii.gz"]),
+        ({"EchoTime": None}, ["sub-01_FLAIR.nii.gz"]),
+        (
+            {"MagneticFieldStrength": "*", "acquisition": []},
+            ["sub-01_FLAIR.nii.gz", "sub-01_acq-axial_run-02_FLAIR.nii.gz"],
+        ),
         ({"EchoTime": 0.2}, ["sub-01_acq-axial_run-02_FLAIR.nii.gz"]),
         ({"NotInAnySidecar": 1}, []),
         ({"suffix": "PDw"}, ["sub-01_PDw.nii.gz"]),
@@ -184,3 +194,52 @@ def test_an_empty_participant_has_one_empty_entry(dataset):
     (dataset.root / "sub-01").mkdir()
     (inputs,) = discover_participant(dataset.root, "01")
     assert inputs.anchors == inputs.targets == ()
+
+
+def test_a_damaged_sidecar_is_seen_whatever_a_filter_asks_of_it(dataset):
+    dataset.add_participant("01", "FLAIR")
+    sidecar_of(dataset.path("01", "FLAIR")).write_text("{")
+    (inputs,) = discover_participant(dataset.root, "01", bids_filters={"flair": {"EchoTime": 0.2}})
+    assert "sub-01_FLAIR.json is not valid JSON" in inputs.targets[0].problem
+
+
+def test_run_labels_are_text(dataset):
+    dataset.add_participant("01", "FLAIR")
+    dataset.add("01", "FLAIR", entities="run-5F")
+    (inputs,) = discover_participant(dataset.root, "01", bids_filters={"flair": {"run": ["5F", "6F"]}})
+    assert names(inputs.targets) == ["sub-01_run-5F_FLAIR.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"# no\n\n*_T2w.nii.gz\n!acq-b_T2w.nii.gz\n", b"\xef\xbb\xbf*_T2w.*\r\n"]
+)
+def test_what_bidsignore_excludes_is_no_input(dataset, content):
+    dataset.add_participant("01", "FLAIR", "T2w")
+    (dataset.root / ".bidsignore").write_bytes(content)
+    (inputs,) = discover_participant(dataset.root, "01")
+    assert names(inputs.targets) == ["sub-01_FLAIR.nii.gz"]
+    assert inputs.ignored == (dataset.path("01", "T2w"),)
+    assert inputs.warnings == ()
+
+
+def test_a_line_of_bidsignore_that_is_no_pattern_is_named(dataset):
+    dataset.add_participant("01", "FLAIR", "T2w")
+    (dataset.root / ".bidsignore").write_text("!\n/sub-01/anat/*_T2w.nii.gz\n")
+    (inputs,) = discover_participant(dataset.root, "01")
+    assert names(inputs.targets) == ["sub-01_FLAIR.nii.gz"]
+    assert inputs.warnings == (".bidsignore: '!' is no pattern and left out; correct it",)
+
+
+def test_a_participant_that_bidsignore_excludes_has_nothing(dataset):
+    dataset.add_participant("01", "FLAIR")
+    (dataset.root / ".bidsignore").write_text("sub-01/\n")
+    assert discover_participant(dataset.root, "01") == []
+
+
+def test_a_name_that_is_no_text_harms_nobody(dataset):
+    dataset.add_participant("01", "FLAIR")
+    os.close(
+        os.open(os.fsencode(dataset.path("01", "FLAIR").parent) + b"/sub-01_acq-\xff_T2w.nii.gz", os.O_CREAT)
+    )
+    (inputs,) = discover_participant(dataset.root, "01")
+    assert (names(inputs.targets), inputs.problem) == (["sub-01_FLAIR.nii.gz"], None)
