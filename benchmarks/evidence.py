@@ -1,4 +1,4 @@
-"""Everything that the app writes for a fixed input and seed, as hashes: before and after a change of the code.
+"""Everything that the app writes for a fixed input and seed, as hashes: before and after a change.
 
     python benchmarks/evidence.py record EVIDENCE.json      runs the app on a CPU (4 minutes on 2 cores)
     python benchmarks/evidence.py compare OLD.json NEW.json exit code 1 where they differ, and what differs

@@ -8,9 +8,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.spatialimages import HeaderDataError
 
 from atlasgs_bids.bids.companions import Gradients
+from atlasgs_bids.imaging.header import affine_mm, forms_mm, grid_problem, load_image
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 
@@ -21,6 +21,7 @@ class ImageHeader:
 
     shape: tuple[int, ...]
     world_from_voxel: npt.NDArray[np.float64]
+    """RAS mm, as the forms, whatever unit the file uses."""
     sform: npt.NDArray[np.float64] | None
     sform_code: int
     qform: npt.NDArray[np.float64] | None
@@ -68,35 +69,25 @@ def read_header(path: Path) -> tuple[ImageHeader | None, str | None]:
 
 
 def _checked_header(path: Path) -> tuple[ImageHeader | None, str | None]:
-    image = nib.load(path)
+    image = load_image(path)
     if not isinstance(image, nib.Nifti1Image):
         return None, f"{path.name} is {type(image).__name__}, expected NIfTI; convert it"
-    sform, sform_code = image.header.get_sform(coded=True)
-    try:
-        qform, qform_code = image.header.get_qform(coded=True)
-    except (HeaderDataError, ValueError):
-        qform, qform_code = None, 0  # an impossible quaternion counts as none: nibabel uses the sform
+    shape = tuple(int(n) for n in image.shape)
+    if min(shape, default=0) < 1 or len(shape) < 2:
+        return None, f"{path.name} has shape {shape}, expected a volume; convert it anew"
+    sform, qform = forms_mm(image)
     header = ImageHeader(
-        shape=tuple(int(n) for n in image.shape),
-        world_from_voxel=np.asarray(image.affine, dtype=np.float64),
+        shape=shape,
+        world_from_voxel=affine_mm(image),
         sform=sform,
-        sform_code=int(sform_code),
+        sform_code=0 if sform is None else int(image.header["sform_code"]),
         qform=qform,
-        qform_code=int(qform_code),
+        qform_code=0 if qform is None else int(image.header["qform_code"]),
     )
-    return header, _geometry_problem(path, header) or _type_problem(path, image.get_data_dtype())
-
-
-def _geometry_problem(path: Path, header: ImageHeader) -> str | None:
-    if min(header.shape, default=0) < 1 or len(header.shape) < 2:
-        return f"{path.name} has shape {header.shape}, expected a volume; convert it anew"
-    determinant = np.linalg.det(header.world_from_voxel[:3, :3])
-    if (
-        not (np.isfinite(header.world_from_voxel).all() and np.isfinite(determinant))
-        or abs(determinant) < 1e-9
-    ):
-        return f"{path.name} has an affine that cannot be inverted; correct its header"
-    return None
+    problem = grid_problem(image)
+    if problem is not None:
+        return header, f"{path.name} has {problem}"
+    return header, _type_problem(path, image.get_data_dtype())
 
 
 def _type_problem(path: Path, dtype: np.dtype) -> str | None:

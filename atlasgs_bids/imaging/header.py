@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
 
 RECOPY = "copy it again from its source, or convert it again from DICOM"
 SCANNER_CODE = 1
@@ -23,6 +25,24 @@ MOST_VOXELS = 1e9
 """More than this no machine renders or reads in time."""
 
 
+class _TolerantHeader(nib.Nifti1Header):
+    """Takes a quaternion that is a little longer than 1, as rounding leaves it, for one of length 1."""
+
+    quaternion_threshold = np.float64(1e-4)
+
+
+class _TolerantImage(nib.Nifti1Image):
+    header_class = _TolerantHeader
+
+
+def load_image(path: Path) -> nib.filebasedimages.FileBasedImage:
+    """nibabel's image of a file, data not yet read; raises as nibabel does, but for a rounded quaternion."""
+    try:
+        return nib.load(path)
+    except (HeaderDataError, ValueError):
+        return _TolerantImage.from_filename(path)
+
+
 def affine_mm(image: nib.Nifti1Image) -> npt.NDArray[np.float64]:
     """(4, 4) world_from_voxel, RAS mm, whatever unit of length the header uses."""
     with np.errstate(all="ignore"):  # a header may hold anything; grid_problem says so
@@ -37,7 +57,7 @@ def forms_mm(
     sform = image.header.get_sform(coded=True)[0]
     try:
         qform = image.header.get_qform(coded=True)[0]
-    except (nib.spatialimages.HeaderDataError, ValueError):  # nibabel itself uses the sform then
+    except (HeaderDataError, ValueError):  # nibabel itself uses the sform then
         qform = None
     return (None if sform is None else scale @ sform), (None if qform is None else scale @ qform)
 

@@ -15,7 +15,14 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.header import RECOPY, SCANNER_CODE, affine_mm, form_code, grid_problem
+from atlasgs_bids.imaging.header import (
+    RECOPY,
+    SCANNER_CODE,
+    affine_mm,
+    form_code,
+    grid_problem,
+    load_image,
+)
 from atlasgs_bids.imaging.no_data import find_no_data
 
 _MAX_DISAGREEMENT_MM = 0.1
@@ -177,7 +184,7 @@ def open_image(path: Path) -> nib.Nifti1Image:
             )
         raise InputError(f"{path.name}: no such file, expected an image at {path}; {RECOPY}")
     try:
-        image = nib.load(path)
+        image = load_image(path)
     except (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
         raise InputError(f"{path.name}: not a readable NIfTI image ({error}); {RECOPY}") from error
     if not isinstance(image, nib.Nifti1Image):

@@ -131,7 +131,7 @@ def test_a_singular_affine_has_a_problem(dataset):
     image.header["qform_code"] = 0
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
     (inputs,) = discover_participant(dataset.root, "01")
-    assert "cannot be inverted" in inputs.targets[0].problem
+    assert "an affine that is singular" in inputs.targets[0].problem
 
 
 def test_the_datasets_own_path_gives_no_entities(tmp_path):

@@ -9,8 +9,8 @@ from atlasgs_bids.imaging.header import affine_mm, form_code, forms_mm, grid_pro
 from atlasgs_bids.imaging.series import load_series
 from atlasgs_bids.imaging.volume import load_volume
 
-_SROW_X = 280
-"""Offset of the sform's first row in the header, bytes."""
+_QUATERN_B, _SROW_X = 256, 280
+"""Offsets of the quaternion and of the sform's first row in the header, bytes."""
 AFFINE_MM = np.array([[-3, 0, 0.5, 40], [0, 3, 0, -50], [0.2, 0, 6, 10], [0, 0, 0, 1.0]])
 
 
@@ -93,3 +93,16 @@ def test_an_affine_that_is_none(tmp_path, value):
     content[_SROW_X : _SROW_X + 16] = np.full(4, value, np.float32).tobytes()
     path.write_bytes(content)
     assert "singular or not finite" in grid_problem(nib.load(path))
+
+
+def test_a_quaternion_that_rounding_made_too_long_is_taken(tmp_path):
+    made = image()
+    made.set_sform(None, 0)
+    path = tmp_path / "image.nii"
+    nib.save(made, path)
+    content = bytearray(path.read_bytes())
+    content[_QUATERN_B : _QUATERN_B + 12] = np.array([1 + 5e-6, 0, 0], np.float32).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="w2 should be positive"):
+        nib.load(path)
+    np.testing.assert_allclose(load_volume(path).world_from_voxel[:3, :3], np.diag([3.0, -3, 6]), atol=0.05)
