@@ -15,6 +15,7 @@ from atlasgs_bids.bids.derivatives import target_outputs
 from atlasgs_bids.bids.files import save_text
 from atlasgs_bids.bids.locks import session_lock
 from atlasgs_bids.config import RunConfig
+from atlasgs_bids.devices import use_device
 from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.monitor import ResourceMonitor
 from atlasgs_bids.plan import SubjectPlan
@@ -77,6 +78,7 @@ def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -
 
     process = redraw_subject if config.reports_only else process_subject
     try:
+        use_device(config.device)  # the same for every session of a process; a GPU that is taken fails here
         with ExitStack() as stack:
             stack.enter_context(session_lock(config.out_dir, plan.participant, plan.session))
             if config.resource_monitor:

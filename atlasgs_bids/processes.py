@@ -1,4 +1,4 @@
-"""Exit codes, signals, starts and ends of processes that belong together: the app's workers and the study's."""
+"""Exit codes, signals, starts and ends of processes that belong together: the app's workers, the study's."""
 
 import multiprocessing
 import os

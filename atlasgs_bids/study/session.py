@@ -18,6 +18,7 @@ from atlasgs_bids.bids.images import ImageFile
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings
+from atlasgs_bids.devices import use_device
 from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.imaging.volume import to_nifti
 from atlasgs_bids.plan import SubjectPlan, plan_subject
@@ -116,6 +117,7 @@ class SessionRunner:
             yield key, status
 
     def _compute(self, key: CellKey) -> str:
+        use_device(self.run.device)  # of whichever process this is
         method = method_named(key.method)
         reason = method.missing(self.study, self.run.device)
         if reason is not None:
