@@ -78,7 +78,10 @@ def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -
 
     process = redraw_subject if config.reports_only else process_subject
     try:
-        use_device(config.device)  # the same for every session of a process; a GPU that is taken fails here
+        if not config.reports_only:
+            use_device(
+                config.device
+            )  # the same for every session of a process; a GPU that is taken fails here
         with ExitStack() as stack:
             stack.enter_context(session_lock(config.out_dir, plan.participant, plan.session))
             if config.resource_monitor:
@@ -120,7 +123,8 @@ def record(failure: Failed, config: RunConfig) -> None:
         f"time: {now:%Y-%m-%d %H:%M:%S} UTC\nAtlasGS {__version__}, Python {platform.python_version()}, "
         f"{platform.platform()}\ncommand: {' '.join(sys.argv)}\nsettings: {config}\n\n{failure.traceback}"
     )
-    logger.error("%s: %s (details: %s)", failure.label, failure.message, path)
+    message = " ".join(failure.message.split())
+    logger.error("%s: %s (details: %s)", failure.label, message, path.relative_to(config.out_dir))
     try:
         save_text(text, path)
     except OSError as error:  # a full disk may be the very failure that is recorded

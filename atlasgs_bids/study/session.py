@@ -110,10 +110,8 @@ class SessionRunner:
                 status = self._compute(key)
             except Exception as error:  # noqa: BLE001 - whatever breaks one cell breaks no other
                 status = "failed"
-                self.cells.save(key, {"status": status, "reason": error_text(error)})
-                log = self.study.out_dir / "logs" / f"{key.stem}.txt"
-                save_text(traceback.format_exc(), log)
-                logger.error("%s: %s; see %s", key.stem, error_text(error), log)  # noqa: TRY400 - it is there
+                reason = note_failure(self.study, key.stem, error)
+                self.cells.save(key, {"status": status, "reason": reason})
             yield key, status
 
     def _compute(self, key: CellKey) -> str:
@@ -210,6 +208,18 @@ class SessionRunner:
             check_anchor(scaffold)
             self._scaffold = scaffold, seconds
         return self._scaffold
+
+
+def note_failure(study: StudyConfig, stem: str, error: Exception) -> str:
+    """The line that tells of an exception that is being handled; it is logged, the rest goes to a file."""
+    text = error_text(error)
+    path = study.out_dir / "logs" / f"{stem}.txt"
+    logger.error("%s: %s (details: logs/%s)", stem, text, path.name)
+    try:
+        save_text(traceback.format_exc(), path)
+    except OSError as full:  # a full disk may be the very failure
+        logger.error("%s cannot be written: %s", path, full)  # noqa: TRY400
+    return text
 
 
 def _with_core(simulation: Simulation, core: CoreSettings) -> Case:
