@@ -19,7 +19,7 @@ from atlasgs_bids.config import RunConfig, check_paths
 from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST
 from atlasgs_bids.devices import devices, resolved_device
 from atlasgs_bids.environment import limit_threads, place_caches, share_of_threads
-from atlasgs_bids.errors import ConfigurationError
+from atlasgs_bids.errors import ConfigurationError, listed
 from atlasgs_bids.group import gather
 from atlasgs_bids.imaging.slices import slice_profile
 from atlasgs_bids.participants import Failed, failed, process_participant, record, unfinished
@@ -36,8 +36,6 @@ from atlasgs_bids.selection import selected_participants
 from atlasgs_bids.workers import process_in_parallel
 
 logger = logging.getLogger("atlasgs_bids")
-
-_N_FAILURES_NAMED = 5
 
 
 def run(config: RunConfig) -> int:
@@ -140,7 +138,7 @@ def _check_scaffold(config: RunConfig, plans: Sequence[SubjectPlan]) -> None:
     if config.scaffold is not None and len(anchors) > 1:
         raise ConfigurationError(
             f"--scaffold {config.scaffold.name} belongs to one T1w, but the run has {len(anchors)} "
-            f"({', '.join(anchors[:_N_FAILURES_NAMED])}); name one with --participant-label and --session-id"
+            f"({listed(anchors)}); name one with --participant-label and --session-id"
         )
 
 
@@ -215,12 +213,11 @@ def _summary(
     busy = {plan.participant for plan in plans if plan.targets} | failed
     idle = [f"sub-{participant}" for participant in participants if participant not in busy]
     if idle:
-        line += f" (nothing to restore for {', '.join(idle)})"
-    named = [f"{failure.label}: {' '.join(failure.message.split())}" for failure in failures]
-    if named:
-        more = f"; and {len(named) - _N_FAILURES_NAMED} more" if len(named) > _N_FAILURES_NAMED else ""
-        line += "; failed: " + "; ".join(named[:_N_FAILURES_NAMED]) + more
+        line += f" (nothing to restore for {listed(idle)})"
+    if failures:
+        named = [f"{failure.label}: {failure.message}" for failure in failures]
+        line += f"; failed: {listed(named, '; ')}"
     stopped = [f"sub-{label}" for label in participants if label in set(undone) - failed]
     if stopped:
-        line += f"; stopped before {', '.join(stopped)} was done"
+        line += f"; stopped before {listed(stopped)} was done"
     return line

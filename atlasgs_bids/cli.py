@@ -16,6 +16,7 @@ from atlasgs_bids.core.settings import (
     GeometrySettings,
     ScaffoldSettings,
 )
+from atlasgs_bids.environment import stand_in_for_user
 
 DEFAULTS = RunConfig(bids_dir=Path(), out_dir=Path(), analysis_level="participant")
 _SCAFFOLD, _APPEARANCE = DEFAULTS.core.scaffold, DEFAULTS.core.appearance
@@ -253,6 +254,7 @@ def main(ctx: click.Context, /, **values: Any) -> None:
             "--reports-only fits nothing, so --overwrite has no use beside it; drop one", ctx
         )
     config = _config(values)
+    stand_in_for_user()
     from atlasgs_bids.app import run  # noqa: PLC0415 - loads pybids and nibabel
 
     ctx.exit(run(config))

@@ -26,6 +26,18 @@ def devices(device: str) -> list[str]:
     return [f"cuda:{index}" for index in range(_n_cuda_devices())] if device == "cuda" else [device]
 
 
+def use_device(device: str) -> None:
+    """Make a GPU the current one of this thread, for libraries that ask for no other; ``cpu``: nothing.
+
+    The core names its device wherever it matters, so this is for what it calls.
+    """
+    if device == "cpu":
+        return
+    import torch  # noqa: PLC0415
+
+    torch.cuda.set_device(device)
+
+
 def _n_cuda_devices() -> int:
     import torch  # noqa: PLC0415
 

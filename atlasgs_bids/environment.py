@@ -3,6 +3,7 @@
 Containers and clusters run the app without a home directory, on a read-only file system, as any user.
 """
 
+import getpass
 import os
 import sys
 import tempfile
@@ -46,6 +47,21 @@ def limit_threads(n_threads: int) -> None:
         numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
     else:
         os.environ["NUMBA_NUM_THREADS"] = str(n_threads)
+
+
+def stand_in_for_user() -> None:
+    """Give a home and a name to a user that the system knows by number alone; pybids needs one to load.
+
+    The home is ``/``, as Docker has it: it holds no settings that others wrote, and caches go elsewhere.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # the latter since Python 3.13
+        os.environ["USER"] = f"user{os.getuid()}"
 
 
 def place_caches(work_dir: Path | None) -> None:

@@ -104,4 +104,5 @@ def _peak_gpu_memory_mib() -> float | None:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
-    return float(torch.cuda.max_memory_allocated() / 2**20)
+    peaks = [torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count())]
+    return float(max(peaks) / 2**20)

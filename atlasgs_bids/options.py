@@ -17,6 +17,8 @@ else:
     import tomli as tomllib
 
 ENVIRONMENT_PREFIX = "ATLASGS_"
+OTHERS_INPUTS = ("bold", "fmap", "pet", "roi", "sbref")
+"""Keys of a filter file of fMRIPrep and its relatives for what is no input here: one file serves them all."""
 
 
 class SpaceListOption(click.Option):
@@ -30,6 +32,7 @@ class SpaceListOption(click.Option):
 class SpaceListCommand(click.Command):
     """A command that turns ``--option a b`` of a SpaceListOption into ``--option a --option b``.
 
+    ``--participant_label``, as other BIDS Apps have it, is ``--participant-label``; so for every long option.
     Every option also takes its value from an environment variable: ATLASGS_DEVICE for ``--device``.
     """
 
@@ -41,13 +44,23 @@ class SpaceListCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, self._repeated(args))
+            return super().parse_args(ctx, self._repeated(self._hyphenated(args)))
         except click.MissingParameter as error:
             raise click.UsageError(
                 f"{error.format_message()} A list of labels takes every value up to the next option: "
                 "write BIDS_DIR OUT_DIR LEVEL first, or end the list with --",
                 ctx,
             ) from error
+
+    def _hyphenated(self, args: Sequence[str]) -> list[str]:
+        names = {name for param in self.params for name in param.opts if name.startswith("--")}
+        end = args.index("--") if "--" in args else len(args)
+        hyphenated = []
+        for arg in args[:end]:
+            name, equals, value = arg.partition("=")
+            spelled = name.replace("_", "-")
+            hyphenated.append(f"{spelled}{equals}{value}" if spelled in names else arg)
+        return [*hyphenated, *args[end:]]
 
     def _repeated(self, args: Sequence[str]) -> list[str]:
         names = {name for p in self.params if isinstance(p, SpaceListOption) for name in p.opts}
@@ -152,7 +165,11 @@ def filters(ctx: click.Context, param: click.Parameter, path: Path | None) -> di
     if not isinstance(content, dict) or not all(isinstance(query, dict) for query in content.values()):
         raise click.BadParameter(f'{path}: expected {{"t1w": {{"acquisition": "mprage"}}}}', ctx, param)
     entities = {name for _, name in ENTITIES} | {"suffix", "datatype", "extension"}
-    for kind, query in content.items():
+    ignored = [kind for kind in content if kind in OTHERS_INPUTS]
+    if ignored:
+        click.echo(f"{path}: {', '.join(ignored)}: no input of this command, ignored", err=True)
+    queries = {kind: query for kind, query in content.items() if kind not in ignored}
+    for kind, query in queries.items():
         if kind not in INPUT_SUFFIXES:
             known = ", ".join(INPUT_SUFFIXES)
             raise click.BadParameter(f"{path}: unknown input {kind!r}, expected {known}", ctx, param)
@@ -164,7 +181,7 @@ def filters(ctx: click.Context, param: click.Parameter, path: Path | None) -> di
                     ctx,
                     param,
                 )
-    return content
+    return queries
 
 
 def named_folders(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from atlasgs_bids.bids.derivatives import target_outputs
 from atlasgs_bids.bids.files import save_text
 from atlasgs_bids.bids.locks import session_lock
 from atlasgs_bids.config import RunConfig
+from atlasgs_bids.devices import use_device
 from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.monitor import ResourceMonitor
 from atlasgs_bids.plan import SubjectPlan
@@ -77,6 +78,10 @@ def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -
 
     process = redraw_subject if config.reports_only else process_subject
     try:
+        if not config.reports_only:
+            use_device(
+                config.device
+            )  # the same for every session of a process; a GPU that is taken fails here
         with ExitStack() as stack:
             stack.enter_context(session_lock(config.out_dir, plan.participant, plan.session))
             if config.resource_monitor:
@@ -118,7 +123,8 @@ def record(failure: Failed, config: RunConfig) -> None:
         f"time: {now:%Y-%m-%d %H:%M:%S} UTC\nAtlasGS {__version__}, Python {platform.python_version()}, "
         f"{platform.platform()}\ncommand: {' '.join(sys.argv)}\nsettings: {config}\n\n{failure.traceback}"
     )
-    logger.error("%s: %s (details: %s)", failure.label, failure.message, path)
+    message = " ".join(failure.message.split())
+    logger.error("%s: %s (details: %s)", failure.label, message, path.relative_to(config.out_dir))
     try:
         save_text(text, path)
     except OSError as error:  # a full disk may be the very failure that is recorded

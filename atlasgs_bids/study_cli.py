@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from atlasgs_bids import __version__, options
+from atlasgs_bids.environment import stand_in_for_user
 from atlasgs_bids.study.settings import (
     DEGRADATIONS,
     METHODS,
@@ -165,6 +166,7 @@ def main(ctx: click.Context, /, **values: Any) -> None:
     run computes what is missing. docs/study.md explains methods and metrics.
     """
     config = _config(values)
+    stand_in_for_user()
     from atlasgs_bids.study_app import run  # noqa: PLC0415 - loads torch, pybids and nibabel
 
     ctx.exit(run(config))

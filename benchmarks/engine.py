@@ -46,7 +46,7 @@ class Bench:
 
     def wait(self) -> None:
         if self.device != "cpu":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
 
     def seconds(self, call: Callable[[], object]) -> float:
         """Median over the repeats, after one call that compiles."""
@@ -64,7 +64,7 @@ class Bench:
         """The result, its seconds, and the peak GPU memory in GiB."""
         self.wait()
         if self.device != "cpu":
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(self.device)
         start = time.perf_counter()
         result = call()
         self.wait()
@@ -72,7 +72,7 @@ class Bench:
         return result, seconds, self.peak_gib()
 
     def peak_gib(self) -> float:
-        return 0.0 if self.device == "cpu" else torch.cuda.max_memory_allocated() / 2**30
+        return 0.0 if self.device == "cpu" else torch.cuda.max_memory_allocated(self.device) / 2**30
 
 
 def main() -> None:
@@ -380,7 +380,7 @@ def _shape(image: Tensor) -> tuple[int, int, int]:
 
 
 def _name(device: str) -> str:
-    return device if device == "cpu" else torch.cuda.get_device_name()
+    return device if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _print(row: Row) -> None:

@@ -124,19 +124,19 @@ def main() -> None:
         started = time.perf_counter()
         case = simulate(images["T2"], images["T1"], 7, options.device)
         train_prior([case.stack], dataclasses.replace(settings, n_cycles=1, n_cycle_steps=2), 0)
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(options.device)
         print(f"first use of the device, not in the seconds below: {time.perf_counter() - started:.1f} s")
     print("case     cubic         p             consistent    train s  predict s  GiB   held  RMS/sd")
     for label in options.cases:
         name, factor = label.split("x")
         case = simulate(images[name], images["T1"], int(factor), options.device)
         if on_gpu:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize(options.device)
+            torch.cuda.reset_peak_memory_stats(options.device)
         started = time.perf_counter()
         prior = train_prior([case.stack], settings, options.seed)
         if on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(options.device)
         trained = time.perf_counter()
         prediction = predict(prior, case.stack)
         image, sd = case.on_truth(prediction.image), case.on_truth(prediction.sd)
@@ -150,7 +150,7 @@ def main() -> None:
         expected = sd[case.mask].astype(np.float64)
         held = np.mean(np.abs(error) < NORMAL_90 * expected)
         ratio = np.sqrt(np.mean(error**2) / np.mean(expected**2))
-        peak_gib = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else float("nan")
+        peak_gib = torch.cuda.max_memory_allocated(options.device) / 2**30 if on_gpu else float("nan")
         print(
             f"{label:8} {scores[0]} {scores[1]} {scores[2]}  {trained - started:6.1f} "
             f"{predicted - trained:9.2f} {peak_gib:6.2f} {held:6.3f} {ratio:6.2f}",

@@ -28,6 +28,17 @@ sys.meta_path.insert(0, KernelFinder())
 os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")
 
 
+@pytest.fixture
+def two_gpus():
+    """Two devices, the first of them the current one."""
+    import torch  # noqa: PLC0415 - as below
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    with torch.cuda.device(0):
+        yield "cuda:0", "cuda:1"
+
+
 def pytest_collection_modifyitems(items):
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:

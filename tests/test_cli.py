@@ -108,6 +108,8 @@ def test_every_option_reaches_the_settings(parse, tmp_path):
         ["--participant-label", "01,02"],
         ["--participant-label", "01", "--participant-label", "02"],
         ["--participant-label=01", "--participant-label=02"],
+        ["--participant_label", "01", "02"],
+        ["--participant_label=01", "--participant-label", "02"],
         ["--participant-label", "01", "02", "01", "--dry-run"],
         ["-v", "--participant-label", "01", "02", "-v"],
     ],
@@ -120,6 +122,24 @@ def test_a_list_before_the_positionals_ends_at_two_dashes(parse):
     assert parse(before=["--participant-label", "01", "02", "--"]).participant_labels == ("01", "02")
     assert parse(before=["--participant-label", "01", "-v"]).participant_labels == ("01",)
     assert parse(before=["--participant-label=01"]).participant_labels == ("01",)
+
+
+def test_underscores_and_hyphens_are_the_same_in_every_long_option(parse, invoke, tmp_path):
+    """As a flag, with a value, with a list, joined by a sign; the values stay as they are."""
+    config = parse(
+        *("--session_id", "ses-a", "b", "--skip_bids_validation", "--work_dir", str(tmp_path / "a_b")),
+        *("--max_iterations=9", "--omp_nthreads", "2", "--slice_thickness", "5", "FLAIR=4", "--dry-run"),
+    )
+    assert (config.session_ids, config.skip_bids_validation) == (("a", "b"), True)
+    assert (config.work_dir, config.core.appearance.max_iterations) == (tmp_path / "a_b", 9)
+    assert (config.n_threads, config.slice_thickness_mm) == (2, {"": 5.0, "FLAIR": 4.0})
+    long_names = [name for param in cli.main.params for name in param.opts if name.startswith("--")]
+    assert len(long_names) > 20
+    for name in long_names:
+        assert "No such option" not in invoke(name.replace("-", "_").replace("__", "--", 1), "--help")[1]
+        assert name.count("_") == 0
+    code, output = invoke("--participants_label", "01")
+    assert (code, "No such option" in output) == (2, True)
 
 
 def test_a_list_that_swallows_the_positionals_says_so(tmp_path):
@@ -135,13 +155,34 @@ def test_filters_are_read(parse, tmp_path):
     assert parse("--bids-filter-file", str(path)).bids_filters == content
 
 
+def test_a_filter_file_of_fmriprep_serves_here_too(parse, invoke, tmp_path):
+    """Its own default queries, and one for magnitude images alone: what is no input here is named once."""
+    anatomical = {"datatype": "anat", "suffix": "T1w", "part": ["mag", None]}
+    path = tmp_path / "filters.json"
+    content = {
+        "fmap": {"datatype": "fmap"},
+        "bold": {"datatype": "func", "suffix": "bold", "an entity of theirs": 1},
+        "sbref": {"datatype": "func", "suffix": "sbref"},
+        "flair": {"datatype": "anat", "suffix": "FLAIR"},
+        "t1w": anatomical,
+        "roi": {"datatype": "anat", "suffix": "roi"},
+    }
+    path.write_text(json.dumps(content))
+    code, output = invoke("--bids-filter-file", str(path), "--dry-run")
+    assert code == 0, output
+    assert output.count(f"{path}: fmap, bold, sbref, roi: no input of this command, ignored") == 1
+    assert "sub-01_FLAIR.nii.gz" in output
+    filters = parse("--bids-filter-file", str(path)).bids_filters
+    assert filters == {"flair": content["flair"], "t1w": anatomical}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "is not valid JSON"),
         ("[]", "expected {"),
         ('{"t1w": "mprage"}', "expected {"),
-        ('{"bold": {}}', "unknown input 'bold', expected t1w, flair, t2w, pdw"),
+        ('{"bald": {}}', "unknown input 'bald', expected t1w, flair, t2w, pdw"),
         ('{"t1w": {"acq": "mprage"}}', "unknown entity 'acq'"),
     ],
 )

@@ -2,14 +2,19 @@
 
 import json
 import os
+import pwd
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from atlasgs_bids import environment
+from tests.bids_datasets import Dataset
+from tests.runs import command, outputs
 
 TIMEOUT_S = 120
 
@@ -159,3 +164,45 @@ def test_the_share_is_that_of_the_processors_this_process_may_use(tmp_path):
 def test_a_stated_number_of_threads_wins(monkeypatch, stated, share):
     monkeypatch.setenv("OMP_NUM_THREADS", stated)
     assert environment.share_of_threads(2) == share
+
+
+NOBODY = max((entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid < 60_000), default=0) + 1
+"""A number that belongs to no user."""
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that other users can look into, which tmp_path is not."""
+    with tempfile.TemporaryDirectory(prefix="atlasgs-open-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root, and setpriv, to be somebody else"
+)
+def test_a_user_without_an_entry_and_a_home_is_served(open_folder):
+    """As in a container on a cluster: pybids asks for the home while it loads, others for the user's name."""
+    dataset = Dataset.create(open_folder / "bids").add_participant("01")
+    temporary, out_dir = open_folder / "tmp", open_folder / "out"
+    for folder in (temporary, out_dir):
+        folder.mkdir()
+        os.chown(folder, NOBODY, NOBODY)
+    # The interpreter may lie in root's home: that user may read everything, and write what is its own.
+    as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    as_nobody += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    nameless = {"HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "NUMBA_CACHE_DIR"}
+    variables = {name: value for name, value in os.environ.items() if name not in nameless}
+    finished = subprocess.run(
+        [*as_nobody, *command(dataset.root, out_dir)],
+        env={**variables, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    files = outputs(out_dir, "01", "FLAIR")
+    assert files.finished
+    assert files.sr.stat().st_uid == NOBODY
+    assert (temporary / f"atlasgs-{NOBODY}").is_dir()

@@ -3,6 +3,7 @@
 import gc
 import logging
 import re
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -10,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from atlasgs_bids.core.settings import CoreSettings
-from atlasgs_bids.errors import DeviceMemoryError
+from atlasgs_bids.errors import AttemptError, DeviceMemoryError
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,13 @@ def with_smaller_chunks(
                 raise
             message = str(error)
             needed = _needed_bytes(message, device)
+            # Names and lines alone: neither frames nor, read later, any source.
+            where = traceback.TracebackException.from_exception(error, lookup_lines=False)
         # Outside of the handler, whose traceback would keep the attempt's tensors alive.
         _release(device)
         if settings.chunk_elements <= LEAST_CHUNK_ELEMENTS:
-            raise DeviceMemoryError(_explanation(message, device, needed, n_gaussians))
+            explanation = _explanation(message, device, needed, n_gaussians)
+            raise DeviceMemoryError(explanation) from AttemptError("".join(where.format()))
         smaller = max(LEAST_CHUNK_ELEMENTS, settings.chunk_elements // _STEP)
         logger.warning("%s: out of memory; trying again with chunks of %d pairs", device, smaller)
         settings = replace(settings, chunk_elements=smaller)
@@ -80,7 +84,7 @@ def _explanation(message: str, device: str, needed: float | None, n_gaussians: i
         return f"out of memory with {n_gaussians} Gaussians ({message.splitlines()[0]}); {_remedy(None)}"
     free, total = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    seen = f"{device} has {total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of them free for this process"
+    seen = f"{device} has {total / 2**30:.1f} GiB, {free / 2**30:.1f} of them free for this process"
     if needed is None:
         return f"out of memory: {seen}; {_remedy(None)}"
     fitting = int(n_gaussians * 0.9 * free / needed)
@@ -91,7 +95,5 @@ def _explanation(message: str, device: str, needed: float | None, n_gaussians: i
 
 
 def _remedy(fitting: int | None) -> str:
-    fewer = (
-        "fewer --n-gaussians" if fitting is None else f"--n-gaussians {fitting}, about as many as would fit"
-    )
-    return f"use {fewer}, run fewer participants at once (--nprocs), or compute with --device cpu"
+    fewer = "fewer --n-gaussians" if fitting is None else f"--n-gaussians {fitting}, which would about fit"
+    return f"use {fewer}, a smaller --nprocs, or --device cpu"

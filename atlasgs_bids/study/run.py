@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from atlasgs_bids.bids.files import remove_stale_temporaries, save_json
-from atlasgs_bids.errors import ConfigurationError, error_text
+from atlasgs_bids.errors import ConfigurationError, listed
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.study.cells import CellKey, Cells
 from atlasgs_bids.study.pool import in_processes
 from atlasgs_bids.study.results import write_results
-from atlasgs_bids.study.session import SessionPlan, SessionRunner, plan_sessions
+from atlasgs_bids.study.session import SessionPlan, SessionRunner, note_failure, plan_sessions
 from atlasgs_bids.study.settings import StudyConfig
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Outcome:
     def summary(self) -> str:
         """The last line of a run."""
         line = f"{self.n_done} cells done, {self.n_not_run} not run, {len(self.failures)} failed"
-        return line + (f": {'; '.join(self.failures[:5])}" if self.failures else "")
+        return line + (f": {listed(self.failures, '; ')}" if self.failures else "")
 
 
 def run_study(study: StudyConfig, participants: Sequence[str], progress: Progress) -> Outcome:
@@ -55,7 +55,7 @@ def run_study(study: StudyConfig, participants: Sequence[str], progress: Progres
         try:
             of_one = plan_sessions(participant, study)
         except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
-            failures.append(f"sub-{participant}: {error_text(error)}")
+            failures.append(f"sub-{participant}: {note_failure(study, f'sub-{participant}', error)}")
             continue
         if not of_one:
             logger.warning("sub-%s: no isotropic target, nothing to study", participant)

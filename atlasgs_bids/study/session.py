@@ -18,6 +18,7 @@ from atlasgs_bids.bids.images import ImageFile
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings
+from atlasgs_bids.devices import use_device
 from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.imaging.volume import to_nifti
 from atlasgs_bids.plan import SubjectPlan, plan_subject
@@ -109,13 +110,12 @@ class SessionRunner:
                 status = self._compute(key)
             except Exception as error:  # noqa: BLE001 - whatever breaks one cell breaks no other
                 status = "failed"
-                self.cells.save(key, {"status": status, "reason": error_text(error)})
-                log = self.study.out_dir / "logs" / f"{key.stem}.txt"
-                save_text(traceback.format_exc(), log)
-                logger.error("%s: %s; see %s", key.stem, error_text(error), log)  # noqa: TRY400 - it is there
+                reason = note_failure(self.study, key.stem, error)
+                self.cells.save(key, {"status": status, "reason": reason})
             yield key, status
 
     def _compute(self, key: CellKey) -> str:
+        use_device(self.run.device)  # of whichever process this is
         method = method_named(key.method)
         reason = method.missing(self.study, self.run.device)
         if reason is not None:
@@ -208,6 +208,18 @@ class SessionRunner:
             check_anchor(scaffold)
             self._scaffold = scaffold, seconds
         return self._scaffold
+
+
+def note_failure(study: StudyConfig, stem: str, error: Exception) -> str:
+    """The line that tells of an exception that is being handled; it is logged, the rest goes to a file."""
+    text = error_text(error)
+    path = study.out_dir / "logs" / f"{stem}.txt"
+    logger.error("%s: %s (details: logs/%s)", stem, text, path.name)
+    try:
+        save_text(traceback.format_exc(), path)
+    except OSError as full:  # a full disk may be the very failure
+        logger.error("%s cannot be written: %s", path, full)  # noqa: TRY400
+    return text
 
 
 def _with_core(simulation: Simulation, core: CoreSettings) -> Case:

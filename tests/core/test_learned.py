@@ -83,6 +83,18 @@ def test_same_seed_same_output(device: str) -> None:
     assert not torch.equal(first.image, other.image)
 
 
+@pytest.mark.gpu
+def test_a_gpu_that_is_not_the_current_one_trains_the_same(two_gpus: tuple[str, str]) -> None:
+    """By turns, so that neither is helped by what an earlier recording has left behind."""
+    first, second = two_gpus
+    predictions = [_run(_stack(device=device)) for device in (second, first, second, first)]
+    assert [str(prediction.image.device) for prediction in predictions] == [second, first, second, first]
+    for prediction in predictions[1:]:
+        assert torch.equal(prediction.image.cpu(), predictions[0].image.cpu())
+        assert torch.equal(prediction.sd.cpu(), predictions[0].sd.cpu())
+    assert torch.cuda.current_device() == 0
+
+
 def test_fine_planes_are_trained_at_the_scale_of_the_slices() -> None:
     stack = dataclasses.replace(_stack(shape=(48, 44, 4)), cell_mm=(0.5, 0.5, 1.0))
     prediction = _run(stack)

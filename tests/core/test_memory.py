@@ -18,7 +18,7 @@ from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.errors import DeviceMemoryError
 
 LIMITED = """
-import json, resource, sys
+import json, resource, sys, traceback
 import torch
 from atlasgs_bids.core.gaussians import project
 from atlasgs_bids.core.memory import with_smaller_chunks
@@ -50,7 +50,7 @@ try:
     found = with_smaller_chunks(attempt, CoreSettings(chunk_elements=2**24), "cpu", n)
     print(json.dumps([tried, float(found[0].sum())]))
 except Exception as error:
-    print(json.dumps([tried, f"{type(error).__name__}: {error}"]))
+    print(json.dumps([tried, f"{type(error).__name__}: {error}", traceback.format_exc()]))
 """
 
 
@@ -70,10 +70,13 @@ def test_what_does_not_fit_is_tried_in_smaller_chunks():
 
 
 def test_what_does_not_fit_in_any_chunk_says_so():
-    tried, message = limited(2**20)
+    tried, message, crash = limited(2**20)
     assert tried == [2**24, 2**21, 2**18]
     assert message.startswith("DeviceMemoryError: out of memory with 12000 Gaussians")
     assert "fewer --n-gaussians" in message
+    assert "DefaultCPUAllocator" in crash
+    assert "in gather\n" in crash, "where it ran out"
+    assert "During handling" not in crash, "the attempt's tensors are gone when it is raised"
 
 
 def test_other_errors_pass_through():

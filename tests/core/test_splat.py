@@ -44,6 +44,34 @@ def test_rendering_is_the_definition(oblique: bool, anisotropy: float, n: int) -
     torch.testing.assert_close(rendered, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("matrix_gib", [2.0, 0.0], ids=["matrix", "direct"])
+def test_a_gpu_that_is_not_the_current_one_splats_the_same(
+    two_gpus: tuple[str, str], matrix_gib: float
+) -> None:
+    """Operator, adjoint, image and gradients, to the last bit."""
+    gaussians, affine = random_gaussians(300, 10.0, dtype=torch.float32), _affine(oblique=True)
+    upstream, found = torch.randn(SHAPE), []
+    for device in two_gpus:
+        leaves = Gaussians(*(value.to(device).requires_grad_() for value in vars(gaussians).values()))
+        op = SplatOperator(
+            Gaussians(*(value.detach() for value in vars(leaves).values())),
+            SHAPE,
+            affine.to(device),
+            matrix_gib=matrix_gib,
+        )
+        image = render(leaves, leaves.amplitudes, SHAPE, affine.to(device), 500)
+        image.backward(upstream.to(device))  # type: ignore[no-untyped-call]
+        gradients = [leaf.grad for leaf in vars(leaves).values()]
+        results = [op.forward(leaves.amplitudes.detach()), op.adjoint(upstream.to(device)), image.detach()]
+        found.append([*results, *(gradient for gradient in gradients if gradient is not None)])
+    assert len(found[0]) == 7
+    for one, other in zip(*found, strict=True):
+        assert str(other.device) == two_gpus[1]
+        assert torch.equal(one.cpu(), other.cpu())
+    assert torch.cuda.current_device() == 0
+
+
 @pytest.fixture(params=["cpu", "reference", "cuda"])
 def kernels(request: pytest.FixtureRequest) -> ModuleType:
     """Each implementation of the interface; without a GPU, Triton's interpreter runs the CUDA kernels."""

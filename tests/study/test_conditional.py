@@ -154,17 +154,21 @@ def test_the_cpus_kernels_composite_as_the_reference_does():
 
 
 @pytest.mark.gpu
-def test_gsplat_composites_as_the_reference_does():
-    means, covariances, positions = random_cut(n=300, n_planes=4, extent=40.0, device="cuda")
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_gsplat_composites_as_the_reference_does(device):
+    """On a GPU that is not the current one as well."""
+    if int(device[-1]) >= torch.cuda.device_count():
+        pytest.skip("needs two CUDA devices")
+    means, covariances, positions = random_cut(n=300, n_planes=4, extent=40.0, device=device)
     pairs = meeting_pairs(means, covariances, positions)
-    features = torch.rand(len(pairs[0]), 4, device="cuda")
+    features = torch.rand(len(pairs[0]), 4, device=device)
     grads, images = [], []
     for rasterize in (composite_gsplat, composite_reference):
         means.requires_grad_()
-        opacities = torch.full((300,), 0.6, device="cuda", requires_grad=True)
+        opacities = torch.full((300,), 0.6, device=device, requires_grad=True)
         cut = cut_by_planes(means, covariances, positions, pairs)
         image = rasterize(cut, features, opacities[cut.owners] * cut.marginals, 4, (37, 41))
-        weights = torch.linspace(0, 1, image.numel(), device="cuda").view(image.shape)
+        weights = torch.linspace(0, 1, image.numel(), device=device).view(image.shape)
         images.append(image.detach())
         grads.append(torch.autograd.grad((image * weights).sum(), [means, opacities]))
     scale = float(images[1].abs().max())

@@ -184,9 +184,12 @@ def test_a_participant_without_t1w_fails_alone(tmp_path):
     dataset = isotropic_dataset(tmp_path / "bids", ("01", "02"), n_voxels=16)
     dataset.path("01", "T1w").unlink()
     options = ("--methods", "cubic", "--factors", "2")
-    exit_code, last_line, _ = atlasgs_study(dataset.root, tmp_path / "out", *options)
+    exit_code, last_line, log = atlasgs_study(dataset.root, tmp_path / "out", *options)
     assert exit_code == 1
     assert last_line.startswith("1 cells done, 0 not run, 1 failed: sub-01:")
+    (line,) = [line for line in log.splitlines() if "ERROR" in line]
+    assert line.endswith("(details: logs/sub-01.txt)")
+    assert "Traceback" in (tmp_path / "out" / "logs" / "sub-01.txt").read_text()
 
 
 @pytest.mark.parametrize("options", [("--methods", "magic"), ("--factors", "1"), ("--axis", "3")])

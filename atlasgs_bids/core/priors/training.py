@@ -73,14 +73,20 @@ class Trainer:
     def _record(self, which: int) -> torch.cuda.CUDAGraph:
         """A step as one CUDA graph: to launch its kernels one by one takes 2.5 times as long."""
         self._rate.fill_(0.0)  # the steps before and during the recording change nothing
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
+        # Streams, the recording and Adam's look at it are the current device's, whatever the tensors are on.
+        with (
+            torch.cuda.device(self._device),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False),
+        ):
+            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            before = torch.cuda.current_stream(self._device)
+            stream.wait_stream(before)
             with torch.cuda.stream(stream):
                 self._step(which)
-            torch.cuda.current_stream().wait_stream(stream)
+            before.wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Its own default stream is made once in a process, on the device of the first recording.
+            with torch.cuda.graph(graph, stream=stream):
                 self._step(which)
         return graph
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.core.acquisition import profile_sampling
-from atlasgs_bids.errors import InputError
+from atlasgs_bids.errors import InputError, shortened
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.slices import slice_profile
 from atlasgs_bids.imaging.volume import load_volume, to_nifti, voxel_sizes_mm
@@ -54,8 +54,8 @@ def restore(case: Case) -> Restored:
         )
         made = sorted(Path(folder).glob("**/*_eclare.nii.gz"))
         if finished.returncode != 0 or not made:
-            last = (finished.stderr or finished.stdout).strip().splitlines()[-1:]
-            raise InputError(f"{COMMAND} ended with {finished.returncode}: {' '.join(last) or 'no result'}")
+            (last,) = (finished.stderr or finished.stdout).strip().splitlines()[-1:] or ["no result"]
+            raise InputError(f"{COMMAND} ended with {finished.returncode}: {shortened(last, 150)}")
         result = load_volume(made[0])
     image = resample(result, case.grid, placed.registration.target_from_anchor, order=3)
     return Restored(kept(image.astype(np.float32), case))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from atlasgs_bids.errors import error_text
 from atlasgs_bids.fitting import observe_placed
 from atlasgs_bids.study.case import Case
 from atlasgs_bids.study.methods import persistence
@@ -212,7 +213,7 @@ def _kernel_problem(device: str) -> str | None:
     try:
         composite_gsplat(cut, one[:, None], 0.5 * one, 1, (8, 8))
     except Exception as error:  # noqa: BLE001 - a compiler, a driver, a missing library: all of them a reason
-        return f"gsplat's CUDA kernels do not run: {type(error).__name__}: {str(error)[:200]}"
+        return f"gsplat's CUDA kernels do not run: {error_text(error)}"
     return None
 
 
