@@ -1,10 +1,12 @@
 """The files of one session: images, sidecars, figure and metrics, the metrics last."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from atlasgs_bids.bids.derivatives import (
@@ -13,9 +15,8 @@ from atlasgs_bids.bids.derivatives import (
     bids_uri,
     image_sidecar,
     json_path,
-    target_outputs,
 )
-from atlasgs_bids.bids.files import atomic, save_image, save_json, save_tsv
+from atlasgs_bids.bids.files import atomic, save_json, save_tsv
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.imaging.anchor import Anchor
@@ -25,19 +26,16 @@ from atlasgs_bids.imaging.scaffold_files import save_appearance
 from atlasgs_bids.imaging.volume import to_nifti, voxel_sizes_mm
 from atlasgs_bids.measures import doubts, target_metrics
 from atlasgs_bids.plan import SubjectPlan
+from atlasgs_bids.provenance import provenance, source_uri
 from atlasgs_bids.report.dictionary import metrics_dictionary, motion_dictionary
 from atlasgs_bids.report.figures import target_figure
 from atlasgs_bids.report.motion import motion_figure
 from atlasgs_bids.results import StackResult, TargetResult, mean_interpolated
+from atlasgs_bids.target_files import remove_old_files, stack_outputs
 from atlasgs_bids.targets import TargetPlan
 
-
-def source_uri(path: Path, config: RunConfig) -> str:
-    """BIDS URI of an input, in the dataset or in another pipeline's results."""
-    for name, folder in config.derivatives.items():
-        if path.is_relative_to(folder):
-            return bids_uri(path, folder, name)
-    return bids_uri(path, config.bids_dir)
+Sidecars = Mapping[Path, Mapping[str, Any]]
+"""Of each file of a target, by the file's path."""
 
 
 def anchor_sidecars(
@@ -62,26 +60,33 @@ def anchor_sidecars(
     return image, scaffold
 
 
-def save_images(outputs: TargetOutputs, result: TargetResult, config: RunConfig) -> None:
+def _save_images(
+    target: TargetPlan, outputs: TargetOutputs, result: TargetResult, config: RunConfig, sidecars: Sidecars
+) -> None:
     """The result, and for each stack the simulated and residual slices on its own grid."""
-    save_image(to_nifti(result.sr, result.grid.world_from_voxel), outputs.sr)
-    save_image(to_nifti(result.sd, result.grid.world_from_voxel), outputs.srstd)
-    with atomic(outputs.scaffold_npz) as path:
+    remove_old_files(target, config)
+    _save_described(to_nifti(result.sr, result.grid.world_from_voxel), outputs.sr, sidecars)
+    _save_described(to_nifti(result.sd, result.grid.world_from_voxel), outputs.srstd, sidecars)
+    with _described(outputs.scaffold_npz, sidecars) as path:
         save_appearance(path, result.gaussians, result.n_shared, result.appearance.amplitudes)
     for stack in result.stacks:
-        own = stack_outputs(stack, outputs, result, config)
+        own = stack_outputs(stack.plan, target, config)
         residual = np.where(stack.weights > 0, stack.acquired.data - stack.simulated, np.float32(0))
-        save_image(to_nifti(stack.simulated, stack.acquired.world_from_voxel), own.simulated)
-        save_image(to_nifti(residual, stack.acquired.world_from_voxel), own.residual)
+        _save_described(to_nifti(stack.simulated, stack.acquired.world_from_voxel), own.simulated, sidecars)
+        _save_described(to_nifti(residual, stack.acquired.world_from_voxel), own.residual, sidecars)
 
 
-def stack_outputs(
-    stack: StackResult, outputs: TargetOutputs, result: TargetResult, config: RunConfig
-) -> TargetOutputs:
-    """Where the files of one stack go: with its own entities where the target has several."""
-    if len(result.stacks) == 1:
-        return outputs
-    return target_outputs(config.out_dir, stack.plan.source.entities, config.resolution)
+@contextmanager
+def _described(path: Path, sidecars: Sidecars) -> Iterator[Path]:
+    """``atomic``, with the sidecar in place before the file: no moment shows the one without the other."""
+    with atomic(path) as temporary:
+        yield temporary
+        save_json(sidecars[path], json_path(path))
+
+
+def _save_described(image: nib.Nifti1Image, path: Path, sidecars: Sidecars) -> None:
+    with _described(path, sidecars) as temporary:
+        nib.save(image, temporary)
 
 
 def write_target(
@@ -93,15 +98,19 @@ def write_target(
     seconds: dict[str, float],
     memory: dict[str, float | None],
 ) -> None:
-    """Everything but the images; the metrics come last and say that the target is finished."""
+    """Every file of a target but the volumes of a series; the metrics last, which say that it is finished."""
     anchor, grid = result.anchor, result.grid
-    _write_sidecars(plan, target, outputs, result, config)
-    save_image(to_nifti(result.fov, grid.world_from_voxel, dtype=np.uint8), outputs.fov_mask)
+    sidecars = target_sidecars(plan, target, outputs, result, config)
+    if target.series is None:
+        _save_images(target, outputs, result, config, sidecars)
+    mask_image = to_nifti(result.fov, grid.world_from_voxel, dtype=np.uint8)
+    _save_described(mask_image, outputs.fov_mask, sidecars)
     for stack in result.stacks:
-        with atomic(stack_outputs(stack, outputs, result, config).xfm) as path:
+        own = stack_outputs(stack.plan, target, config)
+        with _described(own.xfm, sidecars) as path:
             write_itk_transform(path, stack.registration)
         if stack.motion:
-            _write_motion(stack, stack_outputs(stack, outputs, result, config))
+            _write_motion(stack, own)
     anchor_image = resample(anchor.volume, grid)
     cubic = mean_interpolated([stack.interpolable for stack in result.stacks], grid)
     foreground = anchor.foreground_on(grid)
@@ -118,9 +127,10 @@ def write_target(
     save_tsv([row], outputs.metrics_tsv)
 
 
-def _write_sidecars(
+def target_sidecars(
     plan: SubjectPlan, target: TargetPlan, outputs: TargetOutputs, result: TargetResult, config: RunConfig
-) -> None:
+) -> dict[Path, dict[str, Any]]:
+    """The sidecar of each file of a target that has one, but for tables."""
     paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path]
     sources = [source_uri(path, config) for path in paths]
     shared = anchor_outputs(config.out_dir, plan.participant, plan.session)
@@ -132,56 +142,46 @@ def _write_sidecars(
     }
     skull_stripped = _skull_stripped(plan, result.anchor)
     sidecar = partial(image_sidecar, target.source.sidecar, sources=sources)
-    save_json(
-        sidecar(
+    found = {
+        outputs.sr: sidecar(
             description="Isotropic image rendered from Gaussians fitted to the acquired slices; intensities "
             "in the units of the source; 0 outside the field of view and the anchor's foreground",
             skull_stripped=skull_stripped, **on_grid, **_fit_fields(result, config),
+            **provenance(plan, target, config),
         ),
-        outputs.sr_json,
-    )  # fmt: skip
+        outputs.fov_mask: sidecar(
+            description="Where the acquired slices cover the output grid", mask_type="ROI", **on_grid
+        ),
+    }  # fmt: skip
     if target.series is None:
-        save_json(
-            sidecar(
-                description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
-                "the errors are expected within 1.645 times it",
-                skull_stripped=skull_stripped,
-                **on_grid,
-            ),
-            outputs.srstd_json,
+        found[outputs.srstd] = sidecar(
+            description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
+            "the errors are expected within 1.645 times it",
+            skull_stripped=skull_stripped,
+            **on_grid,
         )
-        save_json(
-            {
-                "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "
-                "scales (mm, RAS), quaternions and amplitudes of the target's own",
-                "Sources": [bids_uri(scaffold_path, config.out_dir, "")],
-                "NumberOfSharedGaussians": result.n_shared,
-                "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,
-            },
-            outputs.scaffold_json,
-        )  # fmt: skip
-    save_json(
-        sidecar(description="Where the acquired slices cover the output grid", mask_type="ROI", **on_grid),
-        outputs.fov_mask_json,
-    )
+        found[outputs.scaffold_npz] = {
+            "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "
+            "scales (mm, RAS), quaternions and amplitudes of the target's own",
+            "Sources": [bids_uri(scaffold_path, config.out_dir, "")],
+            "NumberOfSharedGaussians": result.n_shared,
+            "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,
+        }
     for stack in result.stacks:
-        own = stack_outputs(stack, outputs, result, config)
+        own = stack_outputs(stack.plan, target, config)
         native = partial(
             image_sidecar, stack.plan.source.sidecar, sources=sources, skull_stripped=skull_stripped
         )
-        save_json(native(description="What the model predicts for the acquired slices"), own.simulated_json)
-        save_json(
-            native(description="Acquired minus simulated slices; 0 where a voxel took no part"),
-            own.residual_json,
+        found[own.simulated] = native(description="What the model predicts for the acquired slices")
+        found[own.residual] = native(
+            description="Acquired minus simulated slices; 0 where a voxel took no part"
         )
-        save_json(
-            {
-                "Description": "ITK transform for resampling the target onto the anchor: its point map goes "
-                "from the anchor to the target (LPS, mm)",
-                "Sources": sources,
-            },
-            own.xfm_json,
-        )
+        found[own.xfm] = {
+            "Description": "ITK transform for resampling the target onto the anchor: its point map goes "
+            "from the anchor to the target (LPS, mm)",
+            "Sources": sources,
+        }
+    return found
 
 
 def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 from atlasgs_bids import __version__
 from atlasgs_bids.bids.derivatives import target_outputs
-from atlasgs_bids.bids.files import save_text
+from atlasgs_bids.bids.files import save_text, short_name
 from atlasgs_bids.bids.locks import session_lock
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.devices import use_device
@@ -20,6 +20,8 @@ from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.monitor import ResourceMonitor
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
+from atlasgs_bids.provenance import differences
+from atlasgs_bids.targets import TargetPlan
 
 logger = logging.getLogger("atlasgs_bids")
 
@@ -64,12 +66,18 @@ def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
     except (InputError, OSError) as error:  # held by another run, or read-only: the results are there
         logger.debug("%s: %s", plan.label, error)
     for target in plan.targets:
-        _log_skipped(plan, target.label)
+        _log_skipped(plan, target, config)
     return False
 
 
-def _log_skipped(plan: SubjectPlan, label: str) -> None:
-    logger.info("%s %s: finished by an earlier run; --overwrite does it again", plan.label, label)
+def _log_skipped(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> None:
+    """Say that a target is kept, as a warning where this run would have made it otherwise."""
+    differing = differences(plan, target, config)
+    if differing:
+        text = "%s %s: finished by an earlier run %s; kept; --overwrite does it again"
+        logger.warning(text, plan.label, target.label, differing)
+    else:
+        logger.info("%s %s: finished by an earlier run; --overwrite does it again", plan.label, target.label)
 
 
 def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -> list[Failed]:
@@ -89,8 +97,9 @@ def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -
             result = process(plan, config, progress)
     except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
         return [failed(plan.participant, plan.label, error)]
-    for label in result.skipped:
-        _log_skipped(plan, label)
+    for target in plan.targets:
+        if target.label in result.skipped:
+            _log_skipped(plan, target, config)
     return [
         Failed(plan.participant, f"{plan.label} {failure.label}", failure.message, failure.traceback)
         for failure in result.failures
@@ -116,7 +125,7 @@ def failed(participant: str, label: str, error: Exception) -> Failed:
 def record(failure: Failed, config: RunConfig) -> None:
     """Log a failure and write its crash file, at once: a later failure must not lose it."""
     now = datetime.now(timezone.utc)
-    name = f"crash-{now:%Y%m%dT%H%M%SZ}-{failure.label.replace(' ', '_')}-{os.getpid()}.txt"
+    name = f"crash-{now:%Y%m%dT%H%M%SZ}-{short_name(failure.label)}-{os.getpid()}.txt"
     path = config.out_dir / "logs" / name
     text = (
         f"{failure.label}\n{failure.message}\n\n"

@@ -17,6 +17,7 @@ from atlasgs_bids.bids.masks import choose_brain_mask
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
+from atlasgs_bids.target_files import named_targets
 from atlasgs_bids.targets import (
     TargetPlan,
     image_header,
@@ -67,6 +68,7 @@ def plan_subject(inputs: SubjectInputs, config: RunConfig) -> SubjectPlan:
     anchor_voxel_mm = float(voxel_sizes_mm(image_header(anchor).world_from_voxel).min())
     brain_mask, mask_warnings = choose_brain_mask(inputs.brain_masks, anchor)
     found = plan_targets(inputs.targets, anchor, anchor_voxel_mm, config)
+    targets, nameless = named_targets(found.targets, config)
     return SubjectPlan(
         participant=inputs.participant,
         session=inputs.session,
@@ -74,10 +76,10 @@ def plan_subject(inputs: SubjectInputs, config: RunConfig) -> SubjectPlan:
         anchor_reason=anchor_reason,
         brain_mask=brain_mask,
         other_anchor=_other_anchor(inputs, anchor),
-        targets=tuple(found.targets),
+        targets=tuple(targets),
         skipped=(*refused, *found.skipped, *((path, BIDSIGNORE) for path in inputs.ignored)),
         warnings=(*inputs.warnings, *warnings, *mask_warnings, *found.warnings),
-        failures=(*inputs.failures, *found.failures),
+        failures=(*inputs.failures, *found.failures, *nameless),
     )
 
 

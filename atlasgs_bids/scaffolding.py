@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from atlasgs_bids import __version__
 from atlasgs_bids.bids.derivatives import anchor_outputs
-from atlasgs_bids.bids.files import atomic, save_image, save_json
+from atlasgs_bids.bids.files import atomic, save_json
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.memory import with_smaller_chunks
@@ -73,13 +74,17 @@ def session_scaffold(
         else:
             gaussians, psnr_db = _fitted(plan, anchor, config, progress)
         seconds = time.perf_counter() - start
+    if stored is None:
+        # Another one's, which a later run would take for the origin of the PLY and the sidecar that come now.
+        outputs.scaffold_npz.unlink(missing_ok=True)
+    anchor_json, scaffold_json = anchor_sidecars(plan, config, anchor, len(gaussians), psnr_db)
+    with atomic(outputs.anchor) as path:
+        nib.save(to_nifti(anchor.volume.data, anchor.volume.world_from_voxel), path)
+        save_json(anchor_json, outputs.anchor_json)
+    save_json(scaffold_json, outputs.scaffold_json)
     if stored is None or not outputs.scaffold_ply.exists():
         with atomic(outputs.scaffold_ply) as path:
             save_ply(path, gaussians)
-    anchor_json, scaffold_json = anchor_sidecars(plan, config, anchor, len(gaussians), psnr_db)
-    save_image(to_nifti(anchor.volume.data, anchor.volume.world_from_voxel), outputs.anchor)
-    save_json(anchor_json, outputs.anchor_json)
-    save_json(scaffold_json, outputs.scaffold_json)
     if stored is None:
         with atomic(outputs.scaffold_npz) as path:
             save_scaffold(path, gaussians, fingerprint, psnr_db)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.bids.companions import Gradients, gradients_text
-from atlasgs_bids.bids.derivatives import TargetOutputs, companion_path
-from atlasgs_bids.bids.files import atomic, image_stream, save_text, save_tsv
+from atlasgs_bids.bids.derivatives import TargetOutputs, json_path
+from atlasgs_bids.bids.files import atomic, image_stream, save_json, save_text, save_tsv
 from atlasgs_bids.config import RunConfig
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.fitting import (
@@ -25,12 +25,14 @@ from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.series import Series, load_series, series_header
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.observation import Observation
+from atlasgs_bids.outputs import target_sidecars
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.report.figures import target_figure
 from atlasgs_bids.results import TargetResult
 from atlasgs_bids.scaffolding import SessionScaffold
 from atlasgs_bids.series_fit import SeriesFit, fit_series
+from atlasgs_bids.target_files import companions, remove_old_files
 from atlasgs_bids.targets import TargetPlan
 from atlasgs_bids.volumes import SeriesPlan
 
@@ -71,8 +73,7 @@ def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
         fit = fit_series(placed, series, run.series, run.scaffold, config, run.progress, run.label)
     result = rendered_result(fit.reference.fit, fit.scaffold, config)
     with measure("render"):
-        means = _write_volumes(run, fit, result)
-    _write_companions(run, placed, result.grid)
+        means = _write_volumes(run, fit, result, placed)
     (stack,) = result.stacks
     write_series_figures(
         run.label, run.series, run.outputs, series, means.rendered, result.anchor,
@@ -106,8 +107,11 @@ def _placed(run: SeriesRun, reference: Volume) -> PlacedStack:
     return replace(place(stack, moving, run.scaffold.anchor, run.config, run.label), acquired=reference)
 
 
-def _write_volumes(run: SeriesRun, fit: SeriesFit, result: TargetResult) -> _Means:
-    """Result, simulated and residual volumes, one at a time: no series lies in memory as float32."""
+def _write_volumes(run: SeriesRun, fit: SeriesFit, result: TargetResult, placed: PlacedStack) -> _Means:
+    """Result, simulated and residual volumes, one at a time: no series lies in memory as float32.
+
+    Their sidecars, gradients and contexts are there before the images get their names.
+    """
     series, observation = fit.series, fit.observation
     grid, anchor, kinds = result.grid, result.anchor, run.series.kinds
     inside = result.fov & anchor.support_on(grid)
@@ -130,6 +134,11 @@ def _write_volumes(run: SeriesRun, fit: SeriesFit, result: TargetResult) -> _Mea
             add_residual(np.where(weights > 0, series.volume(index) - simulated, np.float32(0)))
             means.add(kinds[index], 1 / kinds.count(kinds[index]), sr, simulated)
             advance(1)
+        remove_old_files(run.target, run.config)
+        sidecars = target_sidecars(run.plan, run.target, run.outputs, result, run.config)
+        for image in (run.outputs.sr, run.outputs.simulated, run.outputs.residual):
+            save_json(sidecars[image], json_path(image))
+        _write_companions(run, placed, grid)
     return means
 
 
@@ -143,18 +152,18 @@ def _write_companions(run: SeriesRun, placed: PlacedStack, grid: Grid) -> None:
             placed.registration.target_from_anchor,
             grid.world_from_voxel,
         )
-        _save_gradients(Gradients(source.gradients.b_values, turned), outputs.sr)
+        _save_gradients(Gradients(source.gradients.b_values, turned), companions(run.target, outputs.sr))
         for native in (outputs.simulated, outputs.residual):
-            _save_gradients(source.gradients, native)
+            _save_gradients(source.gradients, companions(run.target, native))
     if source.asl_context is not None:
         rows = [{"volume_type": kind} for kind in source.asl_context]
         for image in (outputs.sr, outputs.simulated, outputs.residual):
-            save_tsv(rows, companion_path(image, "aslcontext", ".tsv"))
+            save_tsv(rows, companions(run.target, image)["aslcontext"])
 
 
-def _save_gradients(gradients: Gradients, image: Path) -> None:
-    for text, extension in zip(gradients_text(gradients), (".bval", ".bvec"), strict=True):
-        save_text(text, companion_path(image, "dwi", extension))
+def _save_gradients(gradients: Gradients, paths: Mapping[str, Path]) -> None:
+    for text, name in zip(gradients_text(gradients), ("bval", "bvec"), strict=True):
+        save_text(text, paths[name])
 
 
 @dataclass(frozen=True)

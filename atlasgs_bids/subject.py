@@ -23,7 +23,7 @@ from atlasgs_bids.imaging.volume import load_volume
 from atlasgs_bids.longitudinal import check_other_session
 from atlasgs_bids.measures import warnings_of
 from atlasgs_bids.motion import fit_moving_stacks
-from atlasgs_bids.outputs import save_images, write_target
+from atlasgs_bids.outputs import write_target
 from atlasgs_bids.plan import SubjectPlan
 from atlasgs_bids.progress import Progress
 from atlasgs_bids.scaffolding import SessionScaffold, session_anchor, session_scaffold
@@ -164,7 +164,6 @@ def _process_target(
         with clock.measure("render"), progress.stage(f"{label}: rendering") as advance:
             result = rendered_result(fitted.fit, fitted.scaffold, config)
             advance(1)
-        save_images(outputs, result, config)
     for text in warnings_of(result):
         logger.warning("%s: %s", label, text)
     with progress.stage(f"{label}: writing") as advance:

@@ -36,7 +36,7 @@ def main() -> None:
         return
     for learned in sorted(options.results.glob("*_learned.npz")):
         graph = learned.with_name(learned.name.replace("_learned", "_graph"))
-        found, other = np.load(learned), np.load(graph)
+        found, other = (np.load(path, allow_pickle=False) for path in (learned, graph))
         images = {name: found[name].astype(np.float32) for name in ("truth", "cubic")}
         images["graph"] = other["result"].astype(np.float32)
         images["learned"] = found["result"].astype(np.float32)

@@ -26,5 +26,5 @@ def atlasgs(bids_dir, out_dir, *options, level="participant"):
     return finished.returncode, (finished.stdout.splitlines() or [""])[-1], finished.stderr
 
 
-def outputs(out_dir, participant, suffix):
-    return target_outputs(out_dir, {"subject": participant, "suffix": suffix, "datatype": "anat"})
+def outputs(out_dir, participant, suffix, datatype="anat"):
+    return target_outputs(out_dir, {"subject": participant, "suffix": suffix, "datatype": datatype})

@@ -76,7 +76,7 @@ def test_labels_narrow_the_group(study):
 def test_half_written_metrics_do_not_count(study):
     add_metrics(study, "01", "FLAIR", {"x": 1})
     path = next((study / "out" / "sub-01" / "anat").glob("*_metrics.tsv"))
-    path.rename(path.with_name(f".tmp-host-1-0123abcd_{path.name}"))
+    path.rename(path.with_name(".tmp-0123abcd.1-1-0123abcd-0123abcd.tsv"))
     assert group(study)[0] == 1
 
 

@@ -239,7 +239,7 @@ def check_whole(out_dir):
         if path.name.endswith(".nii.gz"):
             nib.load(path).get_fdata()
         elif path.suffix == ".npz":
-            np.load(path).files  # noqa: B018 - reads the archive's index
+            np.load(path, allow_pickle=False).files  # noqa: B018 - reads the archive's index
         elif path.is_file():
             assert path.stat().st_size > 0
 

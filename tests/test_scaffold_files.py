@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from atlasgs_bids.core.settings import CoreSettings, ScaffoldSettings
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.bias import bias_field
-from atlasgs_bids.imaging.scaffold_files import read_scaffold, save_ply, save_scaffold
+from atlasgs_bids.imaging.scaffold_files import load_scaffold, read_scaffold, save_ply, save_scaffold
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.scaffolding import given_scaffold
 from tests.bids_datasets import head
@@ -125,6 +126,108 @@ def test_gaussians_that_cannot_be(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         read_scaffold(tmp_path / "a.npz")
     assert len(Gaussians(**two)) == 2
+
+
+def stored_again(path, change):
+    """The same archive with one array, or its file, changed."""
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez(path, **(arrays | change))
+
+
+def cut_in_the_middle(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def turn_bytes(path):
+    """As a bad disk does, in the middle of the largest array: the archive's directory stays whole."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 8] = bytes(255 - byte for byte in content[:8])
+    path.write_bytes(content)
+
+
+def compressed_and_turned(path):
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez_compressed(path, **arrays)
+    turn_bytes(path)
+
+
+def one_array_alone(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def objects(path):
+    stored_again(path, {"means_mm": np.array([{"a": 1}], dtype=object)})
+
+
+def one_amplitude_fewer(path):
+    with np.load(path, allow_pickle=False) as stored:
+        amplitudes = stored["amplitudes"]
+    stored_again(path, {"amplitudes": amplitudes[1:]})
+
+
+def no_number(path):
+    stored_again(path, {"anchor_psnr_db": np.zeros(2)})
+
+
+DAMAGES = [
+    cut_in_the_middle,
+    turn_bytes,
+    compressed_and_turned,
+    one_array_alone,
+    objects,
+    one_amplitude_fewer,
+]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, no_number])
+def test_a_damaged_scaffold_of_the_session_counts_as_none(tmp_path, gaussians, damage):
+    path = tmp_path / "scaffold.npz"
+    save_scaffold(path, gaussians, "fingerprint", 40.0)
+    assert load_scaffold(path, "fingerprint") is not None
+    damage(path)
+    assert load_scaffold(path, "fingerprint") is None
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_scaffold_that_is_given_is_refused(tmp_path, gaussians, damage):
+    path = tmp_path / "scaffold.npz"
+    save_scaffold(path, gaussians, "fingerprint", 40.0)
+    damage(path)
+    with pytest.raises(InputError, match=r"scaffold\.npz: not readable as a scaffold"):
+        read_scaffold(path)
+
+
+HUGE = {
+    "many Gaussians": ("means_mm", "<f4", "(1000000000000, 3)"),
+    "a long text": ("schema", "<U500000000", "()"),
+    "many numbers each": ("amplitudes", "<f4", "(2, 100000000000)"),
+}
+
+
+@pytest.mark.parametrize(("name", "dtype", "shape"), HUGE.values(), ids=HUGE)
+def test_sizes_that_cannot_be_are_refused_before_memory_is_taken(tmp_path, gaussians, name, dtype, shape):
+    path = tmp_path / "scaffold.npz"
+    save_scaffold(path, gaussians, "fingerprint", 40.0)
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with ZipFile(path, "w") as archive:
+        for member, content in {**members, f"{name}.npy": array}.items():
+            archive.writestr(member, content)
+    with pytest.raises(InputError, match=f"{name} is an array of .* expected up to 50000000 Gaussians"):
+        read_scaffold(path)
+    assert load_scaffold(path, "fingerprint") is None
+
+
+def test_a_ply_that_counts_too_many_is_refused(tmp_path):
+    text = "ply\nformat ascii 1.0\nelement vertex 900000000000\nproperty float x\nend_header\n1\n"
+    (tmp_path / "a.ply").write_text(text)
+    with pytest.raises(InputError, match="its header counts 900000000000 elements"):
+        read_scaffold(tmp_path / "a.ply")
 
 
 def test_the_bias_field_is_found_and_the_anchor_left_alone(anchor):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atlasgs_bids.bids.files import session_mark
 from atlasgs_bids.bids.locks import session_lock
 from atlasgs_bids.errors import InputError
 from tests.bids_datasets import Dataset
@@ -150,7 +151,8 @@ def test_a_lock_goes_with_its_process_and_its_holder_clears_what_the_dead_one_le
         "atomic(Path(sys.argv[1]) / 'sub-01/figures/sub-01_ses-a_x.png') as temporary:\n"
         "    temporary.write_text('half'); print('ready', flush=True); time.sleep(60)\n"
     )
-    others = tmp_path / "sub-01" / "figures" / ".tmp-elsewhere.1-1-0123abcd_sub-01_ses-b_x.png"
+    mark = session_mark("sub-01_ses-b_x.png")
+    others = tmp_path / "sub-01" / "figures" / f".tmp-0123abcd.1-1-0123abcd-{mark}.png"
     others.parent.mkdir(parents=True)
     others.touch()
     arguments = [sys.executable, "-c", script, tmp_path]

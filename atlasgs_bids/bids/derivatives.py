@@ -1,5 +1,6 @@
 """Names, sidecars and files of the derivative dataset; every write is atomic (files.py)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +159,9 @@ class TargetOutputs:
         return self.metrics_tsv.with_name(self.metrics_tsv.name.replace("_desc-sr_", "_desc-motion_"))
 
     def figure_of(self, kind: str) -> Path:
-        """The figure of one kind of volume of a series."""
-        return self.figure.with_name(self.figure.name.replace("_desc-sr_", f"_desc-{kind}_"))
+        """The figure of one kind of volume of a series, such as ``n/a``; a name takes letters and digits."""
+        label = re.sub(r"[^0-9a-zA-Z]", "", kind) or "other"
+        return self.figure.with_name(self.figure.name.replace("_desc-sr_", f"_desc-{label}_"))
 
     @property
     def finished(self) -> bool:

@@ -2,7 +2,9 @@
 
 import codecs
 import errno
+import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -17,17 +19,27 @@ import nibabel as nib
 import numpy as np
 from nibabel.openers import Opener
 
+from atlasgs_bids.bids.entities import split_extension
 from atlasgs_bids.errors import InputError
 
-_TEMPORARY = re.compile(r"\.tmp-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}_.+")
+TEMPORARY = re.compile(
+    r"\.tmp-(?P<host>[0-9a-f]{8}\.\d+)-(?P<pid>\d+)-[0-9a-f]{8}-(?P<session>[0-9a-f]{8})(\..+)?"
+)
+"""Of bounded length, whatever the host and the final name are called."""
+LONGEST_TEMPORARY = 80
+"""Bytes, with room to spare."""
+_SESSION = re.compile(r"sub-[^_.]+(_ses-[^_.]+)?")
 _STALE_AFTER_S = 48 * 3600
+_NOTHING = object()
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` with the same extension, renamed to it when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{_here()}-{os.getpid()}-{secrets.token_hex(4)}_{path.name}")
+    # The final name may be as long as names can be, so it cannot be a part of this one.
+    name = f".tmp-{_here()}-{os.getpid()}-{secrets.token_hex(4)}-{session_mark(path.name)}"
+    temporary = path.with_name(name + split_extension(path.name)[1])
     try:
         yield temporary
         _flush(temporary)
@@ -43,7 +55,34 @@ def _here() -> str:
         namespace = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         namespace = 0
-    return f"{socket.gethostname()}.{namespace}"
+    return f"{_mark(socket.gethostname())}.{namespace}"
+
+
+def session_mark(name: str) -> str:
+    """What the temporary name of a file says of its session, by which locks.py knows it.
+
+    >>> session_mark("sub-01_ses-a_FLAIR.json") == session_mark("sub-01_ses-a")
+    True
+    >>> session_mark("sub-01_FLAIR.json") == session_mark("sub-01_ses-a_FLAIR.json")
+    False
+    """
+    match = _SESSION.match(name)
+    return _mark(match[0] if match else "")
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
+def short_name(text: str) -> str:
+    """A text as a part of a file name: no spaces, and at most 100 bytes, told apart by a hash.
+
+    >>> short_name("sub-01 FLAIR"), len(short_name("x" * 300)), short_name("x" * 300) == short_name("x" * 301)
+    ('sub-01_FLAIR', 100, False)
+    """
+    name = text.replace(" ", "_")
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 100 else f"{encoded[:91].decode(errors='ignore')}-{_mark(name)}"
 
 
 def _flush(path: Path) -> None:
@@ -65,7 +104,7 @@ def remove_stale_temporaries(folder: Path) -> int:
     """
     n_removed = 0
     for path in folder.glob(".tmp-*") if folder.is_dir() else ():
-        match = _TEMPORARY.fullmatch(path.name)
+        match = TEMPORARY.fullmatch(path.name)
         if match is None or not path.is_file():
             continue
         here = match["host"] == _here()
@@ -117,11 +156,23 @@ def save_bytes(content: bytes, path: Path) -> None:
 
 
 def save_text(text: str, path: Path) -> None:
-    save_bytes(text.encode("utf-8"), path)
+    # A lone surrogate, of a file name that is no UTF-8 or of a JSON escape, becomes that escape again.
+    save_bytes(text.encode("utf-8", "backslashreplace"), path)
 
 
 def save_json(content: Mapping[str, Any], path: Path) -> None:
-    save_text(json.dumps(content, indent=2, ensure_ascii=False, default=_plain, allow_nan=False) + "\n", path)
+    """Write what JSON can hold of ``content``: a number that is not finite is left out, with its field."""
+    save_text(json.dumps(plain_json(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
+
+
+def plain_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` in JSON's own types, without what JSON cannot hold.
+
+    >>> plain_json({"a": np.float32(0.5), "b": float("nan"), "c": {"d": [1, float("inf")], "e": Path("x")}})
+    {'a': 0.5, 'c': {'e': 'x'}}
+    """
+    held = {str(name): _plain(value) for name, value in content.items()}
+    return {name: value for name, value in held.items() if value is not _NOTHING}
 
 
 def save_tsv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -180,8 +231,17 @@ def _cell(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    """A value in JSON's own types; ``_NOTHING`` where it has none."""
     if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    if isinstance(value, Path):
-        return value.as_posix()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+        value = value.tolist()
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _NOTHING
+    if isinstance(value, Mapping):
+        return plain_json(value)
+    if isinstance(value, (list, tuple)):
+        # Elements are counted by whoever reads them: a list with a hole goes as a whole.
+        held = [_plain(element) for element in value]
+        return _NOTHING if any(element is _NOTHING for element in held) else held
+    return value.as_posix() if isinstance(value, Path) else str(value)

@@ -1,7 +1,6 @@
 """One run at a time for each session: the lock, and what a killed run has left behind."""
 
 import os
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +9,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from atlasgs_bids.bids.entities import session_label
+from atlasgs_bids.bids.files import TEMPORARY, session_mark
 from atlasgs_bids.errors import InputError
 
-_TEMPORARY = re.compile(r"\.tmp-.+-\d+-[0-9a-f]{8}_(?P<name>.+)")
 _LOCK_NAME = ".tmp-lock"
 
 
@@ -54,14 +53,12 @@ def _owner(path: Path) -> str:
 
 
 def _remove_leftovers(folder: Path, participant: str, session: str | None) -> None:
-    prefix = f"sub-{participant}_" + (f"ses-{session}_" if session else "")
+    """Figures of all sessions lie in one folder, so it is not the folder that says whose a file is."""
+    mark = session_mark(f"sub-{participant}" + (f"_ses-{session}" if session else ""))
     for path in folder.rglob(".tmp-*"):
-        match = _TEMPORARY.fullmatch(path.name)
-        if match is None or not match["name"].startswith(prefix):
-            continue
-        if session is None and match["name"].startswith(f"{prefix}ses-"):
-            continue
-        path.unlink(missing_ok=True)
+        match = TEMPORARY.fullmatch(path.name)
+        if match is not None and match["session"] == mark:
+            path.unlink(missing_ok=True)
 
 
 def _remove_if_empty(folder: Path, out_dir: Path) -> None:

@@ -1,7 +1,10 @@
 """A scaffold as files: npz for programs, PLY for viewers of Gaussians."""
 
+import re
+import zlib
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import IO
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,13 @@ from atlasgs_bids.errors import InputError
 _SCHEMA = "atlasgs-scaffold-1"
 _APPEARANCE_SCHEMA = "atlasgs-appearance-1"
 _ARRAYS = ("means_mm", "scales_mm", "quaternions", "amplitudes")
+_MOST = 50_000_000
+"""Gaussians, some 2 GB: what says that it has more is damaged, or made to fill the memory."""
+_LONGEST_TEXT = 4096
+_DAMAGED = (
+    OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error, PlyParseError
+)  # fmt: skip
+"""What readers raise for a file that is damaged, or none that they know (RuntimeError: with a password)."""
 _SH_DEGREE_0 = 0.28209479177387814
 """Y₀₀: a viewer shows the colour 0.5 + Y₀₀ · f_dc."""
 _OPACITY_LOGIT = 2.0
@@ -45,12 +55,11 @@ def load_scaffold(path: Path, fingerprint: str) -> tuple[Gaussians, float] | Non
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if str(stored["schema"]) != _SCHEMA or str(stored["fingerprint"]) != fingerprint:
+        with ZipFile(path) as archive:
+            if _text(archive, "schema") != _SCHEMA or _text(archive, "fingerprint") != fingerprint:
                 return None
-            arrays = {name: torch.from_numpy(stored[name]) for name in _ARRAYS}
-            return Gaussians(**arrays), float(stored["anchor_psnr_db"])
-    except (OSError, ValueError, KeyError):  # written by another version, or damaged: fitted again
+            return _gaussians(archive), float(_array(archive, "anchor_psnr_db"))
+    except _DAMAGED:  # or written by another version: fitted again
         return None
 
 
@@ -79,7 +88,7 @@ def read_scaffold(path: Path) -> tuple[Gaussians, bool]:
     """
     try:
         gaussians = _from_ply(path) if path.suffix == ".ply" else _from_npz(path)
-    except (OSError, ValueError, KeyError, PlyParseError, BadZipFile) as error:
+    except _DAMAGED as error:
         raise InputError(
             f"{path.name}: not readable as a scaffold ({error}), expected the npz or PLY that AtlasGS "
             "writes, edited or not; save it as an uncompressed binary PLY"
@@ -88,13 +97,57 @@ def read_scaffold(path: Path) -> tuple[Gaussians, bool]:
 
 
 def _from_npz(path: Path) -> Gaussians:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        if str(stored["schema"]) != _SCHEMA:
-            raise ValueError(f"schema {stored['schema']}, expected {_SCHEMA}")
-        return _checked({name: stored[name].astype(np.float32) for name in _ARRAYS})
+    with ZipFile(path) as archive:
+        schema = _text(archive, "schema")
+        if schema != _SCHEMA:
+            raise ValueError(f"schema {schema}, expected {_SCHEMA}")
+        return _gaussians(archive)
+
+
+def _gaussians(archive: ZipFile) -> Gaussians:
+    return _checked({name: _array(archive, name).astype(np.float32) for name in _ARRAYS})
+
+
+def _text(archive: ZipFile, name: str) -> str:
+    return str(_array(archive, name))
+
+
+def _array(archive: ZipFile, name: str) -> npt.NDArray[np.generic]:
+    """One array of an npz, never unpickled; ValueError, before memory is taken, where it cannot be ours."""
+    with archive.open(f"{name}.npy") as file:
+        shape, dtype = _header(file)
+        is_text = shape == () and dtype.kind == "U" and dtype.itemsize <= _LONGEST_TEXT
+        n_numbers = shape[0] if shape else 1
+        is_numbers = dtype.kind in "fiu" and shape[1:] in ((), (3,), (4,)) and n_numbers <= _MOST
+        if not (is_text or is_numbers):
+            raise ValueError(
+                f"{name} is an array of {dtype} of shape {shape}, expected up to {_MOST} Gaussians"
+            )
+    with archive.open(f"{name}.npy") as file:
+        array: npt.NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
+    return array
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    return shape, dtype
+
+
+def _check_ply_header(path: Path) -> None:
+    """ValueError where the header counts more than can be."""
+    with path.open("rb") as file:
+        header = file.read(2**16).partition(b"end_header")[0]
+    counts = [int(count) for count in re.findall(rb"^\s*element\s+\S+\s+(\d{1,30})", header, re.MULTILINE)]
+    if sum(counts) > _MOST:
+        raise ValueError(f"its header counts {sum(counts)} elements, expected up to {_MOST} Gaussians")
 
 
 def _from_ply(path: Path) -> Gaussians:
+    _check_ply_header(path)
     vertices = PlyData.read(path)["vertex"]
 
     def columns(*names: str) -> npt.NDArray[np.float32]:

@@ -99,7 +99,7 @@ def test_the_validator_finds_no_error(tmp_path, session):
     write_results(out_dir, dataset.root, "01")
     save_text("crash", out_dir / "logs" / "crash-x.txt")
     save_text("participant_id\nsub-01\n", out_dir / "group_FLAIR.tsv")
-    save_text("half", out_dir / "sub-01" / "anat" / ".tmp-host-1-00000000_sub-01_FLAIR.nii.gz")
+    save_text("half", out_dir / "sub-01" / "anat" / ".tmp-0123abcd.1-1-0123abcd-0123abcd.nii.gz")
     assert validator_errors(out_dir) == []
 
 

@@ -1,8 +1,8 @@
 """Atomic writes and tables."""
 
+import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,7 +10,15 @@ import time
 import numpy as np
 import pytest
 
-from atlasgs_bids.bids.files import atomic, load_tsv, remove_stale_temporaries, save_json, save_text, save_tsv
+from atlasgs_bids.bids.files import (
+    LONGEST_TEMPORARY,
+    atomic,
+    load_tsv,
+    remove_stale_temporaries,
+    save_json,
+    save_text,
+    save_tsv,
+)
 
 
 def names(folder):
@@ -74,7 +82,11 @@ def test_a_killed_process_leaves_a_temporary_that_the_next_run_removes(tmp_path)
 
 
 def test_another_machines_temporary_goes_when_it_is_old(tmp_path):
-    theirs = tmp_path / f".tmp-not{socket.gethostname()}.1-1-0123abcd_x.txt"
+    with atomic(tmp_path / "x.txt") as mine:
+        mine.touch()
+        host = mine.name.removeprefix(".tmp-").partition("-")[0]
+        theirs = tmp_path / mine.name.replace(f"-{host}-", "-0123abcd.1-")
+    assert theirs != mine
     theirs.write_text("half")
     mine = tmp_path / "sub-01" / "x.txt"
     save_text("done", mine)
@@ -94,9 +106,23 @@ def test_tables_have_the_union_of_the_columns(tmp_path):
     assert load_tsv(path)[0] == {"a": "1", "b": "0.123457", "c": "n/a"}
 
 
-def test_json_takes_numpy_and_refuses_nan(tmp_path):
+def test_a_temporary_name_is_short_however_long_the_final_one(tmp_path):
+    path = tmp_path / f"sub-01_acq-{'x' * 231}_FLAIR.nii.gz"
+    assert len(path.name) == 255
+    with atomic(path) as temporary:
+        temporary.touch()
+        assert len(temporary.name) <= LONGEST_TEMPORARY
+        assert temporary.name.endswith(".nii.gz")
+    assert path.exists()
+
+
+def test_json_leaves_out_what_it_cannot_hold(tmp_path):
     path = tmp_path / "x.json"
-    save_json({"a": np.float32(0.5), "b": np.arange(2), "c": tmp_path}, path)
-    assert '"b": [\n    0,\n    1\n  ]' in path.read_text()
-    with pytest.raises(ValueError, match="JSON compliant"):
-        save_json({"a": float("nan")}, path)
+    nan = float("nan")
+    nested = {"d": [1, nan], "e": [{"f": -np.inf, "g": 1}], "h": np.array([[1.0, nan]]), "i": (0.5, None)}
+    content = {"a": np.float32(0.5), "b": np.arange(2), "c": tmp_path, "nan": np.float64(nan), "n": nested}
+    save_json({**content, "o": {1}, 7: True, "name": "\udcff"}, path)
+    assert json.loads(path.read_text(encoding="utf-8")) == {
+        "a": 0.5, "b": [0, 1], "c": tmp_path.as_posix(), "n": {"e": [{"g": 1}], "i": [0.5, None]},
+        "o": "{1}", "7": True, "name": "\udcff",
+    }  # fmt: skip

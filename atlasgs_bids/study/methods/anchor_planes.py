@@ -3,8 +3,10 @@
 import hashlib
 import logging
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -89,7 +91,7 @@ def _load(path: Path) -> AnchorGaussians | None:
                 psnr_db=float(stored["psnr_db"]),
                 seconds=float(stored["seconds"]),
             )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):  # damaged: fitted again
         return None
 
 
