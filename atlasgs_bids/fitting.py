@@ -78,7 +78,7 @@ def fit_stacks(
     label: str,
     expected: Sequence[ExpectedStack] | None = None,
 ) -> TargetFit:
-    """The amplitudes that explain all stacks, what they say of each, and how far they may be off.
+    """The amplitudes that explain all stacks, what they say of each, and, if wanted, how far they may be off.
 
     ``expected`` is what a learned prior said of the same stacks before; None: it is asked, if wanted.
     """
@@ -113,11 +113,13 @@ def fit_stacks(
                 problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
                 slice_axis, settings, advance,
             )  # fmt: skip
-    with progress.stage(f"{label}: uncertainty") as advance:
-        uncertainty = estimate_uncertainty(
-            appearance.objective, expectations, slice_axis, noise_sds[0], settings, config.core.seed
-        )
-        advance(1)
+    uncertainty = None
+    if config.estimate_uncertainty:
+        with progress.stage(f"{label}: uncertainty") as advance:
+            uncertainty = estimate_uncertainty(
+                appearance.objective, expectations, slice_axis, noise_sds[0], settings, config.core.seed
+            )
+            advance(1)
     log_fit(appearance, config, label)
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
     results = tuple(
@@ -161,7 +163,7 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RunConfig
             fit.appearance.amplitudes, grid, inside, scaffold, config,
             floor=0.0 if all(stack.acquired.data.min() >= 0 for stack in stacks) else None,
         ),
-        sd=_rendered_sd(fit.uncertainty, grid, inside, scaffold, config),
+        sd=None if fit.uncertainty is None else _rendered_sd(fit.uncertainty, grid, inside, scaffold, config),
         fov=fov,
         anchor=anchor,
         gaussians=scaffold.gaussians,

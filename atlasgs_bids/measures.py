@@ -37,10 +37,10 @@ def doubts(result: TargetResult) -> list[str]:
             "registration, and that the T1w is of this head"
         )
     if result.prior_disagrees > MAX_DISAGREEMENT:
+        where = "residual" if result.sd is None else "residual, desc-srstd"
         found.append(
             f"in {100 * result.prior_disagrees:.1f} % of the slices' voxels the slices and what the T1w "
-            "suggests disagree beyond the noise; look there (residual, desc-srstd) before trusting detail "
-            "between slices"
+            f"suggests disagree beyond the noise; look there ({where}) before trusting detail between slices"
         )
     return found
 
@@ -110,7 +110,7 @@ def target_metrics(
         "anchor_gain": _anchor_gain(result),
         "follows_anchor": appearance.follows_anchor,
         "prior_disagrees": result.prior_disagrees,
-        "sd_median": float(np.median(result.sd[mask])) if mask.any() else None,
+        "sd_median": float(np.median(result.sd[mask])) if result.sd is not None and mask.any() else None,
         "difference_to_noise": result.difference_to_noise,
         "solver_iterations": appearance.solution.n_steps,
         "solver_relative_residual": appearance.solution.relative_residual,

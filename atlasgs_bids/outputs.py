@@ -64,8 +64,13 @@ def anchor_sidecars(
 
 def save_images(outputs: TargetOutputs, result: TargetResult, config: RunConfig) -> None:
     """The result, and for each stack the simulated and residual slices on its own grid."""
+    if result.sd is None:
+        # That of an earlier run would be taken for this result's.
+        for path in (outputs.srstd, outputs.srstd_json):
+            path.unlink(missing_ok=True)
+    else:
+        save_image(to_nifti(result.sd, result.grid.world_from_voxel), outputs.srstd)
     save_image(to_nifti(result.sr, result.grid.world_from_voxel), outputs.sr)
-    save_image(to_nifti(result.sd, result.grid.world_from_voxel), outputs.srstd)
     with atomic(outputs.scaffold_npz) as path:
         save_appearance(path, result.gaussians, result.n_shared, result.appearance.amplitudes)
     for stack in result.stacks:
@@ -140,7 +145,7 @@ def _write_sidecars(
         ),
         outputs.sr_json,
     )  # fmt: skip
-    if target.series is None:
+    if target.series is None and result.sd is not None:
         save_json(
             sidecar(
                 description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
@@ -150,6 +155,7 @@ def _write_sidecars(
             ),
             outputs.srstd_json,
         )
+    if target.series is None:
         save_json(
             {
                 "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "

@@ -64,7 +64,8 @@ class TargetFit:
     """The amplitudes that explain all stacks of a target."""
 
     appearance: Appearance
-    uncertainty: Uncertainty
+    uncertainty: Uncertainty | None
+    """How far they may be off; None: not asked for."""
     stacks: tuple[StackResult, ...]
     expected: tuple[ExpectedStack, ...]
     """What a learned prior said of each stack; empty without one."""
@@ -79,8 +80,8 @@ class TargetResult:
     grid: Grid
     sr: FloatArray
     """The result on ``grid``."""
-    sd: FloatArray
-    """Standard deviation of its error."""
+    sd: FloatArray | None
+    """Standard deviation of its error; None: not asked for."""
     fov: npt.NDArray[np.bool_]
     """Where the acquired slices cover ``grid``."""
     anchor: Anchor
