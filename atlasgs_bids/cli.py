@@ -166,6 +166,11 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Correct movement and intensity steps between the slices of 3-D targets.",
 )
 @click.option(
+    "--no-uncertainty",
+    is_flag=True,
+    help="Leave out desc-srstd, the standard deviation of each result, and the time that it takes.",
+)
+@click.option(
     "--resolution",
     callback=options.resolution,
     metavar="iso|anchor|MM",
@@ -275,6 +280,7 @@ def _config(values: dict[str, Any]) -> RunConfig:
         seed=values.pop("seed"),
     )
     values.pop("notrack")
+    estimate_uncertainty = not values.pop("no_uncertainty")
     work_dir, database_dir = values.pop("work_dir"), values.pop("bids_database_dir")
     scaffold = values.pop("scaffold")
     return RunConfig(
@@ -283,6 +289,7 @@ def _config(values: dict[str, Any]) -> RunConfig:
         work_dir=work_dir.absolute() if work_dir else None,
         bids_database_dir=database_dir.absolute() if database_dir else None,
         scaffold=scaffold.absolute() if scaffold else None,
+        estimate_uncertainty=estimate_uncertainty,
         core=core,
         **values,
     )

@@ -64,6 +64,8 @@ class RunConfig:
     """``slice``: correct movement between the slices of a stack; ``none``."""
     scaffold: Path | None = None
     """A scaffold (npz or PLY) that is used as it is; None: one is fitted to the anchor."""
+    estimate_uncertainty: bool = True
+    """Beside each result of a target that is no series, how far it may be off (desc-srstd)."""
     core: CoreSettings = field(default_factory=CoreSettings)
 
     def given_thickness_mm(self, suffix: str) -> float | None:

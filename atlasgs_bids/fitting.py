@@ -78,7 +78,7 @@ def fit_stacks(
     label: str,
     expected: Sequence[ExpectedStack] | None = None,
 ) -> TargetFit:
-    """The amplitudes that explain all stacks, what they say of each, and how far they may be off.
+    """The amplitudes that explain all stacks, what they say of each, and, if wanted, how far they may be off.
 
     ``expected`` is what a learned prior said of the same stacks before; None: it is asked, if wanted.
     """
@@ -113,11 +113,13 @@ def fit_stacks(
                 problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
                 slice_axis, settings, advance,
             )  # fmt: skip
-    with progress.stage(f"{label}: uncertainty") as advance:
-        uncertainty = estimate_uncertainty(
-            appearance.objective, expectations, slice_axis, noise_sds[0], settings, config.core.seed
-        )
-        advance(1)
+    uncertainty = None
+    if config.estimate_uncertainty:
+        with progress.stage(f"{label}: uncertainty") as advance:
+            uncertainty = estimate_uncertainty(
+                appearance.objective, expectations, slice_axis, noise_sds[0], settings, config.core.seed
+            )
+            advance(1)
     log_fit(appearance, config, label)
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
     results = tuple(
@@ -144,14 +146,19 @@ def _alone(observation: Observation) -> JointObservation:
 
 
 def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RunConfig) -> TargetResult:
-    """The amplitudes on the output grid; 0 outside the acquired field of view and the anchor's support."""
+    """The amplitudes on the output grid; 0 outside the acquired field of view and the anchor's support.
+
+    What was lost amid the slices is inferred as what lies between them; the field of view does not hold it.
+    """
     anchor, stacks = scaffold.anchor, fit.stacks
     grid = output_grid(anchor.volume.grid, config.resolution)
-    fov = np.zeros(grid.shape, dtype=bool)
+    fov, reached = np.zeros((2, *grid.shape), dtype=bool)
     for stack in stacks:
-        fov |= covered(stack.plan, stack.acquired, stack.registration.target_from_anchor, grid)
+        position = stack.registration.target_from_anchor
+        fov |= covered(stack.plan, stack.acquired, position, grid)
+        reached |= covered(stack.plan, stack.acquired.with_lost, position, grid)
     foreground = anchor.foreground_on(grid)
-    inside = fov & anchor.support_on(grid)
+    inside = reached & anchor.support_on(grid)
     return TargetResult(
         stacks=stacks,
         appearance=fit.appearance,
@@ -161,8 +168,9 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RunConfig
             fit.appearance.amplitudes, grid, inside, scaffold, config,
             floor=0.0 if all(stack.acquired.data.min() >= 0 for stack in stacks) else None,
         ),
-        sd=_rendered_sd(fit.uncertainty, grid, inside, scaffold, config),
+        sd=None if fit.uncertainty is None else _rendered_sd(fit.uncertainty, grid, inside, scaffold, config),
         fov=fov,
+        inside=inside,
         anchor=anchor,
         gaussians=scaffold.gaussians,
         n_shared=scaffold.n_shared,

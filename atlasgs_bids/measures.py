@@ -22,13 +22,32 @@ MIN_ANCHOR_GAIN = 0.2
 
 
 def warnings_of(result: TargetResult) -> list[str]:
-    """What the log says of a target."""
+    """What the log says of a target once it is fitted; of its position and headers it has spoken before."""
     coverage = [coverage_warning(result.anchor, result.coverage)] if result.coverage < MIN_COVERAGE else []
-    return coverage + doubts(result)
+    return [*coverage, *_value_warnings(result), *_poor_guidance(result)]
 
 
 def doubts(result: TargetResult) -> list[str]:
-    """Where the anchor is a poor guide to a target: in the log, in the sidecar and on the figure."""
+    """What whoever looks at a result has to know: in its sidecar and on its figure."""
+    positions = [text for stack in result.stacks for text in stack.registration.warnings]
+    return [*_unknown_orientation(result), *_value_warnings(result), *positions, *_poor_guidance(result)]
+
+
+def _unknown_orientation(result: TargetResult) -> list[str]:
+    unknown = [] if result.anchor.volume.form_code else ["the T1w"]
+    unknown += [stack.plan.source.path.name for stack in result.stacks if not stack.acquired.form_code]
+    if not unknown:
+        return []
+    return [f"the orientation of {', '.join(unknown)} is unknown: left and right may be swapped"]
+
+
+def _value_warnings(result: TargetResult) -> list[str]:
+    volumes = [*(stack.acquired for stack in result.stacks), result.anchor.volume]
+    return [text for volume in volumes for text in volume.warnings]
+
+
+def _poor_guidance(result: TargetResult) -> list[str]:
+    """Where the anchor is a poor guide to a target."""
     found = []
     gain = _anchor_gain(result)
     if not result.appearance.follows_anchor or (gain is not None and gain < MIN_ANCHOR_GAIN):
@@ -37,10 +56,10 @@ def doubts(result: TargetResult) -> list[str]:
             "registration, and that the T1w is of this head"
         )
     if result.prior_disagrees > MAX_DISAGREEMENT:
+        where = "residual" if result.sd is None else "residual, desc-srstd"
         found.append(
             f"in {100 * result.prior_disagrees:.1f} % of the slices' voxels the slices and what the T1w "
-            "suggests disagree beyond the noise; look there (residual, desc-srstd) before trusting detail "
-            "between slices"
+            f"suggests disagree beyond the noise; look there ({where}) before trusting detail between slices"
         )
     return found
 
@@ -110,7 +129,7 @@ def target_metrics(
         "anchor_gain": _anchor_gain(result),
         "follows_anchor": appearance.follows_anchor,
         "prior_disagrees": result.prior_disagrees,
-        "sd_median": float(np.median(result.sd[mask])) if mask.any() else None,
+        "sd_median": float(np.median(result.sd[mask])) if result.sd is not None and mask.any() else None,
         "difference_to_noise": result.difference_to_noise,
         "solver_iterations": appearance.solution.n_steps,
         "solver_relative_residual": appearance.solution.relative_residual,

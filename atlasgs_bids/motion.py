@@ -59,11 +59,13 @@ def fit_moving_stacks(
     with progress.stage(f"{label}: appearance") as advance:
         appearance = _fit(moving, scaffold, settings)
         advance(1)
-    with progress.stage(f"{label}: uncertainty") as advance:
-        uncertainty = estimate_uncertainty(
-            appearance.objective, [], 0, noise_sds[0], settings, config.core.seed
-        )
-        advance(1)
+    uncertainty = None
+    if config.estimate_uncertainty:
+        with progress.stage(f"{label}: uncertainty") as advance:
+            uncertainty = estimate_uncertainty(
+                appearance.objective, [], 0, noise_sds[0], settings, config.core.seed
+            )
+            advance(1)
     log_fit(appearance, config, label)
     return TargetFit(appearance, uncertainty, tuple(_result(own, appearance) for own in moving), ())
 

@@ -65,15 +65,19 @@ def _save_images(
 ) -> None:
     """The result, and for each stack the simulated and residual slices on its own grid."""
     remove_old_files(target, config)
-    _save_described(to_nifti(result.sr, result.grid.world_from_voxel), outputs.sr, sidecars)
-    _save_described(to_nifti(result.sd, result.grid.world_from_voxel), outputs.srstd, sidecars)
+    on_grid = partial(to_nifti, world_from_voxel=result.grid.world_from_voxel, form_code=result.form_code)
+    _save_described(on_grid(result.sr), outputs.sr, sidecars)
+    if result.sd is not None:
+        _save_described(on_grid(result.sd), outputs.srstd, sidecars)
     with _described(outputs.scaffold_npz, sidecars) as path:
         save_appearance(path, result.gaussians, result.n_shared, result.appearance.amplitudes)
     for stack in result.stacks:
         own = stack_outputs(stack.plan, target, config)
         residual = np.where(stack.weights > 0, stack.acquired.data - stack.simulated, np.float32(0))
-        _save_described(to_nifti(stack.simulated, stack.acquired.world_from_voxel), own.simulated, sidecars)
-        _save_described(to_nifti(residual, stack.acquired.world_from_voxel), own.residual, sidecars)
+        acquired = stack.acquired
+        native = partial(to_nifti, world_from_voxel=acquired.world_from_voxel, form_code=acquired.form_code)
+        _save_described(native(stack.simulated), own.simulated, sidecars)
+        _save_described(native(residual), own.residual, sidecars)
 
 
 @contextmanager
@@ -103,7 +107,7 @@ def write_target(
     sidecars = target_sidecars(plan, target, outputs, result, config)
     if target.series is None:
         _save_images(target, outputs, result, config, sidecars)
-    mask_image = to_nifti(result.fov, grid.world_from_voxel, dtype=np.uint8)
+    mask_image = to_nifti(result.fov, grid.world_from_voxel, np.uint8, result.form_code)
     _save_described(mask_image, outputs.fov_mask, sidecars)
     for stack in result.stacks:
         own = stack_outputs(stack.plan, target, config)
@@ -153,13 +157,14 @@ def target_sidecars(
             description="Where the acquired slices cover the output grid", mask_type="ROI", **on_grid
         ),
     }  # fmt: skip
-    if target.series is None:
+    if target.series is None and result.sd is not None:
         found[outputs.srstd] = sidecar(
             description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
             "the errors are expected within 1.645 times it",
             skull_stripped=skull_stripped,
             **on_grid,
         )
+    if target.series is None:
         found[outputs.scaffold_npz] = {
             "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "
             "scales (mm, RAS), quaternions and amplitudes of the target's own",

@@ -14,6 +14,7 @@ from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.grid import fov_mask, resample
+from atlasgs_bids.imaging.header import ALIGNED_CODE
 from atlasgs_bids.imaging.registration import Registration
 from atlasgs_bids.imaging.slice_motion import SlicePosition
 from atlasgs_bids.imaging.volume import Grid, Volume
@@ -64,7 +65,8 @@ class TargetFit:
     """The amplitudes that explain all stacks of a target."""
 
     appearance: Appearance
-    uncertainty: Uncertainty
+    uncertainty: Uncertainty | None
+    """How far they may be off; None: not asked for."""
     stacks: tuple[StackResult, ...]
     expected: tuple[ExpectedStack, ...]
     """What a learned prior said of each stack; empty without one."""
@@ -79,10 +81,12 @@ class TargetResult:
     grid: Grid
     sr: FloatArray
     """The result on ``grid``."""
-    sd: FloatArray
-    """Standard deviation of its error."""
+    sd: FloatArray | None
+    """Standard deviation of its error; None: not asked for."""
     fov: npt.NDArray[np.bool_]
     """Where the acquired slices cover ``grid``."""
+    inside: npt.NDArray[np.bool_]
+    """Where the result is not set to 0: the field of view, and what was lost amid it, around the anchor."""
     anchor: Anchor
     gaussians: Gaussians
     n_shared: int
@@ -92,6 +96,16 @@ class TargetResult:
     """Part of the anchor's foreground that ``fov`` covers."""
     difference_to_noise: float | None = None
     """ASL: RMS of acquired minus simulated difference of control and label, over its noise."""
+
+    @property
+    def form_code(self) -> int:
+        """What may be claimed of the world of ``grid``: no more than of the images behind the result.
+
+        Where the orientation of a stack is unknown the result is aligned with the anchor, and no more.
+        """
+        code = self.anchor.volume.form_code
+        known = all(stack.acquired.form_code for stack in self.stacks)
+        return code if known or code == 0 else ALIGNED_CODE
 
     @cached_property
     def prior_disagrees(self) -> float:

@@ -79,7 +79,8 @@ def session_scaffold(
         outputs.scaffold_npz.unlink(missing_ok=True)
     anchor_json, scaffold_json = anchor_sidecars(plan, config, anchor, len(gaussians), psnr_db)
     with atomic(outputs.anchor) as path:
-        nib.save(to_nifti(anchor.volume.data, anchor.volume.world_from_voxel), path)
+        volume = anchor.volume
+        nib.save(to_nifti(volume.data, volume.world_from_voxel, form_code=volume.form_code), path)
         save_json(anchor_json, outputs.anchor_json)
     save_json(scaffold_json, outputs.scaffold_json)
     if stored is None or not outputs.scaffold_ply.exists():

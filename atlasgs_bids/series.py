@@ -113,14 +113,13 @@ def _write_volumes(run: SeriesRun, fit: SeriesFit, result: TargetResult, placed:
     Their sidecars, gradients and contexts are there before the images get their names.
     """
     series, observation = fit.series, fit.observation
-    grid, anchor, kinds = result.grid, result.anchor, run.series.kinds
-    inside = result.fov & anchor.support_on(grid)
+    grid, inside, kinds = result.grid, result.inside, run.series.kinds
     weights = observation.weights.cpu().numpy()
     # Differences of perfusion volumes are the point of them, and a floor would not be linear.
     floor = None if run.target.entities["suffix"] == "asl" or series.volume(0).min() < 0 else 0.0
     n, step_s = len(series), series.seconds_per_volume
-    native_header = series_header((*weights.shape, n), series.world_from_voxel, step_s)
-    grid_header = series_header((*grid.shape, n), grid.world_from_voxel, step_s)
+    native_header = series_header((*weights.shape, n), series.world_from_voxel, step_s, series.form_code)
+    grid_header = series_header((*grid.shape, n), grid.world_from_voxel, step_s, result.form_code)
     means = _Means({}, {})
     with ExitStack() as files, run.progress.stage(f"{run.label}: volumes", n) as advance:
         add_sr = files.enter_context(image_stream(run.outputs.sr, grid_header))

@@ -45,8 +45,10 @@ def fit_target(
 
     ``expected``: what a learned prior said of the stacks before; None: it is asked, if wanted.
     """
-    first = _fitted(placed, scaffold, config, progress, label, expected)
     mode = config.core.geometry.mode
+    # The fit that only starts the geometry needs no uncertainty.
+    own = config if mode == "frozen" else replace(config, estimate_uncertainty=False)
+    first = _fitted(placed, scaffold, own, progress, label, expected)
     if mode == "frozen":
         return _with_specific(first, placed, config, progress, label)
     own_anchor = _own_anchor(scaffold.anchor, first.fit.stacks)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-KERNELS = {f"atlasgs_bids.core.splat.{name}_kernels" for name in ("numba", "triton")}
+KERNELS = {f"atlasgs_bids.core.splat.{name}_kernels" for name in ("gram", "numba", "triton")}
 
 
 class KernelFinder(MetaPathFinder):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
+from scipy import sparse
 from torch import Tensor
 
 from atlasgs_bids.core.operators import LinearOperator
@@ -127,6 +128,13 @@ class AcquisitionOperator(LinearOperator):
             if matrix is not None:
                 y = _along_axis(matrix.to(y.dtype).T, y, axis)
         return y
+
+    def as_matrix(self) -> sparse.csr_matrix:
+        x, y, z = (
+            sparse.eye(n, dtype=np.float32, format="csr") if m is None else sparse.csr_matrix(m.cpu().numpy())
+            for n, m in zip(self.shape_in, self._matrices, strict=True)
+        )
+        return sparse.kron(sparse.kron(x, y, format="csr"), z, format="csr")
 
 
 def _along_axis(matrix: Tensor, x: Tensor, axis: int) -> Tensor:

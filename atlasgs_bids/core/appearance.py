@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
+from atlasgs_bids.core.gram import gram_matrices
 from atlasgs_bids.core.objective import Objective, held_out_slices, neighbours_rms
 from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.priors.expectation import Expectation
@@ -64,7 +65,12 @@ def fit_appearance(
     held_out_rms: dict[float, float] = {}
     start = None
     weights = weights.reshape(*weights.shape, *[1] * (slices.ndim - weights.ndim))
-    objective = Objective(((slices_from_amplitudes, slices, weights),), prior, settings.regularization or 0.0)
+    objective = Objective(
+        terms=((slices_from_amplitudes, slices, weights),),
+        prior=prior,
+        regularization=settings.regularization or 0.0,
+        gram=gram_matrices(slices_from_amplitudes, weights),
+    )
     if settings.regularization is None:
         chosen, held_out_rms, start = _choose_regularization(objective, slice_axis, settings, on_step)
         objective = replace(objective, regularization=chosen)

@@ -5,8 +5,10 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy import sparse
 from torch import Tensor
 
 
@@ -28,6 +30,10 @@ class LinearOperator(ABC):
     def adjoint(self, y: Tensor) -> Tensor:
         """Aᵀ y."""
 
+    def as_matrix(self) -> sparse.csr_matrix | None:
+        """A itself, both sides flattened, in main memory; None where there are only its products."""
+        return None
+
     def __matmul__(self, inner: "LinearOperator") -> "LinearOperator":
         return Composition(self, inner)
 
@@ -46,6 +52,11 @@ class Composition(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
+
+    def as_matrix(self) -> sparse.csr_matrix | None:
+        inner = self.inner.as_matrix()
+        outer = None if inner is None else self.outer.as_matrix()
+        return None if outer is None else outer @ inner
 
 
 class Identity(LinearOperator):
@@ -81,6 +92,13 @@ class SliceRows(LinearOperator):
         slices = y[:, : self._n_own, 0].reshape(*self._moved_shape, *y.shape[3:])
         return torch.movedim(slices, 0, self._axis).contiguous()
 
+    def as_matrix(self) -> sparse.csr_matrix:
+        numbers = torch.arange(1, math.prod(self.shape_in) + 1).reshape(self.shape_in)
+        source = self.forward(numbers).flatten().numpy()
+        rows = source.nonzero()[0]
+        entries = np.ones(len(rows), np.float32), (rows, source[rows] - 1)
+        return sparse.csr_matrix(entries, shape=(len(source), len(rows)))
+
 
 class StackedOperator(LinearOperator):
     """Several operators on one operand, each scaled, their results one below the other along axis 0."""
@@ -103,6 +121,15 @@ class StackedOperator(LinearOperator):
         for part, scale, own in zip(self.parts, self.scales, torch.split(y, self._lengths), strict=True):
             total += scale * part.adjoint(own)
         return total
+
+    def as_matrix(self) -> sparse.csr_matrix | None:
+        matrices = []
+        for part, scale in zip(self.parts, self.scales, strict=True):
+            matrix = part.as_matrix()
+            if matrix is None:
+                return None
+            matrices.append(np.float32(scale) * matrix)
+        return sparse.vstack(matrices, format="csr")
 
 
 class SparseOperator(LinearOperator):
@@ -151,8 +178,7 @@ def _transpose(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CSR arrays of the transpose; rows stay in ascending order within a column."""
     if values.device.type == "cpu":
-        from scipy import sparse  # noqa: PLC0415 - a counting sort, faster than torch's
-
+        # A counting sort, faster than torch's.
         shape = (len(starts) - 1, n_columns)
         flipped = sparse.csr_matrix((values.numpy(), columns.numpy(), starts.numpy()), shape=shape).T.tocsr()
         flipped_starts, flipped_columns = torch.from_numpy(flipped.indptr), torch.from_numpy(flipped.indices)

@@ -11,14 +11,13 @@ import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
 RECOPY = "copy it again from its source, or convert it again from DICOM"
-SCANNER_CODE = 1
-"""The NIfTI code of a form in the scanner's own coordinates."""
+SCANNER_CODE, ALIGNED_CODE = 1, 2
+"""NIfTI codes of a form: the scanner's own coordinates, and those of another image."""
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
 """By the low three bits of xyzt_units: metre, millimetre, micron; where it says nothing, mm is meant."""
 _SECONDS_PER_UNIT = {8: 1.0, 16: 1e-3, 24: 1e-6}
 _UNIT_NAMES = {1: "metre", 3: "micron"}
 _VALID_CODES = range(6)
-_ALIGNED_CODE = 2
 _VOXEL_MM = (0.05, 50.0)
 _LONGEST_MM = 2000.0
 MOST_VOXELS = 1e9
@@ -67,7 +66,7 @@ def form_code(image: nib.Nifti1Image) -> int:
     for name in ("sform_code", "qform_code"):
         code = int(image.header[name])
         if code > 0:
-            return code if code in _VALID_CODES else _ALIGNED_CODE
+            return code if code in _VALID_CODES else ALIGNED_CODE
     return 0
 
 

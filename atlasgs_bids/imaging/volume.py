@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,14 @@ class Volume:
     """NIfTI code of the form that the affine comes from; 0: none, left and right may be swapped."""
     warnings: tuple[str, ...] = ()
     """What the user is told of the values."""
+
+    @property
+    def with_lost(self) -> Volume:
+        """The volume with what was lost amid its voxels taken for observed: as far as it reaches."""
+        if self.lost is None or self.observed is None:
+            return self
+        observed = self.observed | self.lost
+        return replace(self, observed=None if observed.all() else observed, lost=None)
 
     @property
     def grid(self) -> Grid:

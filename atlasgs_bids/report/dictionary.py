@@ -46,7 +46,10 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         "Part of the slices' voxels in which they and the prior disagree beyond the noise",
         None,
     ),
-    "sd_median": ("Median of the estimated standard deviation of the result's error", "arbitrary"),
+    "sd_median": (
+        "Median of the estimated standard deviation of the result's error; n/a with --no-uncertainty",
+        "arbitrary",
+    ),
     "difference_to_noise": (
         "ASL: RMS of acquired minus simulated mean difference of control and label, over its noise", None
     ),

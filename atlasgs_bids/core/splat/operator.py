@@ -1,7 +1,11 @@
 """SplatOperator: amplitudes -> grid, with frozen geometry."""
 
+import math
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy import sparse
 from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians, ProjectedGaussians
@@ -62,6 +66,9 @@ class SplatOperator(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self._splat.adjoint(y)
 
+    def as_matrix(self) -> sparse.csr_matrix | None:
+        return self._splat.as_matrix()
+
 
 class _MatrixSplat(LinearOperator):
     def __init__(
@@ -94,6 +101,17 @@ class _MatrixSplat(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         values = y.reshape(-1, *y.shape[3:])[self._voxels]
         return self._matrix.adjoint(values * _like(self._scale, values))
+
+    def as_matrix(self) -> sparse.csr_matrix:
+        own = self._matrix.matrix.cpu()
+        lengths = own.crow_indices().diff().numpy()
+        starts = np.zeros(math.prod(self.shape_out) + 1, own.crow_indices().numpy().dtype)
+        starts[1:][self._voxels.cpu().numpy()] = lengths
+        values = own.values().numpy() * np.repeat(self._scale.cpu().numpy(), lengths)
+        shape = len(starts) - 1, self.shape_in[0]
+        return sparse.csr_matrix(
+            (values, own.col_indices().numpy(), starts.cumsum(dtype=starts.dtype)), shape
+        )
 
 
 class _DirectSplat(LinearOperator):
