@@ -141,10 +141,17 @@ def _without_half_characters(content: Any) -> Any:
 
 
 def _clean(name: str, value: Any) -> Any:
-    """The value with numbers that were written as text made numbers, where a number is expected."""
-    if name in (*_NUMBERS, *_LISTS_OF_NUMBERS):
-        return [as_number(item) for item in value] if isinstance(value, list) else as_number(value)
-    return value
+    """The value, numbers that were written as text made numbers where they are expected; None: it is none."""
+    if name not in (*_NUMBERS, *_LISTS_OF_NUMBERS):
+        return value
+    if not isinstance(value, list):
+        return as_number(value) if name in _NUMBERS else None
+    numbers = [as_number(item) for item in value]
+    return numbers if name in _NUMBERS or all(map(_is_number, numbers)) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _says_something(value: Any) -> bool:

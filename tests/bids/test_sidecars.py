@@ -37,6 +37,8 @@ def sidecar(dataset, content, is_ignored=lambda _: False):
         (b'{"SliceThickness": "5 mm", "PatientID": "5"}', {"SliceThickness": "5 mm", "PatientID": "5"}),
         (b'{"SliceThickness": [5], "EchoTime": {"a": 1}}', {"SliceThickness": [5], "EchoTime": {"a": 1}}),
         (b'{"SliceTiming": ["0.0", 1, "0.5"]}', {"SliceTiming": [0.0, 1, 0.5]}),
+        (b'{"SliceTiming": [0, null], "AcquisitionVoxelSize": [1, NaN]}', {}),
+        (b'{"SliceTiming": 0.5, "AcquisitionVoxelSize": [[1], 1]}', {}),
         (b'{"SliceThickness": 1' + b"0" * 5000 + b"}", {}),
         (b'{"Manufacturer": "\\ud800"}', {"Manufacturer": "?"}),
         (b'{"subject": "02", "run": [1]}', {"subject": "02", "run": [1]}),
