@@ -44,9 +44,10 @@ def find_no_data(data: FloatArray, finite: BoolArray) -> NoData | None:
     beyond = np.asarray(finite & ((data < low - reach) | (data > high + reach)))
     warnings = [_beyond_warning(data, beyond, low - reach, high + reach)] if beyond.any() else []
     lost = np.zeros(data.shape, dtype=bool)
-    bright = finite & ~beyond & (data > low + _BRIGHT * (high - low))
+    good = finite & ~beyond
+    bright = good & (data > low + _BRIGHT * (high - low))
     for axis in range(3):
-        planes = _lost_planes(data, bright, axis)
+        planes = _lost_planes(data, good, bright, axis)
         if planes:
             lost[tuple(planes if other == axis else slice(None) for other in range(3))] = True
             warnings.append(_planes_warning(planes, axis, data.shape[axis]))
@@ -63,10 +64,11 @@ def _limits(data: FloatArray, finite: BoolArray) -> tuple[float, float] | None:
     return (low, high) if high > low else None
 
 
-def _lost_planes(data: FloatArray, bright: BoolArray, axis: int) -> list[int]:
-    """Indices along an axis of planes that are constant amid the image."""
+def _lost_planes(data: FloatArray, good: BoolArray, bright: BoolArray, axis: int) -> list[int]:
+    """Indices along an axis of planes whose good values are constant amid the image."""
     others = tuple(other for other in range(3) if other != axis)
-    constant = data.min(axis=others) == data.max(axis=others)
+    lowest = data.min(axis=others, where=good, initial=np.inf)
+    constant = lowest == data.max(axis=others, where=good, initial=-np.inf)
     if not constant.any() or constant.all():
         return []
     seen = np.flatnonzero(~constant)

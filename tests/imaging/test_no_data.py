@@ -50,6 +50,14 @@ def test_absurd_values_are_not_observed_and_said(tmp_path, value):
     assert "(12, 12, 3)" in warning
 
 
+def test_a_spike_in_the_air_makes_no_slice_a_lost_one():
+    data, _ = thick()
+    padded = np.pad(np.where(data > 100, data, 0), ((3, 3), (3, 3), (3, 3))).astype(np.float32)
+    padded[4, 4, 0] = 1e25
+    found = find_no_data(padded, all_finite(padded))
+    assert np.argwhere(found.voxels).tolist() == [[4, 4, 0]]
+
+
 def test_a_bright_vessel_is_data():
     """Four times the range of the rest, as no scan that was looked at has."""
     data, _ = thick()
