@@ -77,6 +77,7 @@ def _settings(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
         "geometry": core.geometry.mode,
         "regularization": core.appearance.regularization,
         "tolerance": core.appearance.tolerance,
+        "no-uncertainty": not config.estimate_uncertainty,
         "max-iterations": core.appearance.max_iterations,
         "n-gaussians": core.scaffold.n_gaussians,
         "scaffold-steps": core.scaffold.n_steps,

@@ -1,5 +1,4 @@
-"""Every file of a target: where it goes, whether it can lie there, and what an earlier run has left; pure but
-for removing that."""
+"""Every file of a target: where it goes, whether it can have its name, and what an earlier run left of it."""
 
 import os
 from collections.abc import Sequence

@@ -49,7 +49,7 @@ def copy(finished, tmp_path):
 
 
 def test_likewise_in_another_folder_there_is_nothing_to_say(copy):
-    said = rerun(copy, "-v", "--device", "auto")
+    said = rerun(copy, "-v", "--device", "auto", "--combine-stacks", "none")
     usual = "finished by an earlier run; --overwrite does it again"
     assert said == {name: f"INFO    sub-01 {name}: {usual}" for name in ("FLAIR", "T2w")}
 
@@ -71,7 +71,7 @@ def test_other_inputs_are_named_by_target(copy):
     flair.write_bytes(gzip.compress(bytes(content)))
     sidecar = json.loads(sidecar_of(t2w).read_text())
     sidecar_of(t2w).write_text(json.dumps({**sidecar, "EchoTime": 0.1}))
-    # What an option chooses, here another T1w, is told together with the option.
+    # An option that only chooses images is named where the inputs differ, and not otherwise.
     said = rerun(copy, "--combine-stacks", "all")
     combined = "with --combine-stacks orthogonal (now all), from another version of"
     assert said == {
