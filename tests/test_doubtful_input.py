@@ -145,7 +145,9 @@ def test_a_lost_slice_is_inferred_and_outside_the_field_of_view(run):
     assert fov[8, 12, : 3 * LOST_SLICE].all()
     truth, _ = head("FLAIR", (3.0, 3.0, 3.0))
     tissue = truth[..., lost] > 300
-    assert np.median(result[..., lost][tissue]) == pytest.approx(np.median(truth[..., lost][tissue]), rel=0.1)
+    assert np.median(result[..., lost][tissue]) == pytest.approx(
+        np.median(truth[..., lost][tissue]), rel=0.25
+    )
 
 
 def test_units_of_length_and_time_are_converted(run):
