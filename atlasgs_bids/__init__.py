@@ -10,8 +10,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atlasgs_bids.app import run
-    from atlasgs_bids.config import RunConfig
+    from atlasgs_bids.app.config import RunConfig
+    from atlasgs_bids.app.run import run
 
 __version__ = "0.1.0"
 __all__ = ["RunConfig", "__version__", "run"]
@@ -20,11 +20,11 @@ __all__ = ["RunConfig", "__version__", "run"]
 def __getattr__(name: str) -> Any:
     # Imported on first use: the command line must answer --help without loading pybids and nibabel.
     if name == "RunConfig":
-        from atlasgs_bids.config import RunConfig  # noqa: PLC0415
+        from atlasgs_bids.app.config import RunConfig  # noqa: PLC0415
 
         return RunConfig
     if name == "run":
-        from atlasgs_bids.app import run  # noqa: PLC0415
+        from atlasgs_bids.app.run import run  # noqa: PLC0415
 
         return run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

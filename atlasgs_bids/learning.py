@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atlasgs_bids.config import RunConfig
-from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack, expect, expect_together
-from atlasgs_bids.core.priors.learned import TooLittleDataError
-from atlasgs_bids.observation import Observation
-from atlasgs_bids.progress import Progress
-from atlasgs_bids.scaffolding import SessionScaffold
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack
+from atlasgs_bids.core.priors.learned.prior import TooLittleDataError, expect, expect_together
+from atlasgs_bids.restoration.observation import Observation
+from atlasgs_bids.restoration.scaffold import SessionScaffold
+from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -47,11 +47,7 @@ def demo_case(device: str) -> tuple[dict[str, Image], Image, tuple[int, int, int
     """A FLAIR of the demo's second subject at 3 mm: images, sd, and the voxel of its lesion."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "demo"))
     from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings  # noqa: PLC0415
-    from atlasgs_bids.study.restoration import (  # noqa: PLC0415
-        restore_simulated,
-        restored_sd,
-        study_scaffold,
-    )
+    from atlasgs_bids.study.restoration import restore_simulated, restored_sd, study_scaffold  # noqa: PLC0415
 
     from anatomy import make_anatomy  # noqa: PLC0415
     from make_dataset import SUBJECTS  # noqa: PLC0415 - takes seconds, and only this case needs it

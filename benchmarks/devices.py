@@ -19,7 +19,7 @@ import torch
 
 from atlasgs_bids.core.metrics import psnr_db, ssim
 from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, CoreSettings, LearnedSettings
-from atlasgs_bids.imaging.volume import load_volume
+from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.study.restoration import (
     Restored,
     StudyScaffold,

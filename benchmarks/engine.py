@@ -30,7 +30,7 @@ from atlasgs_bids.core.splat import reference
 from atlasgs_bids.core.splat.kernels import kernels_for
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import DENSITY_FLOOR, splat
-from atlasgs_bids.imaging.volume import load_volume
+from atlasgs_bids.imaging.nifti import load_volume
 
 from engine_figure import draw
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, CoreSettings, LearnedSettings
-from atlasgs_bids.study.phantom import (
+from atlasgs_bids.study.restoration import Restored, restore_simulated, study_scaffold
+from atlasgs_bids.study.simulation.phantom import (
     TARGETS,
     Phantom,
     Structure,
@@ -25,7 +26,6 @@ from atlasgs_bids.study.phantom import (
     leaked_contrast,
     make_phantom,
 )
-from atlasgs_bids.study.restoration import Restored, restore_simulated, study_scaffold
 
 PRESETS = {"default": LearnedSettings(), "fast": LEARNED_FAST, "cpu": LEARNED_CPU}
 FACTOR = 5

@@ -21,11 +21,11 @@ from scipy import integrate, ndimage
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.metrics import psnr_db, ssim
-from atlasgs_bids.core.priors.learned import Stack, predict, train_prior
+from atlasgs_bids.core.priors.learned.prior import Stack, predict, train_prior
 from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, LearnedSettings
 from atlasgs_bids.core.solvers import conjugate_gradient
-from atlasgs_bids.imaging.volume import load_volume
-from atlasgs_bids.study.degrade import simulate_thick_slices, true_slice_profile
+from atlasgs_bids.imaging.nifti import load_volume
+from atlasgs_bids.study.simulation.degrade import simulate_thick_slices, true_slice_profile
 
 PRESETS = {"default": LearnedSettings(), "fast": LEARNED_FAST, "cpu": LEARNED_CPU}
 CASES = ["FLAIRx3", "FLAIRx5", "FLAIRx7", "T2x3", "T2x5", "T2x7"]

@@ -30,10 +30,10 @@ from rich.table import Table
 
 from atlasgs_bids import __version__
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.registration import read_itk_transform
-from atlasgs_bids.imaging.volume import load_volume
-from atlasgs_bids.study.degrade import simulate_thick_slices, true_slice_profile
-from atlasgs_bids.study.scores import Scores, score_in_mask
+from atlasgs_bids.imaging.nifti import load_volume
+from atlasgs_bids.imaging.registration.register import read_itk_transform
+from atlasgs_bids.study.results.scores import Scores, score_in_mask
+from atlasgs_bids.study.simulation.degrade import simulate_thick_slices, true_slice_profile
 
 SCAN_OF_SUFFIX = {"T1w": "T1", "FLAIR": "FLAIR", "T2w": "T2"}
 SLICE_AXIS = 2

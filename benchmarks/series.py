@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.volume import Volume, load_volume
+from atlasgs_bids.imaging.nifti import load_volume
+from atlasgs_bids.imaging.volume import Volume
 
 FACTOR = 2
 SHELLS = (0, 1000, 2000)

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.registration import read_itk_transform
-from atlasgs_bids.imaging.series import load_series
-from atlasgs_bids.imaging.volume import Volume, load_volume
-from atlasgs_bids.study.scores import lesion_ring, score_in_mask
+from atlasgs_bids.imaging.nifti import load_series, load_volume
+from atlasgs_bids.imaging.registration.register import read_itk_transform
+from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.study.results.scores import lesion_ring, score_in_mask
 
 from make_series import VOLUMES, summary
 

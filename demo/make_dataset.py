@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from atlasgs_bids.study.degrade import simulate_thick_slices
+from atlasgs_bids.study.simulation.degrade import simulate_thick_slices
 
 from anatomy import Affine, Anatomy, Array, Lesion, make_anatomy
 from make_series import DATATYPE, VOLUMES, summary, write_series

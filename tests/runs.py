@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from atlasgs_bids.bids.derivatives import target_outputs
+from atlasgs_bids.bids.outputs.names import target_outputs
 
 FAST = ("--device", "cpu", "--registration", "header", "--n-gaussians", "1500", "--scaffold-steps", "2")
 FAST += ("--max-iterations", "10", "--regularization", "0.1", "--skip-bids-validation")

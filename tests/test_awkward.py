@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from atlasgs_bids.bids.derivatives import json_path, target_outputs
-from atlasgs_bids.bids.files import load_tsv
+from atlasgs_bids.bids.outputs.names import json_path, target_outputs
+from atlasgs_bids.runtime.files import load_tsv
 from tests.bids_datasets import THICK_MM, Dataset, head
 from tests.runs import atlasgs
 from tests.validation import validator_errors

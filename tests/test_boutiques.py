@@ -10,7 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from atlasgs_bids import app, cli
+from atlasgs_bids.app import cli
+from atlasgs_bids.app import run as app
 from tests.bids_datasets import Dataset
 
 from describe import DESCRIPTOR, described, public_options, text_of

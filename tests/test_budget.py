@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from atlasgs_bids import RunConfig
-from atlasgs_bids.bids.discover import discover_participant
-from atlasgs_bids.budget import participant_memory_mib, within_budget
+from atlasgs_bids.app.budget import participant_memory_mib, within_budget
+from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.plan.session import plan_subject
 from atlasgs_bids.core.memory import BYTES_PER_PAIR
-from atlasgs_bids.plan import plan_subject
 from tests.bids_datasets import Dataset, head
 from tests.runs import FAST, atlasgs
 

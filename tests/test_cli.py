@@ -7,7 +7,9 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from atlasgs_bids import RunConfig, __version__, app, cli
+from atlasgs_bids import RunConfig, __version__
+from atlasgs_bids.app import cli
+from atlasgs_bids.app import run as app
 from tests.bids_datasets import Dataset
 
 

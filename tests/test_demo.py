@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.volume import Grid, Volume, load_volume
-from atlasgs_bids.study.scores import lesion_ring
+from atlasgs_bids.imaging.nifti import load_volume
+from atlasgs_bids.imaging.volume import Grid, Volume
+from atlasgs_bids.study.results.scores import lesion_ring
 from tests.validation import validator_errors
 
 from anatomy import Lesion, make_anatomy

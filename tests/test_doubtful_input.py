@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlasgs_bids.bids.derivatives import target_outputs
+from atlasgs_bids.bids.outputs.names import target_outputs
 from tests.bids_datasets import THICK_MM, Dataset, head
 from tests.runs import atlasgs, outputs
 

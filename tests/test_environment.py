@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from atlasgs_bids import environment
+from atlasgs_bids.runtime import environment
 from tests.bids_datasets import Dataset
 from tests.runs import command, outputs
 

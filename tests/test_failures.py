@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from atlasgs_bids.config import RunConfig
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.failures import failed, record
 from atlasgs_bids.errors import InputError, error_text
-from atlasgs_bids.participants import failed, record
 from tests.bids_datasets import Dataset
 from tests.runs import atlasgs
 

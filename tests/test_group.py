@@ -5,9 +5,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from atlasgs_bids import cli
-from atlasgs_bids.bids.dataset import write_dataset_files
-from atlasgs_bids.bids.derivatives import load_tsv, save_json, save_tsv, target_outputs
+from atlasgs_bids.app import cli
+from atlasgs_bids.bids.outputs.dataset import write_dataset_files
+from atlasgs_bids.bids.outputs.names import load_tsv, save_json, save_tsv, target_outputs
 from tests.bids_datasets import Dataset
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atlasgs_bids.bids.derivatives import anchor_outputs, companion_path, json_path
+from atlasgs_bids.bids.outputs.names import anchor_outputs, companion_path, json_path
 from tests.bids_datasets import THICK_MM, Dataset, head
 from tests.runs import command, outputs
 

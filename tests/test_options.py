@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from atlasgs_bids import RunConfig, app, cli
+from atlasgs_bids import RunConfig
+from atlasgs_bids.app import cli
+from atlasgs_bids.app import run as app
 from tests.bids_datasets import Dataset
 
 

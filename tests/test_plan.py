@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from atlasgs_bids.bids.discover import SubjectInputs
+from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.entities import parse_entities
 from atlasgs_bids.bids.images import ImageFile, ImageHeader
-from atlasgs_bids.config import RunConfig
+from atlasgs_bids.bids.inputs.discover import SubjectInputs
+from atlasgs_bids.bids.plan.session import plan_subject
+from atlasgs_bids.bids.plan.table import plan_table
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.plan import plan_subject, plan_table
 from tests.bids_datasets import FIELD_OF_VIEW_MM, affine_of
 
 CONFIG = RunConfig(bids_dir=Path("bids"), out_dir=Path("out"), analysis_level="participant")

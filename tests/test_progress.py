@@ -6,8 +6,8 @@ import logging
 import pytest
 from rich.console import Console
 
-from atlasgs_bids import progress as module
-from atlasgs_bids.progress import Progress
+from atlasgs_bids.runtime import progress as module
+from atlasgs_bids.runtime.progress import Progress
 
 
 @pytest.fixture

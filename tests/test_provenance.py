@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from atlasgs_bids.provenance import content_digest
+from atlasgs_bids.app.provenance import content_digest
 from tests.bids_datasets import Dataset, sidecar_of
 from tests.runs import atlasgs, outputs
 

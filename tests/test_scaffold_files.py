@@ -10,16 +10,21 @@ import torch
 from plyfile import PlyData, PlyElement
 from scipy import ndimage
 
-from atlasgs_bids.config import RunConfig
+from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings, ScaffoldSettings
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.anchor import Anchor
 from atlasgs_bids.imaging.bias import bias_field
-from atlasgs_bids.imaging.scaffold_files import load_scaffold, read_scaffold, save_ply, save_scaffold
 from atlasgs_bids.imaging.volume import Volume
-from atlasgs_bids.scaffolding import given_scaffold
+from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.scaffold_files import (
+    given_scaffold,
+    load_scaffold,
+    read_scaffold,
+    save_ply,
+    save_scaffold,
+)
 from tests.bids_datasets import head
 
 CONFIG = RunConfig(

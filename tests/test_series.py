@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from atlasgs_bids.bids.files import load_tsv
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.registration import read_itk_transform
+from atlasgs_bids.imaging.registration.register import read_itk_transform
 from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.runtime.files import load_tsv
 from tests.acquisitions import (
     ANATOMY_DIRECTIONS,
     B_VALUES,

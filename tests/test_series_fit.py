@@ -8,21 +8,21 @@ import pytest
 import torch
 from scipy import ndimage
 
+from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.images import ImageFile
-from atlasgs_bids.config import RunConfig
+from atlasgs_bids.bids.plan.series import SeriesPlan
+from atlasgs_bids.bids.plan.targets import StackPlan
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, LearnedSettings, ScaffoldSettings
-from atlasgs_bids.fitting import PlacedStack
-from atlasgs_bids.imaging.anchor import Anchor
-from atlasgs_bids.imaging.grid import foreground_mask
-from atlasgs_bids.imaging.registration import Registration
+from atlasgs_bids.imaging.foreground import foreground_mask
+from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.series import Series
 from atlasgs_bids.imaging.slices import slice_geometry
-from atlasgs_bids.progress import Progress
-from atlasgs_bids.scaffolding import SessionScaffold, graph_prior
-from atlasgs_bids.series_fit import fit_series
-from atlasgs_bids.targets import StackPlan
-from atlasgs_bids.volumes import SeriesPlan
+from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
+from atlasgs_bids.restoration.series import fit_series
+from atlasgs_bids.restoration.stack import PlacedStack
+from atlasgs_bids.runtime.progress import Progress
 from tests.acquisitions import diffusion_series, labelling_series
 from tests.imaging.phantom import T1W, head
 

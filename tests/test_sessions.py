@@ -9,10 +9,10 @@ import pytest
 import SimpleITK
 
 from atlasgs_bids import run
-from atlasgs_bids.bids.files import load_tsv
-from atlasgs_bids.config import RunConfig
+from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
 from atlasgs_bids.errors import InputError
+from atlasgs_bids.runtime.files import load_tsv
 from tests.bids_datasets import Dataset, head
 from tests.test_plan import plan, t1w, target
 from tests.validation import validator_errors

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atlasgs_bids.bids.files import session_mark
-from atlasgs_bids.bids.locks import session_lock
+from atlasgs_bids.bids.outputs.locks import session_lock
 from atlasgs_bids.errors import InputError
+from atlasgs_bids.runtime.files import session_mark
 from tests.bids_datasets import Dataset
 from tests.runs import TIMEOUT_S, atlasgs, command, outputs
 from tests.validation import validator_errors

@@ -9,35 +9,29 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.images import ImageFile
-from atlasgs_bids.config import RunConfig
+from atlasgs_bids.bids.plan.targets import StackPlan
 from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.operators import SliceRows, StackedOperator
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
 from atlasgs_bids.core.uncertainty import Uncertainty
-from atlasgs_bids.fitting import (
-    PlacedStack,
-    covered,
-    fit_stacks,
-    observe_placed,
-    rendered_result,
-    stack_noise_sd,
-)
-from atlasgs_bids.imaging.anchor import Anchor
-from atlasgs_bids.imaging.grid import foreground_mask, resample
-from atlasgs_bids.imaging.registration import Registration
+from atlasgs_bids.imaging.foreground import foreground_mask
+from atlasgs_bids.imaging.grid import resample
+from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.slice_motion import shots_of
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Volume
-from atlasgs_bids.joint import join
-from atlasgs_bids.motion import fit_moving_stacks
-from atlasgs_bids.observation import observe
-from atlasgs_bids.progress import Progress
-from atlasgs_bids.results import StackResult, TargetFit
-from atlasgs_bids.scaffolding import SessionScaffold, graph_prior
-from atlasgs_bids.targets import StackPlan
+from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.fit import fit_stacks
+from atlasgs_bids.restoration.motion import fit_moving_stacks
+from atlasgs_bids.restoration.observation import join, observe, observe_placed
+from atlasgs_bids.restoration.result import StackResult, TargetFit, rendered_result
+from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
+from atlasgs_bids.restoration.stack import PlacedStack, covered, stack_noise_sd
+from atlasgs_bids.runtime.progress import Progress
 from tests.helpers import assert_adjoint
 from tests.imaging.phantom import FLAIR, T1W, head, rigid
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from atlasgs_bids.bids.discover import discover_participant
-from atlasgs_bids.config import RunConfig
-from atlasgs_bids.plan import plan_subject
-from atlasgs_bids.target_files import remove_old_files, target_files
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.plan.files import remove_old_files, target_files
+from atlasgs_bids.bids.plan.session import plan_subject
 from tests.bids_datasets import Dataset
 from tests.runs import atlasgs
 

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from atlasgs_bids.bids.discover import discover_participant
-from atlasgs_bids.config import RunConfig
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.plan.session import plan_subject
 from atlasgs_bids.core.geometry import _misfit
 from atlasgs_bids.core.settings import CoreSettings, GeometrySettings
-from atlasgs_bids.fitting import place, rendered_result
-from atlasgs_bids.imaging.volume import load_volume
-from atlasgs_bids.plan import plan_subject
-from atlasgs_bids.progress import Progress
-from atlasgs_bids.scaffolding import session_anchor, session_scaffold
-from atlasgs_bids.target_geometry import _terms, fit_target
+from atlasgs_bids.imaging.nifti import load_volume
+from atlasgs_bids.restoration.anchor import session_anchor
+from atlasgs_bids.restoration.result import rendered_result
+from atlasgs_bids.restoration.scaffold import session_scaffold
+from atlasgs_bids.restoration.stack import place
+from atlasgs_bids.restoration.target import _terms, fit_target
+from atlasgs_bids.runtime.progress import Progress
 from tests.bids_datasets import THICK_MM, Dataset, head
 
 GAIN = 1.5

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import PurePath
 
+from atlasgs_bids.runtime.files import split_extension
+
 INPUT_SUFFIXES = {
     "t1w": "T1w", "flair": "FLAIR", "t2w": "T2w", "pdw": "PDw", "dwi": "dwi", "asl": "asl", "m0scan": "m0scan"
 }  # fmt: skip
@@ -49,24 +51,11 @@ ENTITIES = (
 DERIVATIVE_ENTITIES = ("space", "segmentation", "res", "den", "label", "desc")
 """Entities that no raw image has."""
 
-EXTENSIONS = (".nii.gz", ".nii", ".json", ".tsv", ".txt", ".npz", ".ply", ".png", ".bval", ".bvec")
 
 _NAMES = dict(ENTITIES)
 _KEYS = {name: key for key, name in ENTITIES}
 _ORDER = {name: position for position, (_, name) in enumerate(ENTITIES)}
 _NOT_IN_THE_NAME = ("suffix", "extension", "datatype")
-
-
-def split_extension(name: str) -> tuple[str, str]:
-    """Stem and extension of a file name; ``.nii.gz`` is one extension.
-
-    >>> split_extension("sub-01_T1w.nii.gz")
-    ('sub-01_T1w', '.nii.gz')
-    """
-    for extension in EXTENSIONS:
-        if name.endswith(extension):
-            return name.removesuffix(extension), extension
-    return PurePath(name).stem, PurePath(name).suffix
 
 
 def parse_entities(path: PurePath) -> dict[str, str]:

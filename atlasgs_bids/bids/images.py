@@ -9,8 +9,18 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.bids.companions import Gradients
 from atlasgs_bids.imaging.header import affine_mm, forms_mm, grid_problem, load_image
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Diffusion weighting of every volume."""
+
+    b_values: npt.NDArray[np.float64]
+    """(n,) s/mm²."""
+    directions: npt.NDArray[np.float64]
+    """(n, 3) in voxel axes as FSL has them: x is flipped where the affine has a positive determinant."""
+
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 

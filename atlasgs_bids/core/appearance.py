@@ -10,7 +10,7 @@ from atlasgs_bids.core.gram import gram_matrices
 from atlasgs_bids.core.objective import Objective, held_out_slices, neighbours_rms
 from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.priors.expectation import Expectation
-from atlasgs_bids.core.priors.graph import QuadraticPrior
+from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.solvers import Solution
 

@@ -1,6 +1,7 @@
 """Anisotropic 3-D Gaussians and their projection to a voxel grid."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,3 +125,9 @@ def world_points(
 def voxel_size_mm(world_from_voxel: Float[Tensor, "4 4"]) -> float:
     """Smallest voxel side, mm."""
     return math.sqrt(float((world_from_voxel[:3, :3] ** 2).sum(0).min()))
+
+
+def joined(parts: Sequence[Gaussians]) -> Gaussians:
+    """Gaussians one set after the other."""
+    names = vars(parts[0])
+    return Gaussians(**{name: torch.cat([vars(part)[name] for part in parts]) for name in names})

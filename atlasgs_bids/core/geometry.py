@@ -13,7 +13,7 @@ from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.objective import Objective
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.priors.graph import QuadraticPrior
+from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings, RelaxationSettings
 from atlasgs_bids.core.splat.operator import SplatOperator

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atlasgs_bids.core.gram import GramMatrices
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.priors.graph import QuadraticPrior
+from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.solvers import Solution, conjugate_gradient
 
 _HOLD_OUT_EVERY = 5

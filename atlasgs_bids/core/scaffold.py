@@ -9,12 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atlasgs_bids.core.adam import Adam
-from atlasgs_bids.core.gaussians import (
-    Gaussians,
-    sample_positions,
-    voxel_size_mm,
-    world_points,
-)
+from atlasgs_bids.core.gaussians import Gaussians, sample_positions, voxel_size_mm, world_points
 from atlasgs_bids.core.metrics import gradient_magnitude
 from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.core.splat.render import splat

@@ -7,16 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atlasgs_bids.core.gaussians import Gaussians, voxel_size_mm, world_points
+from atlasgs_bids.core.gaussians import Gaussians, joined, voxel_size_mm, world_points
 from atlasgs_bids.core.priors.expectation import ExpectedStack
-from atlasgs_bids.core.priors.graph import QuadraticPrior
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.solvers import conjugate_gradient
 
 _SCALE_VOX = 0.5
-_TIE = 1e-3
-"""Of a specific Gaussian to what is expected of it, over the mean degree of the graph: keeps the solve
-regular and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -96,30 +92,3 @@ def specific_gaussians(
             )
         )
     return joined(parts) if parts else None
-
-
-def joined(parts: Sequence[Gaussians]) -> Gaussians:
-    """Gaussians one set after the other."""
-    names = vars(parts[0])
-    return Gaussians(**{name: torch.cat([vars(part)[name] for part in parts]) for name in names})
-
-
-class PartialLaplacian(QuadraticPrior):
-    """The graph over the shared Gaussians, and a weak tie of each specific one to what is expected of it."""
-
-    def __init__(self, shared: QuadraticPrior, n_specific: int) -> None:
-        self.shared, self.n_shared = shared, len(shared.diagonal)
-        self.shape_in = self.shape_out = (self.n_shared + n_specific,)
-        self.tie = _TIE * float(shared.diagonal.mean())
-        self.diagonal = torch.cat([shared.diagonal, torch.full((n_specific,), self.tie).to(shared.diagonal)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.shared.forward(x[: self.n_shared]), self.tie * x[self.n_shared :]])
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return self.forward(y)
-
-    def square_root_noise(self, seed: int) -> Float[Tensor, " n"]:
-        generator = torch.Generator().manual_seed(seed)
-        own = torch.randn(self.shape_in[0] - self.n_shared, generator=generator).to(self.diagonal)
-        return torch.cat([self.shared.square_root_noise(seed), self.tie**0.5 * own])

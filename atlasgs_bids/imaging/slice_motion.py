@@ -12,7 +12,8 @@ from scipy import ndimage
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from atlasgs_bids.imaging.slices import SliceGeometry, SliceProfile, slice_normal
+from atlasgs_bids.imaging.profile import SliceProfile
+from atlasgs_bids.imaging.slices import SliceGeometry, slice_normal
 from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
 
 _MAX_PIXELS = 1500

@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.errors import ConfigurationError, InputError
+from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
 
 _MIN_THICKNESS_RATIO = 0.05
 _MAX_THICKNESS_RATIO = 2.0
 _MAX_SPACING_DISAGREEMENT = 0.05
-_SIGMAS_PER_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
-_GAUSSIAN_CUT_SIGMAS = 3.0
-_SINC_FWHM = 1.207
 _LEAST_ZERO_FILLING, _MOST_ZERO_FILLING = 1.05, 4.0
-_PROFILE_EXTENT_MM = (0.05, 100.0)
 
 
 @dataclass(frozen=True)
@@ -45,16 +40,6 @@ class SliceGeometry:
     def gap_mm(self) -> float:
         """Space between neighbouring slices, mm; negative where they overlap."""
         return self.spacing_mm - self.thickness_mm
-
-
-@dataclass(frozen=True)
-class SliceProfile:
-    """Through-plane sensitivity of a slice as a cumulative distribution."""
-
-    offsets_mm: npt.NDArray[np.float64]
-    """Ascending, along the slice normal; 0 is the slice centre."""
-    cumulative: npt.NDArray[np.float64]
-    """From 0 to 1, piecewise linear between the offsets."""
 
 
 def slice_normal(world_from_voxel: npt.ArrayLike, axis: int) -> npt.NDArray[np.float64]:
@@ -143,35 +128,6 @@ def acquired_voxel_mm(
     return [_coarser(ratios[axis]) * float(sizes_mm[axis]) for axis in in_plane]
 
 
-def slice_profile(spec: str | Path, thickness_mm: float) -> SliceProfile:
-    """Profile named ``box`` or ``gaussian``, or read from a two-column text file (offset in mm, weight >= 0).
-
-    ``box`` is constant over the thickness; ``gaussian`` has the thickness as its full width at half maximum
-    and is cut at 3 sigma; a file gives a density that is linear between its offsets, used where it lies and
-    whatever the thickness. Raises ConfigurationError for a file that is none.
-    """
-    if not (math.isfinite(thickness_mm) and thickness_mm > 0):
-        raise ConfigurationError(f"slice thickness {thickness_mm} mm, expected a positive number")
-    if spec == "box":
-        return SliceProfile(np.array([-0.5, 0.5]) * thickness_mm, np.array([0.0, 1.0]))
-    if spec == "gaussian":
-        sigma_mm = thickness_mm * _SIGMAS_PER_FWHM
-        offsets_sigmas = np.linspace(-_GAUSSIAN_CUT_SIGMAS, _GAUSSIAN_CUT_SIGMAS, 121)
-        cumulative = np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in offsets_sigmas])
-        cumulative = (cumulative - cumulative[0]) / (cumulative[-1] - cumulative[0])
-        return SliceProfile(offsets_sigmas * sigma_mm, cumulative)
-    return _read_profile(Path(spec))
-
-
-def truncation_profile(acquired_mm: float) -> SliceProfile:
-    """In-plane point spread of a zero-filled image: a Gaussian as wide as the main lobe of its sinc.
-
-    The sinc of an acquired voxel has a full width at half maximum of 1.207 voxels; its side lobes are left
-    out, since scanners filter them away.
-    """
-    return slice_profile("gaussian", _SINC_FWHM * acquired_mm)
-
-
 def _phase_axis(sidecar: Mapping[str, Any]) -> int | None:
     """Voxel axis of the phase encoding, where the sidecar says it."""
     direction = str(sidecar.get("PhaseEncodingDirection") or sidecar.get("PhaseEncodingAxis") or "")[:1]
@@ -226,61 +182,6 @@ def _spacing_warning(value: Any, spacing_mm: float) -> str | None:
         f"SpacingBetweenSlices is {seen}, but the affine has {spacing_mm:.3g} mm between slice centres; "
         "the affine is used; check that no slice is missing"
     )
-
-
-def _read_profile(path: Path) -> SliceProfile:
-    label = f"slice profile '{path}'"
-    expected = "expected two numbers, offset in mm and weight"
-    remedy = "write one 'offset weight' pair per line, or use --slice-profile box or gaussian"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{label}: not a readable text file ({error}), and neither 'box' nor 'gaussian'; {remedy}"
-        ) from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        fields = line.split("#")[0].replace(",", " ").split()
-        if not fields:
-            continue
-        try:
-            rows.append([float(text) for text in fields])
-        except ValueError:
-            rows.append([math.nan])
-        if len(rows[-1]) != 2 or not all(math.isfinite(x) for x in rows[-1]):
-            raise ConfigurationError(f"{label}, line {number}: {line.strip()!r}, {expected}; {remedy}")
-    table = np.array(rows, dtype=np.float64).reshape(-1, 2)
-    offsets_mm, weights = table.T
-    problem = _profile_problem(offsets_mm, weights)
-    if problem:
-        raise ConfigurationError(f"{label}: {problem}; {remedy}")
-    # The integral of a piecewise linear density is quadratic: tabulated finely enough to be linear again.
-    steps = np.linspace(0, 1, 33)[:-1]
-    fine_mm = np.append(
-        (offsets_mm[:-1, None] + np.diff(offsets_mm)[:, None] * steps).ravel(), offsets_mm[-1]
-    )
-    density = np.interp(fine_mm, offsets_mm, weights)
-    mass = np.diff(fine_mm) * (density[1:] + density[:-1]) / 2
-    cumulative = np.concatenate([[0.0], np.cumsum(mass)])
-    return SliceProfile(fine_mm, cumulative / cumulative[-1])
-
-
-def _profile_problem(offsets_mm: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> str | None:
-    if len(offsets_mm) < 2:
-        return f"{len(offsets_mm)} lines of numbers, expected at least 2"
-    if (np.diff(offsets_mm) <= 0).any():
-        return "the offsets do not ascend from line to line, expected strictly ascending offsets"
-    if (weights < 0).any():
-        return f"a weight of {weights.min():g}, expected weights >= 0"
-    if not (weights > 0).any():
-        return "all weights are 0, expected a positive one"
-    shortest_mm, longest_mm = _PROFILE_EXTENT_MM
-    if not shortest_mm <= offsets_mm[-1] - offsets_mm[0] <= longest_mm:
-        return (
-            f"offsets from {offsets_mm[0]:g} to {offsets_mm[-1]:g}, expected an extent of {shortest_mm:g} "
-            f"to {longest_mm:g} mm (are they in mm?)"
-        )
-    return None
 
 
 def _is_number(value: Any) -> bool:

@@ -12,14 +12,15 @@ from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import Appearance, fit_expected_appearance, fit_guarded_appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.metrics import noise_sd
-from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack, expect
+from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
+from atlasgs_bids.core.priors.learned.prior import expect
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings, LearnedSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.core.uncertainty import estimate_uncertainty
-from atlasgs_bids.study.degrade import simulate_thick_slices, true_slice_profile
+from atlasgs_bids.study.simulation.degrade import simulate_thick_slices, true_slice_profile
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

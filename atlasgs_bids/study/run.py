@@ -6,12 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from atlasgs_bids.bids.files import remove_stale_temporaries, save_json
 from atlasgs_bids.errors import ConfigurationError, listed
-from atlasgs_bids.progress import Progress
-from atlasgs_bids.study.cells import CellKey, Cells
-from atlasgs_bids.study.pool import in_processes
-from atlasgs_bids.study.results import write_results
+from atlasgs_bids.runtime.files import remove_stale_temporaries, save_json
+from atlasgs_bids.runtime.pool import in_processes
+from atlasgs_bids.runtime.progress import Progress
+from atlasgs_bids.study.results.cells import CellKey, Cells
+from atlasgs_bids.study.results.summary import write_results
 from atlasgs_bids.study.session import SessionPlan, SessionRunner, note_failure, plan_sessions
 from atlasgs_bids.study.settings import StudyConfig
 

@@ -11,27 +11,34 @@ import torch
 from filelock import FileLock
 
 from atlasgs_bids import __version__
-from atlasgs_bids.bids.discover import discover_participant
+from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.entities import image_label
-from atlasgs_bids.bids.files import save_image, save_json, save_text
 from atlasgs_bids.bids.images import ImageFile
-from atlasgs_bids.config import RunConfig
+from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.plan.session import SubjectPlan, plan_subject
 from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings
-from atlasgs_bids.devices import use_device
 from atlasgs_bids.errors import InputError, error_text
-from atlasgs_bids.imaging.volume import to_nifti
-from atlasgs_bids.plan import SubjectPlan, plan_subject
-from atlasgs_bids.progress import Progress
-from atlasgs_bids.scaffolding import SessionScaffold, session_anchor, session_scaffold
-from atlasgs_bids.study.case import Case, Simulation, simulate
-from atlasgs_bids.study.cells import TRUTH, CellKey, Cells, middle_cuts
+from atlasgs_bids.imaging.nifti import save_image, to_nifti
+from atlasgs_bids.restoration.anchor import session_anchor
+from atlasgs_bids.restoration.scaffold import SessionScaffold, session_scaffold
+from atlasgs_bids.runtime.devices import use_device
+from atlasgs_bids.runtime.files import save_json, save_text
+from atlasgs_bids.runtime.progress import Progress
 from atlasgs_bids.study.measure import Costs, measured
 from atlasgs_bids.study.methods.catalogue import method_named
 from atlasgs_bids.study.methods.protocol import Restored
-from atlasgs_bids.study.scores import consistency_rms, score_regions
+from atlasgs_bids.study.results.cells import TRUTH, CellKey, Cells, middle_cuts
+from atlasgs_bids.study.results.scores import consistency_rms, score_regions
 from atlasgs_bids.study.settings import StudyConfig
-from atlasgs_bids.study.truth import Truth, check_anchor, isotropic_targets, load_truth, region_masks
+from atlasgs_bids.study.simulation.case import Case, Simulation, simulate
+from atlasgs_bids.study.simulation.truth import (
+    Truth,
+    check_anchor,
+    isotropic_targets,
+    load_truth,
+    region_masks,
+)
 
 logger = logging.getLogger(__name__)
 

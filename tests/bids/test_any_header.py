@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from atlasgs_bids.bids.discover import discover_participant
-from atlasgs_bids.config import RunConfig
-from atlasgs_bids.plan import plan_subject
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.plan.session import plan_subject
 from tests.bids_datasets import Dataset, affine_of
 
 SHAPE = (8, 8, 4)

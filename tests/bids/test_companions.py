@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlasgs_bids.bids.companions import ASL_VOLUME_TYPES, inherited, read_asl_context, read_gradients
-from atlasgs_bids.bids.discover import discover_participant
+from atlasgs_bids.bids.inputs.companions import ASL_VOLUME_TYPES, inherited, read_asl_context, read_gradients
+from atlasgs_bids.bids.inputs.discover import discover_participant
 from atlasgs_bids.errors import InputError
 from tests.bids_datasets import Dataset, head
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from atlasgs_bids.bids import discover, index
+from atlasgs_bids.bids.inputs import discover, index
 from tests.bids_datasets import Dataset
 
 

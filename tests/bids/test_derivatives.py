@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlasgs_bids.bids.dataset import DESCRIPTIONS, write_dataset_files
-from atlasgs_bids.bids.derivatives import (
+from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.outputs.dataset import DESCRIPTIONS, write_dataset_files
+from atlasgs_bids.bids.outputs.names import (
     anchor_outputs,
     bids_uri,
     derivative_path,
@@ -23,7 +24,6 @@ from atlasgs_bids.bids.derivatives import (
     save_tsv,
     target_outputs,
 )
-from atlasgs_bids.bids.discover import discover_participant
 from atlasgs_bids.errors import ConfigurationError
 from tests.bids_datasets import Dataset, head
 

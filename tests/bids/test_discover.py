@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlasgs_bids.bids.discover import discover_participant, list_participants, list_sessions
+from atlasgs_bids.bids.inputs.discover import discover_participant, list_participants, list_sessions
 from tests.bids_datasets import Dataset, affine_of, sidecar_of, write_json
 
 

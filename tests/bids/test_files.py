@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from atlasgs_bids.bids.files import (
+from atlasgs_bids.runtime.files import (
     LONGEST_TEMPORARY,
     atomic,
     load_tsv,

@@ -4,11 +4,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlasgs_bids.bids.discover import discover_participant
+from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.images import read_header
-from atlasgs_bids.config import RunConfig
+from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.plan.session import plan_subject
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.plan import plan_subject
 from tests.bids_datasets import Dataset, affine_of
 
 AFFINE = affine_of((3.0, 3.0, 9.0), (8, 8, 4))

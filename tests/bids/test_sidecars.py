@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from atlasgs_bids.bids.sidecars import SidecarFiles
+from atlasgs_bids.bids.inputs.sidecars import SidecarFiles
 from tests.bids_datasets import Dataset, sidecar_of, write_json
 
 

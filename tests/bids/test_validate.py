@@ -2,8 +2,8 @@
 
 import pytest
 
-from atlasgs_bids.bids import validate
-from atlasgs_bids.bids.validate import check_dataset, validation_errors
+from atlasgs_bids.bids.inputs import validate
+from atlasgs_bids.bids.inputs.validate import check_dataset, validation_errors
 from atlasgs_bids.errors import ConfigurationError
 from tests.bids_datasets import Dataset, sidecar_of
 

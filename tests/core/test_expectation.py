@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
-from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack, expect
-from atlasgs_bids.core.priors.learned import Stack, predict, train_prior
+from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack
+from atlasgs_bids.core.priors.learned.prior import Stack, expect, predict, train_prior
 from atlasgs_bids.core.settings import LEARNED_CPU
 from atlasgs_bids.core.splat.operator import SplatOperator
 from tests.helpers import random_gaussians

@@ -11,14 +11,9 @@ from scipy import ndimage
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.metrics import psnr_db
-from atlasgs_bids.core.priors.degradation import interpolation, sampling_of
-from atlasgs_bids.core.priors.learned import (
-    Prediction,
-    Stack,
-    TooLittleDataError,
-    predict,
-    train_prior,
-)
+from atlasgs_bids.core.priors.expectation import Prediction
+from atlasgs_bids.core.priors.learned.degradation import interpolation, sampling_of
+from atlasgs_bids.core.priors.learned.prior import Stack, TooLittleDataError, predict, train_prior
 from atlasgs_bids.core.settings import LEARNED_CPU
 
 QUICK = dataclasses.replace(

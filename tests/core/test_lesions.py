@@ -14,10 +14,11 @@ import torch
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.metrics import misfit_beyond_noise, psnr_db
-from atlasgs_bids.core.priors.learned import Stack, _restore_along, predict, train_prior
-from atlasgs_bids.core.priors.stacks import prepare
+from atlasgs_bids.core.priors.learned.prepare import prepare
+from atlasgs_bids.core.priors.learned.prior import Stack, _restore_along, predict, train_prior
 from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings
-from atlasgs_bids.study.phantom import (
+from atlasgs_bids.study.restoration import SLICE_AXIS, Restored, restore_simulated, study_scaffold
+from atlasgs_bids.study.simulation.phantom import (
     Phantom,
     Structure,
     kept_contrast,
@@ -25,7 +26,6 @@ from atlasgs_bids.study.phantom import (
     leaked_contrast,
     make_phantom,
 )
-from atlasgs_bids.study.restoration import SLICE_AXIS, Restored, restore_simulated, study_scaffold
 
 SHAPE, FACTOR = (48, 48, 40), 5
 LESION, DECOY = Structure((14.3, 15.6, 18.4), 6.0), Structure((33.2, 32.7, 21.8), 5.0)

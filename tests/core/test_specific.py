@@ -7,17 +7,13 @@ import torch
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import fit_expected_appearance
-from atlasgs_bids.core.gaussians import Gaussians, world_points
-from atlasgs_bids.core.priors.expectation import (
-    Expectation,
-    ExpectedStack,
-    ObservedStack,
-    sample_lattice,
-)
+from atlasgs_bids.core.gaussians import Gaussians, joined, world_points
+from atlasgs_bids.core.priors.expectation import Expectation, ExpectedStack, ObservedStack, sample_lattice
 from atlasgs_bids.core.priors.graph import GraphLaplacian
+from atlasgs_bids.core.priors.quadratic import PartialLaplacian
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, GraphSettings, ScaffoldSettings
-from atlasgs_bids.core.specific import PartialLaplacian, joined, missing_image, specific_gaussians
+from atlasgs_bids.core.specific import missing_image, specific_gaussians
 from atlasgs_bids.core.splat.operator import SplatOperator
 from tests.helpers import assert_adjoint, random_gaussians
 

@@ -6,14 +6,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from atlasgs_bids.errors import ConfigurationError, InputError
-from atlasgs_bids.imaging.grid import (
-    continued_mask,
-    foreground_mask,
-    fov_mask,
-    output_grid,
-    resample,
-    resample_mask,
-)
+from atlasgs_bids.imaging.foreground import foreground_mask
+from atlasgs_bids.imaging.grid import continued_mask, fov_mask, output_grid, resample, resample_mask
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from tests.imaging.phantom import T1W, head, rigid
 

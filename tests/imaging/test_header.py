@@ -6,8 +6,7 @@ import pytest
 
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.header import affine_mm, form_code, forms_mm, grid_problem, seconds_per_volume
-from atlasgs_bids.imaging.series import load_series
-from atlasgs_bids.imaging.volume import load_volume
+from atlasgs_bids.imaging.nifti import load_series, load_volume
 
 _QUATERN_B, _SROW_X = 256, 280
 """Offsets of the quaternion and of the sform's first row in the header, bytes."""

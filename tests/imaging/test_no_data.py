@@ -4,10 +4,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlasgs_bids.imaging.anchor import load_anchor
+from atlasgs_bids.imaging.nifti import load_series, load_volume, to_nifti
 from atlasgs_bids.imaging.no_data import find_no_data
-from atlasgs_bids.imaging.series import load_series
-from atlasgs_bids.imaging.volume import load_volume, to_nifti
+from atlasgs_bids.restoration.anchor import load_anchor
 from tests.bids_datasets import THICK_MM, head
 
 SPIKES = ((12, 12, 3), (13, 11, 4), (9, 14, 5))

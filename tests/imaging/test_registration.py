@@ -6,11 +6,11 @@ import SimpleITK
 from scipy.spatial.transform import Rotation
 
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.alignment import Alignment, _believed
-from atlasgs_bids.imaging.grid import foreground_mask
+from atlasgs_bids.imaging.foreground import foreground_mask
 from atlasgs_bids.imaging.itk import itk_image
-from atlasgs_bids.imaging.pair import ImagePair
-from atlasgs_bids.imaging.registration import (
+from atlasgs_bids.imaging.registration.alignment import Alignment, _believed
+from atlasgs_bids.imaging.registration.pair import ImagePair
+from atlasgs_bids.imaging.registration.register import (
     Registration,
     _problem,
     given_registration,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from atlasgs_bids.errors import ConfigurationError, InputError
-from atlasgs_bids.imaging.slices import slice_geometry, slice_normal, slice_profile, truncation_profile
+from atlasgs_bids.imaging.profile import slice_profile, truncation_profile
+from atlasgs_bids.imaging.slices import slice_geometry, slice_normal
 
 AXIAL = np.diag([0.9, 0.9, 5.0, 1.0])
 SHAPE = (230, 256, 30)

@@ -7,7 +7,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.volume import check_orientation, load_volume, to_nifti, voxel_sizes_mm
+from atlasgs_bids.imaging.nifti import load_volume, to_nifti
+from atlasgs_bids.imaging.orientation import check_orientation
+from atlasgs_bids.imaging.volume import voxel_sizes_mm
 
 OBLIQUE = np.array([[-1.9, 0.2, 0.4, 12], [0.3, 1.8, -0.9, -40], [0.5, 0.6, 4.8, 7], [0, 0, 0, 1.0]])
 PLAIN = np.diag([1.0, 1.0, 5.0, 1.0])

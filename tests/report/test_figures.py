@@ -3,7 +3,7 @@ import pytest
 from matplotlib.image import imread
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
 
-from atlasgs_bids.report.figures import target_figure
+from atlasgs_bids.report.figures.target import target_figure
 
 SHAPE = (30, 40, 24)
 SIZES_MM = (2.0, 1.5, 3.0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from atlasgs_bids.core.gaussians import rotations
-from atlasgs_bids.study.methods.conditional import (
+from atlasgs_bids.study.methods.published.conditional import (
     CUTOFF,
     PlaneGaussians,
     composite_gsplat,
@@ -14,8 +14,8 @@ from atlasgs_bids.study.methods.conditional import (
     cut_by_planes,
     meeting_pairs,
 )
-from atlasgs_bids.study.methods.paper import PlaneStack
-from atlasgs_bids.study.methods.planes import dissimilarity, in_planes, neighbours
+from atlasgs_bids.study.methods.published.method import PlaneStack
+from atlasgs_bids.study.methods.published.planes import dissimilarity, in_planes, neighbours
 
 
 def random_cut(n=40, n_planes=3, extent=16.0, device="cpu"):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlasgs_bids.imaging.slices import slice_profile
-from atlasgs_bids.study.degrade import (
+from atlasgs_bids.imaging.profile import slice_profile
+from atlasgs_bids.study.simulation.degrade import (
     Degradation,
     rigid_motion,
     simulate_thick_slices,

@@ -11,14 +11,15 @@ import torch
 from scipy.ndimage import convolve1d
 
 from atlasgs_bids.core.settings import LearnedSettings
-from atlasgs_bids.fitting import observe_placed
-from atlasgs_bids.progress import Progress
-from atlasgs_bids.study.cells import CellKey
-from atlasgs_bids.study.methods import eclare, paper
+from atlasgs_bids.restoration.observation import observe_placed
+from atlasgs_bids.runtime.progress import Progress
+from atlasgs_bids.study.methods import eclare
 from atlasgs_bids.study.methods.catalogue import method_named
 from atlasgs_bids.study.methods.inr import Acquired, Coordinates, Siren
-from atlasgs_bids.study.methods.paper import Paper
-from atlasgs_bids.study.scores import score_regions
+from atlasgs_bids.study.methods.published import method as paper
+from atlasgs_bids.study.methods.published.method import Paper
+from atlasgs_bids.study.results.cells import CellKey
+from atlasgs_bids.study.results.scores import score_regions
 from atlasgs_bids.study.session import SessionRunner, plan_sessions
 from atlasgs_bids.study.settings import METHODS, MORE_METHODS, NetworkSettings, PaperSettings, StudyConfig
 from tests.study.phantom import isotropic_dataset

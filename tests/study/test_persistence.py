@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from atlasgs_bids.study.methods.persistence import faint_persistence, level_set_pairs
+from atlasgs_bids.study.methods.published.persistence import faint_persistence, level_set_pairs
 
 
 def known():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from atlasgs_bids.study.scores import (
+from atlasgs_bids.study.results.scores import (
     Reference,
     consistency_rms,
     lesion_contrast,

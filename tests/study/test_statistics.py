@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from atlasgs_bids.study.cells import Cell, CellKey
-from atlasgs_bids.study.results import comparison_rows, summary_rows
-from atlasgs_bids.study.statistics import bootstrap_interval, holm, paired_p_value
+from atlasgs_bids.study.results.cells import Cell, CellKey
+from atlasgs_bids.study.results.statistics import bootstrap_interval, holm, paired_p_value
+from atlasgs_bids.study.results.summary import comparison_rows, summary_rows
 
 
 def test_wilcoxon_of_five_pairs_by_hand():

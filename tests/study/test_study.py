@@ -13,10 +13,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlasgs_bids.bids.files import load_tsv
-from atlasgs_bids.imaging.grid import foreground_mask
-from atlasgs_bids.imaging.volume import load_volume
-from atlasgs_bids.study.cells import CellKey, Cells
+from atlasgs_bids.imaging.foreground import foreground_mask
+from atlasgs_bids.imaging.nifti import load_volume
+from atlasgs_bids.runtime.files import load_tsv
+from atlasgs_bids.study.results.cells import CellKey, Cells
 from tests.bids_datasets import Dataset, head
 from tests.study.phantom import TIMEOUT_S, atlasgs_study, command, isotropic_dataset
 

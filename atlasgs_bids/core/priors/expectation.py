@@ -1,7 +1,5 @@
 """What a learned prior expects of one stack, in the form that the fit of the amplitudes takes."""
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,17 +9,36 @@ from torch import Tensor
 from atlasgs_bids.core.acquisition import AcquisitionOperator
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.priors.evidence import Evidence
-from atlasgs_bids.core.priors.learned import Prediction, Stack, predict, train_prior
-from atlasgs_bids.core.settings import LearnedSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the slices say of a network, on their own grid."""
+
+    share: Float[Tensor, "x y z"]
+    """Of what the network adds to the interpolation, the part that the slices bear out: 0 to 1."""
+    contradicted: Float[Tensor, "x y z"]
+    """1 where they contradict it beyond what it errs by anyway."""
+    anchor_gain: float
+    """1 − squared error over that with an anchor turned upside down: 0 where the anchor says nothing."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network expects on the lattice, in the target's intensity units."""
+
+    image: Float[Tensor, "X Y Z"]
+    sd: Float[Tensor, "X Y Z"]
+    """Standard deviation of its error, scaled so that 90 % intervals hold 90 % of held-out voxels."""
+    evidence: Evidence | None
+    """What the slices say of the network; None where nothing is restored along the slice axis."""
+
 
 _WEIGHT_RANGE = (0.01, 1.0)
 """Of the expectation beside the slices: never the stronger of the two, and never without a say."""
 _OUTSIDE = 1e-6
 """Relative weight of a stack's expectation beyond its own lattice, where another stack may know better."""
-_MOST_TRAINED = 8
-"""Stacks of one position that a network is trained on: each round restores every one of them."""
 
 
 @dataclass(frozen=True)
@@ -79,41 +96,6 @@ class ExpectedStack:
         old = self.expectation
         prediction = Prediction(old.image, old.sd, old.evidence)
         return _expected(replace(self.stack, splat=splat), prediction, gaussians)
-
-
-def expect(
-    stack: ObservedStack,
-    gaussians: Gaussians,
-    settings: LearnedSettings,
-    seed: int,
-    on_step: Callable[[int], None] = lambda _: None,
-) -> ExpectedStack:
-    """Train on the slices, guided by the anchor as the Gaussians render it, and predict their lattice.
-
-    Raises TooLittleDataError where there is nothing to learn from.
-    """
-    (expected,) = expect_together([stack], gaussians, settings, seed, on_step)
-    return expected
-
-
-def expect_together(
-    stacks: Sequence[ObservedStack],
-    gaussians: Gaussians,
-    settings: LearnedSettings,
-    seed: int,
-    on_step: Callable[[int], None] = lambda _: None,
-) -> tuple[ExpectedStack, ...]:
-    """What one network, trained on stacks of one position, expects of each of them.
-
-    At most ``_MOST_TRAINED`` are trained on, evenly chosen. Raises TooLittleDataError as ``expect`` does.
-    """
-    anchor = stacks[0].splat.forward(gaussians.amplitudes)
-    data = [Stack(s.slices, s.weights, s.slice_axis, s.acquisition, anchor, s.cell_mm) for s in stacks]
-    step = max(1, math.ceil(len(data) / _MOST_TRAINED))
-    prior = train_prior(data[::step], settings, seed, on_step)
-    return tuple(
-        _expected(stack, predict(prior, each), gaussians) for stack, each in zip(stacks, data, strict=True)
-    )
 
 
 def _expected(stack: ObservedStack, prediction: Prediction, gaussians: Gaussians) -> ExpectedStack:

@@ -1,29 +1,19 @@
 """The graph prior: Gaussians that are close, and alike in the anchor, are alike in the target."""
 
 import math
-from abc import abstractmethod
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians
-from atlasgs_bids.core.operators import LinearOperator, SparseOperator, csr_matrix
+from atlasgs_bids.core.operators import SparseOperator, csr_matrix
 from atlasgs_bids.core.priors.neighbours import nearest_neighbours
+from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.settings import GraphSettings
 
 _LEAST_WEIGHT = 1e-6
 """Keeps the graph connected where nothing in the neighbourhood looks alike."""
-
-
-class QuadraticPrior(LinearOperator):
-    """A symmetric positive semidefinite operator whose quadratic form says how unlikely amplitudes are."""
-
-    diagonal: Tensor
-
-    @abstractmethod
-    def square_root_noise(self, seed: int) -> Float[Tensor, " n"]:
-        """A random vector whose covariance is this operator; nearly normal."""
 
 
 class GraphLaplacian(QuadraticPrior):

@@ -6,9 +6,9 @@ import numpy as np
 
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
-from atlasgs_bids.study.case import Case
 from atlasgs_bids.study.methods.protocol import Restored, kept
 from atlasgs_bids.study.settings import StudyConfig
+from atlasgs_bids.study.simulation.case import Case
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ import numpy.typing as npt
 from atlasgs_bids.core.acquisition import profile_sampling
 from atlasgs_bids.errors import InputError, shortened
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.slices import slice_profile
-from atlasgs_bids.imaging.volume import load_volume, to_nifti, voxel_sizes_mm
-from atlasgs_bids.study.case import Case
+from atlasgs_bids.imaging.nifti import load_volume, to_nifti
+from atlasgs_bids.imaging.profile import slice_profile
+from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.study.methods.protocol import Restored, kept
 from atlasgs_bids.study.settings import StudyConfig
+from atlasgs_bids.study.simulation.case import Case
 
 COMMAND = "run-eclare"
 

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atlasgs_bids.fitting import observe_placed
-from atlasgs_bids.observation import Observation
-from atlasgs_bids.study.case import Case
+from atlasgs_bids.restoration.observation import Observation, observe_placed
 from atlasgs_bids.study.methods.protocol import Image, Restored, bright, kept
 from atlasgs_bids.study.settings import NetworkSettings, StudyConfig
+from atlasgs_bids.study.simulation.case import Case
 
 _RENDER_POINTS = 2**18
 

@@ -6,9 +6,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.observation import Observation
-from atlasgs_bids.study.case import Case
+from atlasgs_bids.restoration.observation import Observation
 from atlasgs_bids.study.settings import StudyConfig
+from atlasgs_bids.study.simulation.case import Case
 
 Image = npt.NDArray[np.float32]
 

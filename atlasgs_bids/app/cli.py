@@ -1,0 +1,296 @@
+"""Command line -> RunConfig; nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atlasgs_bids import __version__
+from atlasgs_bids.app.config import RunConfig, resolve_out_dir
+from atlasgs_bids.bids.entities import INPUT_SUFFIXES
+from atlasgs_bids.core.settings import (
+    GEOMETRY_MODES,
+    AppearanceSettings,
+    CoreSettings,
+    GeometrySettings,
+    ScaffoldSettings,
+)
+from atlasgs_bids.runtime import options
+from atlasgs_bids.runtime.environment import stand_in_for_user
+
+DEFAULTS = RunConfig(bids_dir=Path(), out_dir=Path(), analysis_level="participant")
+_SCAFFOLD, _APPEARANCE = DEFAULTS.core.scaffold, DEFAULTS.core.appearance
+
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command(
+    cls=options.SpaceListCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Put options after BIDS_DIR, OUT_DIR and the level; a list of labels ends at the next option or "
+    "at --, so that `atlasgs --participant-label 01 02 -- BIDS_DIR OUT_DIR participant` works too. "
+    "Every option also has an environment variable (ATLASGS_DEVICE for --device). The command line wins over "
+    "the environment, the environment over --config-file. "
+    "Exit codes: 0 all done, 1 a participant failed (the others went on), 2 wrong usage.",
+)
+@click.argument("bids_dir", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("out_dir", type=_FOLDER)
+@click.argument("analysis_level", type=click.Choice(["participant", "group"]))
+@click.option(
+    "--participant-label",
+    "participant_labels",
+    cls=options.SpaceListOption,
+    callback=options.labels("sub"),
+    metavar="LABEL...",
+    help="Participants to process, with or without sub-; default: all.",
+)
+@click.option(
+    "--session-id",
+    "--session-label",
+    "session_ids",
+    cls=options.SpaceListOption,
+    callback=options.labels("ses"),
+    metavar="LABEL...",
+    help="Sessions to process, with or without ses-; default: all.",
+)
+@click.option(
+    "--anchor-session",
+    callback=options.label("ses"),
+    metavar="LABEL",
+    help="Session whose T1w is the anchor of every session; default: each session has its own.",
+)
+@click.option(
+    "--scaffold",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Gaussians (npz, or PLY edited in a viewer) to use instead of fitting them to the T1w.",
+)
+@click.option(
+    "--bids-filter-file",
+    "bids_filters",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    callback=options.filters,
+    help=f"JSON file that narrows the inputs: keys {', '.join(INPUT_SUFFIXES)}, each with pybids entities.",
+)
+@click.option("--skip-bids-validation", is_flag=True, help="Do not validate the dataset first.")
+@click.option(
+    "--bids-database-dir",
+    type=_FOLDER,
+    help="Folder that keeps the index of each participant for later runs; made anew where files changed.",
+)
+@click.option(
+    "-d",
+    "--derivatives",
+    cls=options.SpaceListOption,
+    callback=options.named_folders,
+    metavar="NAME=PATH...",
+    help="Results of other pipelines, such as fmriprep=/data/derivatives/fmriprep.",
+)
+@click.option("-w", "--work-dir", type=_FOLDER, help="Folder for caches; default: a temporary one.")
+@click.option(
+    "--nprocs",
+    "n_procs",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.n_procs,
+    show_default=True,
+    help="Participants at the same time, each in a process of its own; several GPUs are taken in turn.",
+)
+@click.option(
+    "--omp-nthreads",
+    "n_threads",
+    type=click.IntRange(min=1),
+    default=DEFAULTS.n_threads,
+    help="Threads of each process; default: OMP_NUM_THREADS, else the CPUs over --nprocs.",
+)
+@click.option(
+    "--mem",
+    "memory_mib",
+    callback=options.memory_mib,
+    metavar="NUMBER[K|M|G|T]",
+    help="Memory that may be planned with (bare number: MB): bounds how many participants run at once, by "
+    "an estimate from their T1w, and the size of chunks on the CPU. No hard limit.",
+)
+@click.option(
+    "--device",
+    callback=options.device,
+    metavar="auto|cpu|cuda[:n]",
+    default=DEFAULTS.device,
+    show_default=True,
+    help="Where to compute.",
+)
+@click.option(
+    "--stop-on-first-crash", is_flag=True, help="Stop everything when something fails; default: go on."
+)
+@click.option("--overwrite", is_flag=True, help="Do finished targets again; default: skip them.")
+@click.option(
+    "--reports-only",
+    is_flag=True,
+    help="Draw the figures and write the tables' dictionaries again from finished results; fit nothing.",
+)
+@click.option(
+    "--resource-monitor", is_flag=True, help="Write time and memory of every stage to OUT_DIR/logs."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--notrack", is_flag=True, help="Accepted for compatibility: nothing is ever tracked.")
+@click.option(
+    "--config-file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    callback=options.read_config_file,
+    is_eager=True,
+    expose_value=False,
+    envvar=f"{options.ENVIRONMENT_PREFIX}CONFIG_FILE",
+    help='TOML file with options by their long names, such as device = "cpu".',
+)
+@click.option("-v", "--verbose", "verbosity", count=True, help="Say more.")
+@click.option(
+    "--registration",
+    type=click.Choice(["rigid", "header"]),
+    default=DEFAULTS.registration,
+    show_default=True,
+    help="Align the targets with the T1w by mutual information, or trust the headers.",
+)
+@click.option(
+    "--prior",
+    type=click.Choice(["auto", "graph", "learned"]),
+    default=DEFAULTS.prior,
+    show_default=True,
+    help="What fills the space between slices: edges of the T1w, or a network trained on the target's own "
+    "slices; auto: learned for images on a GPU, graph for series and on the CPU.",
+)
+@click.option("--fast", is_flag=True, help="A smaller network: seconds less, and up to 0.5 dB.")
+@click.option(
+    "--motion",
+    type=click.Choice(["none", "slice"]),
+    default=DEFAULTS.motion,
+    show_default=True,
+    help="Correct movement and intensity steps between the slices of 3-D targets.",
+)
+@click.option(
+    "--no-uncertainty",
+    is_flag=True,
+    help="Leave out desc-srstd, the standard deviation of each result, and the time that it takes.",
+)
+@click.option(
+    "--resolution",
+    callback=options.resolution,
+    metavar="iso|anchor|MM",
+    default=str(DEFAULTS.resolution),
+    show_default=True,
+    help="Output voxels: isotropic at the T1w's smallest side, the T1w's own grid, or a size in mm.",
+)
+@click.option(
+    "--slice-profile",
+    callback=options.slice_profile,
+    metavar="box|gaussian|FILE",
+    default=str(DEFAULTS.slice_profile),
+    show_default=True,
+    help="Sensitivity through a slice; FILE: two columns, offset in mm and weight.",
+)
+@click.option(
+    "--slice-thickness",
+    "slice_thickness_mm",
+    cls=options.SpaceListOption,
+    callback=options.slice_thickness,
+    metavar="MM|SUFFIX=MM...",
+    help="Slice thickness, for all targets (5) or by kind (FLAIR=5 T2w=4), before that of the sidecars.",
+)
+@click.option(
+    "--combine-stacks",
+    type=click.Choice(["none", "orthogonal", "all"]),
+    default=DEFAULTS.combine_stacks,
+    show_default=True,
+    help="Restore stacks of one contrast together: those in different directions, repeats too, or none.",
+)
+@click.option(
+    "--n-gaussians",
+    type=click.IntRange(min=1),
+    default=_SCAFFOLD.n_gaussians,
+    help=f"Gaussians of the scaffold; default: {_SCAFFOLD.gaussians_per_voxel:g} for each foreground voxel.",
+)
+@click.option(
+    "--scaffold-steps",
+    type=click.IntRange(min=0),
+    default=_SCAFFOLD.n_steps,
+    show_default=True,
+    help="Steps that fit the Gaussians to the T1w.",
+)
+@click.option(
+    "--geometry",
+    type=click.Choice(GEOMETRY_MODES),
+    default=DEFAULTS.core.geometry.mode,
+    show_default=True,
+    help="Gaussians of a target: the T1w's as they are; shifted and scaled a little to fit its slices; "
+    "fitted freely from there; or fitted to the target alone.",
+)
+@click.option(
+    "--regularization",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_APPEARANCE.regularization,
+    help="Weight of the prior; default: chosen from held-out slices.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+    default=_APPEARANCE.tolerance,
+    show_default=True,
+    help="Relative residual at which a target's solution is done.",
+)
+@click.option(
+    "--max-iterations",
+    type=click.IntRange(min=1),
+    default=_APPEARANCE.max_iterations,
+    show_default=True,
+    help="Most steps of a target's solution.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=2**32 - 1), default=DEFAULTS.core.seed, show_default=True
+)
+@click.version_option(__version__, prog_name="atlasgs")
+@click.pass_context
+def main(ctx: click.Context, /, **values: Any) -> None:
+    """Restore thick-slice FLAIR, T2w, PDw, diffusion and ASL images of a BIDS dataset at isotropic
+    resolution, in the space of each participant's own T1w image.
+
+    BIDS_DIR is the dataset and is only ever read. OUT_DIR receives the results; a folder called derivatives
+    gets atlasgs appended. The level is participant, then group, which gathers the metrics.
+    """
+    if values["overwrite"] and values["reports_only"]:
+        raise click.UsageError(
+            "--reports-only fits nothing, so --overwrite has no use beside it; drop one", ctx
+        )
+    config = _config(values)
+    stand_in_for_user()
+    from atlasgs_bids.app.run import run  # noqa: PLC0415 - loads pybids and nibabel
+
+    ctx.exit(run(config))
+
+
+def _config(values: dict[str, Any]) -> RunConfig:
+    core = CoreSettings(
+        scaffold=replace(
+            ScaffoldSettings(), n_gaussians=values.pop("n_gaussians"), n_steps=values.pop("scaffold_steps")
+        ),
+        appearance=replace(
+            AppearanceSettings(),
+            regularization=values.pop("regularization"),
+            tolerance=values.pop("tolerance"),
+            max_iterations=values.pop("max_iterations"),
+        ),
+        geometry=replace(GeometrySettings(), mode=values.pop("geometry")),
+        seed=values.pop("seed"),
+    )
+    values.pop("notrack")
+    estimate_uncertainty = not values.pop("no_uncertainty")
+    work_dir, database_dir = values.pop("work_dir"), values.pop("bids_database_dir")
+    scaffold = values.pop("scaffold")
+    return RunConfig(
+        bids_dir=values.pop("bids_dir").absolute(),
+        out_dir=resolve_out_dir(values.pop("out_dir")),
+        work_dir=work_dir.absolute() if work_dir else None,
+        bids_database_dir=database_dir.absolute() if database_dir else None,
+        scaffold=scaffold.absolute() if scaffold else None,
+        estimate_uncertainty=estimate_uncertainty,
+        core=core,
+        **values,
+    )

@@ -1,0 +1,66 @@
+"""What could not be completed, and its record: a line of the log and a crash file."""
+
+import logging
+import os
+import platform
+import sys
+import traceback
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from atlasgs_bids import __version__
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.errors import error_text
+from atlasgs_bids.runtime.files import save_text, short_name
+
+logger = logging.getLogger("atlasgs_bids")
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A participant, session or target that could not be completed."""
+
+    participant: str
+    label: str
+    """``sub-01``, ``sub-01 ses-1``, ``sub-01 FLAIR``."""
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    label: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class SubjectResult:
+    """Labels of the targets by what became of them."""
+
+    finished: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failures: tuple[Failure, ...]
+
+
+def failed(participant: str, label: str, error: Exception) -> Failed:
+    """The record of an exception that is being handled."""
+    return Failed(participant, label, error_text(error), traceback.format_exc())
+
+
+def record(failure: Failed, config: RunConfig) -> None:
+    """Log a failure and write its crash file, at once: a later failure must not lose it."""
+    now = datetime.now(timezone.utc)
+    name = f"crash-{now:%Y%m%dT%H%M%SZ}-{short_name(failure.label)}-{os.getpid()}.txt"
+    path = config.out_dir / "logs" / name
+    text = (
+        f"{failure.label}\n{failure.message}\n\n"
+        f"time: {now:%Y-%m-%d %H:%M:%S} UTC\nAtlasGS {__version__}, Python {platform.python_version()}, "
+        f"{platform.platform()}\ncommand: {' '.join(sys.argv)}\nsettings: {config}\n\n{failure.traceback}"
+    )
+    message = " ".join(failure.message.split())
+    logger.error("%s: %s (details: %s)", failure.label, message, path.relative_to(config.out_dir))
+    try:
+        save_text(text, path)
+    except OSError as error:  # a full disk may be the very failure that is recorded
+        logger.error("%s cannot be written: %s", path, error)

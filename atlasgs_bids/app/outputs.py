@@ -1,0 +1,180 @@
+"""The files of one session: images, sidecars, figure and metrics, the metrics last."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.provenance import provenance, source_uri
+from atlasgs_bids.app.sidecars import _fit_fields, _skull_stripped
+from atlasgs_bids.bids.outputs.names import TargetOutputs, anchor_outputs, bids_uri, image_sidecar, json_path
+from atlasgs_bids.bids.plan.files import remove_old_files, stack_outputs
+from atlasgs_bids.bids.plan.session import SubjectPlan
+from atlasgs_bids.bids.plan.targets import TargetPlan
+from atlasgs_bids.imaging.grid import resample
+from atlasgs_bids.imaging.nifti import to_nifti
+from atlasgs_bids.imaging.registration.register import write_itk_transform
+from atlasgs_bids.imaging.volume import voxel_sizes_mm
+from atlasgs_bids.report.columns import metrics_dictionary, motion_dictionary
+from atlasgs_bids.report.figures.motion import motion_figure
+from atlasgs_bids.report.figures.target import target_figure
+from atlasgs_bids.report.metrics import doubts, target_metrics
+from atlasgs_bids.restoration.result import StackResult, TargetResult, mean_interpolated
+from atlasgs_bids.restoration.scaffold_files import save_appearance
+from atlasgs_bids.runtime.files import atomic, save_json, save_tsv
+
+Sidecars = Mapping[Path, Mapping[str, Any]]
+"""Of each file of a target, by the file's path."""
+
+
+def _save_images(
+    target: TargetPlan, outputs: TargetOutputs, result: TargetResult, config: RunConfig, sidecars: Sidecars
+) -> None:
+    """The result, and for each stack the simulated and residual slices on its own grid."""
+    remove_old_files(target, config)
+    on_grid = partial(to_nifti, world_from_voxel=result.grid.world_from_voxel, form_code=result.form_code)
+    _save_described(on_grid(result.sr), outputs.sr, sidecars)
+    if result.sd is not None:
+        _save_described(on_grid(result.sd), outputs.srstd, sidecars)
+    with _described(outputs.scaffold_npz, sidecars) as path:
+        save_appearance(path, result.gaussians, result.n_shared, result.appearance.amplitudes)
+    for stack in result.stacks:
+        own = stack_outputs(stack.plan, target, config)
+        residual = np.where(stack.weights > 0, stack.acquired.data - stack.simulated, np.float32(0))
+        acquired = stack.acquired
+        native = partial(to_nifti, world_from_voxel=acquired.world_from_voxel, form_code=acquired.form_code)
+        _save_described(native(stack.simulated), own.simulated, sidecars)
+        _save_described(native(residual), own.residual, sidecars)
+
+
+@contextmanager
+def _described(path: Path, sidecars: Sidecars) -> Iterator[Path]:
+    """``atomic``, with the sidecar in place before the file: no moment shows the one without the other."""
+    with atomic(path) as temporary:
+        yield temporary
+        save_json(sidecars[path], json_path(path))
+
+
+def _save_described(image: nib.Nifti1Image, path: Path, sidecars: Sidecars) -> None:
+    with _described(path, sidecars) as temporary:
+        nib.save(image, temporary)
+
+
+def write_target(
+    plan: SubjectPlan,
+    target: TargetPlan,
+    outputs: TargetOutputs,
+    result: TargetResult,
+    config: RunConfig,
+    seconds: dict[str, float],
+    memory: dict[str, float | None],
+) -> None:
+    """Every file of a target but the volumes of a series; the metrics last, which say that it is finished."""
+    anchor, grid = result.anchor, result.grid
+    sidecars = target_sidecars(plan, target, outputs, result, config)
+    if target.series is None:
+        _save_images(target, outputs, result, config, sidecars)
+    mask_image = to_nifti(result.fov, grid.world_from_voxel, np.uint8, result.form_code)
+    _save_described(mask_image, outputs.fov_mask, sidecars)
+    for stack in result.stacks:
+        own = stack_outputs(stack.plan, target, config)
+        with _described(own.xfm, sidecars) as path:
+            write_itk_transform(path, stack.registration)
+        if stack.motion:
+            _write_motion(stack, own)
+    anchor_image = resample(anchor.volume, grid)
+    cubic = mean_interpolated([stack.interpolable for stack in result.stacks], grid)
+    foreground = anchor.foreground_on(grid)
+    with atomic(outputs.figure) as path:
+        title = f"{plan.label} {target.label}"
+        mask = foreground & result.fov
+        target_figure(
+            path, anchor_image, cubic, result.sr, grid.world_from_voxel, title, mask, doubts(result)
+        )
+    row = target_metrics(target, result, anchor_image, cubic, foreground)
+    row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
+    row |= {**memory, "device": config.device}
+    save_json(metrics_dictionary(), outputs.metrics_json)
+    save_tsv([row], outputs.metrics_tsv)
+
+
+def target_sidecars(
+    plan: SubjectPlan, target: TargetPlan, outputs: TargetOutputs, result: TargetResult, config: RunConfig
+) -> dict[Path, dict[str, Any]]:
+    """The sidecar of each file of a target that has one, but for tables."""
+    paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path]
+    sources = [source_uri(path, config) for path in paths]
+    shared = anchor_outputs(config.out_dir, plan.participant, plan.session)
+    anchor_path, scaffold_path = shared.anchor, shared.scaffold_npz
+    size_mm = voxel_sizes_mm(result.grid.world_from_voxel)
+    on_grid: dict[str, Any] = {
+        "spatial_reference": bids_uri(anchor_path, config.out_dir, ""),
+        "resolution": " x ".join(f"{size:.3g}" for size in size_mm) + f" mm ({config.resolution})",
+    }
+    skull_stripped = _skull_stripped(plan, result.anchor)
+    sidecar = partial(image_sidecar, target.source.sidecar, sources=sources)
+    found = {
+        outputs.sr: sidecar(
+            description="Isotropic image rendered from Gaussians fitted to the acquired slices; intensities "
+            "in the units of the source; 0 outside the field of view and the anchor's foreground",
+            skull_stripped=skull_stripped, **on_grid, **_fit_fields(result, config),
+            **provenance(plan, target, config),
+        ),
+        outputs.fov_mask: sidecar(
+            description="Where the acquired slices cover the output grid", mask_type="ROI", **on_grid
+        ),
+    }  # fmt: skip
+    if target.series is None and result.sd is not None:
+        found[outputs.srstd] = sidecar(
+            description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
+            "the errors are expected within 1.645 times it",
+            skull_stripped=skull_stripped,
+            **on_grid,
+        )
+    if target.series is None:
+        found[outputs.scaffold_npz] = {
+            "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "
+            "scales (mm, RAS), quaternions and amplitudes of the target's own",
+            "Sources": [bids_uri(scaffold_path, config.out_dir, "")],
+            "NumberOfSharedGaussians": result.n_shared,
+            "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,
+        }
+    for stack in result.stacks:
+        own = stack_outputs(stack.plan, target, config)
+        native = partial(
+            image_sidecar, stack.plan.source.sidecar, sources=sources, skull_stripped=skull_stripped
+        )
+        found[own.simulated] = native(description="What the model predicts for the acquired slices")
+        found[own.residual] = native(
+            description="Acquired minus simulated slices; 0 where a voxel took no part"
+        )
+        found[own.xfm] = {
+            "Description": "ITK transform for resampling the target onto the anchor: its point map goes "
+            "from the anchor to the target (LPS, mm)",
+            "Sources": sources,
+        }
+    return found
+
+
+def _write_motion(stack: StackResult, own: TargetOutputs) -> None:
+    """Where every slice lay, as a table and as a figure."""
+    rows = [
+        {
+            "slice": k,
+            **dict(zip(("translation_x", "translation_y", "translation_z"), p.translation_mm, strict=True)),
+            **dict(zip(("rotation_x", "rotation_y", "rotation_z"), p.rotation_deg, strict=True)),
+            "gain": p.gain,
+            "estimated": p.estimated,
+        }
+        for k, p in enumerate(stack.motion)
+    ]
+    save_json(motion_dictionary(), json_path(own.motion_tsv))
+    save_tsv(rows, own.motion_tsv)
+    with atomic(own.figure_of("motion")) as path:
+        title = f"Movement between the slices of {stack.plan.source.path.name}"
+        motion_figure(path, stack.motion, title)

@@ -1,0 +1,99 @@
+"""One participant, session by session, and the record of what failed: the same in this process or another."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.failures import Failed, failed, record
+from atlasgs_bids.app.provenance import differences
+from atlasgs_bids.bids.outputs.locks import session_lock
+from atlasgs_bids.bids.outputs.names import target_outputs
+from atlasgs_bids.bids.plan.session import SubjectPlan
+from atlasgs_bids.bids.plan.targets import TargetPlan
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.runtime.costs import ResourceMonitor
+from atlasgs_bids.runtime.devices import use_device
+from atlasgs_bids.runtime.progress import Progress
+
+logger = logging.getLogger("atlasgs_bids")
+
+
+def process_participant(
+    plans: Sequence[SubjectPlan], config: RunConfig, progress: Progress, on_failure: Callable[[Failed], None]
+) -> None:
+    """Every session of one participant; what fails is recorded, then told to ``on_failure``, at once."""
+    for plan in plans:
+        failures = _process_session(plan, config, progress)
+        for failure in failures:
+            record(failure, config)
+            on_failure(failure)
+        if failures and config.stop_on_first_crash:
+            return
+
+
+def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
+    """Whether a session needs processing at all; what a killed run has left beside finished targets goes.
+
+    Asked before torch is loaded and before a process is started: a run over finished participants is quick.
+    """
+    if config.overwrite or config.reports_only:
+        return True
+    every = [target_outputs(config.out_dir, target.entities, config.resolution) for target in plan.targets]
+    if not all(outputs.finished for outputs in every):
+        return True
+    try:
+        with session_lock(config.out_dir, plan.participant, plan.session):
+            pass
+    except (InputError, OSError) as error:  # held by another run, or read-only: the results are there
+        logger.debug("%s: %s", plan.label, error)
+    for target in plan.targets:
+        _log_skipped(plan, target, config)
+    return False
+
+
+def _log_skipped(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> None:
+    """Say that a target is kept, as a warning where this run would have made it otherwise."""
+    differing = differences(plan, target, config)
+    if differing:
+        text = "%s %s: finished by an earlier run %s; kept; --overwrite does it again"
+        logger.warning(text, plan.label, target.label, differing)
+    else:
+        logger.info("%s %s: finished by an earlier run; --overwrite does it again", plan.label, target.label)
+
+
+def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -> list[Failed]:
+    from atlasgs_bids.app.redraw import redraw_subject  # noqa: PLC0415 - loads nibabel and matplotlib
+    from atlasgs_bids.app.session import process_subject  # noqa: PLC0415 - loads torch
+
+    process = redraw_subject if config.reports_only else process_subject
+    try:
+        if not config.reports_only:
+            use_device(
+                config.device
+            )  # the same for every session of a process; a GPU that is taken fails here
+        with ExitStack() as stack:
+            stack.enter_context(session_lock(config.out_dir, plan.participant, plan.session))
+            if config.resource_monitor:
+                stack.enter_context(_monitored(plan, config, progress))
+            result = process(plan, config, progress)
+    except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
+        return [failed(plan.participant, plan.label, error)]
+    for target in plan.targets:
+        if target.label in result.skipped:
+            _log_skipped(plan, target, config)
+    return [
+        Failed(plan.participant, f"{plan.label} {failure.label}", failure.message, failure.traceback)
+        for failure in result.failures
+    ]
+
+
+def _monitored(plan: SubjectPlan, config: RunConfig, progress: Progress) -> ExitStack:
+    """Measures every stage while it is open, and the session as a whole; writes the table at the end."""
+    monitor = ResourceMonitor()
+    stack = ExitStack()
+    stack.callback(monitor.save, config.out_dir / "logs" / f"{plan.label.replace(' ', '_')}_resources.tsv")
+    previous, progress.watch = progress.watch, monitor.measure
+    stack.callback(setattr, progress, "watch", previous)
+    stack.enter_context(monitor.measure(f"{plan.label}: all"))
+    return stack

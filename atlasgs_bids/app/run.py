@@ -1,0 +1,225 @@
+"""One invocation: validate, discover, plan, process, report; one failure stops nobody else."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from rich.console import Console
+
+from atlasgs_bids import __version__
+from atlasgs_bids.app.budget import within_budget
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.failures import Failed, failed, record
+from atlasgs_bids.app.group import gather
+from atlasgs_bids.app.participants import process_participant, unfinished
+from atlasgs_bids.app.workers import process_in_parallel
+from atlasgs_bids.bids.entities import session_label
+from atlasgs_bids.bids.inputs.discover import SubjectInputs, discover_participant
+from atlasgs_bids.bids.inputs.ignore import BIDSIGNORE
+from atlasgs_bids.bids.inputs.selection import selected_participants
+from atlasgs_bids.bids.inputs.validate import check_dataset, validation_errors
+from atlasgs_bids.bids.outputs.dataset import check_out_dir, check_paths, write_dataset_files
+from atlasgs_bids.bids.plan.session import SubjectPlan, plan_subject
+from atlasgs_bids.bids.plan.table import plan_table
+from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST
+from atlasgs_bids.errors import ConfigurationError, listed
+from atlasgs_bids.imaging.profile import slice_profile
+from atlasgs_bids.runtime.devices import devices, resolved_device
+from atlasgs_bids.runtime.environment import limit_threads, place_caches, share_of_threads
+from atlasgs_bids.runtime.files import remove_stale_temporaries
+from atlasgs_bids.runtime.processes import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    signals_as_interrupt,
+)
+from atlasgs_bids.runtime.progress import Progress, logging_to_terminal
+
+logger = logging.getLogger("atlasgs_bids")
+
+
+def run(config: RunConfig) -> int:
+    """Exit code of one invocation: 0 all done, 1 something failed, 2 usage, 130 interrupted."""
+    with signals_as_interrupt(), logging_to_terminal(config.verbosity) as progress:
+        try:
+            check_paths(config)
+            participants = selected_participants(config)
+            if config.analysis_level == "group":
+                return EXIT_DONE if gather(config, participants) else EXIT_FAILED
+            # Fewer participants than processes leave more threads for each.
+            config = replace(config, n_procs=min(config.n_procs, len(participants)))
+            config = _checked_settings(config)
+            _validate(config, participants)
+            plans, failures = _plan(config, participants)
+            _check_scaffold(config, plans)
+            if config.dry_run:
+                _print_plan(plans, failures)
+                return EXIT_FAILED if failures else EXIT_DONE
+            write_dataset_files(config.out_dir, config.bids_dir, __version__, config.derivatives)
+            for folder in (config.out_dir, config.out_dir / "logs"):
+                remove_stale_temporaries(folder)
+            for failure in failures:
+                record(failure, config)
+            if failures and config.stop_on_first_crash:
+                undone = [plan.participant for plan in plans if plan.targets]
+            else:
+                more, undone = _process(plans, config, progress)
+                failures += more
+        except ConfigurationError as error:
+            logger.error("%s", error)  # noqa: TRY400 - the message is for the user, who needs no traceback
+            return EXIT_USAGE
+        except KeyboardInterrupt:
+            logger.error("interrupted; what was finished stays, the next run goes on from there")  # noqa: TRY400
+            return EXIT_INTERRUPTED
+    print(_summary(participants, plans, failures, undone))
+    return EXIT_FAILED if failures else EXIT_DONE
+
+
+def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectPlan], list[Failed]]:
+    plans: list[SubjectPlan] = []
+    failures: list[Failed] = []
+    for participant in participants:
+        try:
+            found = _discover(config, participant)
+        except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
+            failures.append(failed(participant, session_label(participant, None), error))
+            continue
+        for inputs in found:
+            try:
+                plan = plan_subject(inputs, config)
+            except Exception as error:  # noqa: BLE001 - nor does it break another session
+                failures.append(failed(participant, session_label(participant, inputs.session), error))
+                continue
+            plans.append(plan)
+            failures += [
+                Failed(participant, f"{plan.label} {label}", message) for label, message in plan.failures
+            ]
+    return plans, failures
+
+
+def _discover(config: RunConfig, participant: str) -> list[SubjectInputs]:
+    """The sessions of a participant, as asked for; a warning where there are none."""
+    found = discover_participant(
+        config.bids_dir,
+        participant,
+        config.session_ids,
+        config.bids_filters,
+        config.derivatives,
+        config.bids_database_dir,
+    )
+    if not found:
+        where = f" in session {', '.join(config.session_ids)}" if config.session_ids else ""
+        logger.warning("sub-%s: no images%s, or none that %s leaves", participant, where, BIDSIGNORE)
+    return found
+
+
+def _process(
+    plans: Sequence[SubjectPlan], config: RunConfig, progress: Progress
+) -> tuple[list[Failed], list[str]]:
+    """Failures, and the participants that ``--stop-on-first-crash`` left undone."""
+    for plan in plans:
+        _log_plan(plan)
+    busy = [plan for plan in plans if plan.targets and unfinished(plan, config)]
+    participants = [list(of_one) for _, of_one in groupby(busy, lambda plan: plan.participant)]
+    if config.n_procs > 1 and len(participants) > 1:
+        return process_in_parallel(participants, config, devices(config.device))
+    config = replace(config, device=devices(config.device)[0])
+    failures: list[Failed] = []
+    for position, of_one in enumerate(participants):
+        process_participant(of_one, config, progress, failures.append)
+        if failures and config.stop_on_first_crash:
+            return failures, [left[0].participant for left in participants[position + 1 :]]
+    return failures, []
+
+
+def _check_scaffold(config: RunConfig, plans: Sequence[SubjectPlan]) -> None:
+    """Raise ConfigurationError where one scaffold would serve several brains."""
+    anchors = sorted({plan.anchor.path.name for plan in plans if plan.targets})
+    if config.scaffold is not None and len(anchors) > 1:
+        raise ConfigurationError(
+            f"--scaffold {config.scaffold.name} belongs to one T1w, but the run has {len(anchors)} "
+            f"({listed(anchors)}); name one with --participant-label and --session-id"
+        )
+
+
+def _checked_settings(config: RunConfig) -> RunConfig:
+    """The settings, the device resolved; ConfigurationError where one cannot be honoured."""
+    check_out_dir(config.out_dir)
+    slice_profile(config.slice_profile, 1.0)  # reads and checks a profile file
+    if config.motion != "none" and config.core.geometry.mode != "frozen":
+        raise ConfigurationError(
+            f"--motion {config.motion} together with --geometry {config.core.geometry.mode}: both "
+            "explain the same misfit; leave one of them out"
+        )
+    if config.dry_run:
+        return config
+    if config.work_dir is not None:
+        try:
+            config.work_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"work dir {config.work_dir} cannot be made ({error.strerror}); choose another one"
+            ) from error
+    place_caches(config.work_dir)
+    n_threads = config.n_threads or share_of_threads(config.n_procs)
+    limit_threads(n_threads)
+    resolved = replace(config, device=resolved_device(config.device), n_threads=n_threads)
+    return within_budget(_with_network(resolved))
+
+
+def _with_network(config: RunConfig) -> RunConfig:
+    """The settings with the network that suits the device."""
+    network = LEARNED_CPU if config.device == "cpu" else LEARNED_FAST if config.fast else config.core.learned
+    return replace(config, core=replace(config.core, learned=network))
+
+
+def _validate(config: RunConfig, participants: Sequence[str]) -> None:
+    if config.skip_bids_validation:
+        return
+    check_dataset(config.bids_dir)
+    for line in validation_errors(config.bids_dir, participants):
+        logger.warning("BIDS validation: %s", line)
+
+
+def _log_plan(plan: SubjectPlan) -> None:
+    logger.info("%s: anchor %s (%s)", plan.label, plan.anchor.path.name, plan.anchor_reason)
+    for path, reason in plan.skipped:
+        logger.info("%s: skipping %s: %s", plan.label, path.name, reason)
+    for text in plan.warnings:
+        logger.warning("%s: %s", plan.label, text)
+    if not plan.targets and not plan.failures:
+        logger.warning("%s: nothing to restore: no thick slices", plan.label)
+
+
+def _print_plan(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> None:
+    planned = {f"{plan.label} {label}" for plan in plans for label, _ in plan.failures}
+    unplanned = [(failure.label, failure.message) for failure in failures if failure.label not in planned]
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # a file or a pipe has no width; file names must not be cut
+    console.print(plan_table(plans, unplanned))
+
+
+def _summary(
+    participants: Sequence[str],
+    plans: Sequence[SubjectPlan],
+    failures: Sequence[Failed],
+    undone: Sequence[str],
+) -> str:
+    """The last line of a run."""
+    failed = {failure.participant for failure in failures}
+    n_done = len(participants) - len(failed | set(undone))
+    line = f"{n_done} of {len(participants)} participants done"
+    busy = {plan.participant for plan in plans if plan.targets} | failed
+    idle = [f"sub-{participant}" for participant in participants if participant not in busy]
+    if idle:
+        line += f" (nothing to restore for {listed(idle)})"
+    if failures:
+        named = [f"{failure.label}: {failure.message}" for failure in failures]
+        line += f"; failed: {listed(named, '; ')}"
+    stopped = [f"sub-{label}" for label in participants if label in set(undone) - failed]
+    if stopped:
+        line += f"; stopped before {listed(stopped)} was done"
+    return line

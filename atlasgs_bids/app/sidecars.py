@@ -1,0 +1,73 @@
+"""TODO."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.provenance import source_uri
+from atlasgs_bids.bids.outputs.names import image_sidecar
+from atlasgs_bids.bids.plan.session import SubjectPlan
+from atlasgs_bids.core.appearance import Appearance
+from atlasgs_bids.report.metrics import doubts
+from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.result import TargetResult
+
+
+def anchor_sidecars(
+    plan: SubjectPlan, config: RunConfig, anchor: Anchor, n_gaussians: int, psnr_db: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sidecars of the anchor image and of the scaffold."""
+    source = [source_uri(plan.anchor.path, config)]
+    image = image_sidecar(
+        plan.anchor.sidecar,
+        description=f"The anchor: {plan.anchor_reason}",
+        sources=source,
+        skull_stripped=_skull_stripped(plan, anchor),
+    )
+    scaffold = {
+        "Description": "Gaussians fitted to the anchor: means_mm and scales_mm in its world (RAS, mm), "
+        "quaternions (w, x, y, z), amplitudes in its intensity units",
+        "Sources": source,
+        "NumberOfGaussians": n_gaussians,
+        "AnchorPSNR": psnr_db,
+        "Seed": config.core.seed,
+    }
+    return image, scaffold
+
+
+def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
+    """How the result was made; one value for each stack where there are several."""
+
+    def of_stacks(values: Sequence[Any]) -> Any:
+        return values[0] if len(values) == 1 else list(values)
+
+    stacks = result.stacks
+    geometries = [stack.plan.geometry for stack in stacks]
+    return {
+        "Prior": _prior_name(result.appearance),
+        "PriorDisagrees": result.prior_disagrees,
+        "Warnings": doubts(result) or None,
+        "Geometry": config.core.geometry.mode,
+        "Regularization": result.appearance.regularization,
+        "SliceThicknessUsed": of_stacks([geometry.thickness_mm for geometry in geometries]),
+        "SliceThicknessSource": of_stacks([geometry.thickness_source for geometry in geometries]),
+        "SpacingBetweenSlicesUsed": of_stacks([geometry.spacing_mm for geometry in geometries]),
+        "InPlaneVoxelSizeUsed": of_stacks([list(geometry.acquired_in_plane_mm) for geometry in geometries]),
+        "SliceProfile": str(config.slice_profile),
+        "Registration": of_stacks([stack.registration.method for stack in stacks]),
+        "Motion": config.motion,
+        "StackGains": [stack.gain for stack in stacks] if len(stacks) > 1 else None,
+        "StackNoise": [stack.noise_sd for stack in stacks] if len(stacks) > 1 else None,
+        "BiasCorrected": False,
+    }
+
+
+def _prior_name(appearance: Appearance) -> str:
+    if appearance.trust is not None:
+        return "learned"
+    return "graph" if appearance.follows_anchor else "smoothness"
+
+
+def _skull_stripped(plan: SubjectPlan, anchor: Anchor) -> bool:
+    stated = plan.anchor.sidecar.get("SkullStripped")
+    return stated if isinstance(stated, bool) else anchor.is_brain

@@ -1,0 +1,137 @@
+"""What is measured of a finished target without a truth, and what its user is warned of."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from atlasgs_bids.bids.plan.targets import TargetPlan
+from atlasgs_bids.core.metrics import edge_agreement, noise_sd, sharpness_ratio
+from atlasgs_bids.imaging.slice_motion import largest_movement
+from atlasgs_bids.imaging.slices import slice_normal
+from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.result import TargetResult
+
+MIN_COVERAGE = 0.8
+"""Part of the anchor's foreground below which a target's field of view is warned of."""
+MAX_DISAGREEMENT = 0.005
+"""Part of the slices' voxels above which a disagreement of slices and prior is warned of."""
+
+MIN_ANCHOR_GAIN = 0.2
+"""Part of the error that a T1w of the same head saves at least: 0.4 to 0.9 wherever it was measured."""
+
+
+def warnings_of(result: TargetResult) -> list[str]:
+    """What the log says of a target once it is fitted; of its position and headers it has spoken before."""
+    coverage = [coverage_warning(result.anchor, result.coverage)] if result.coverage < MIN_COVERAGE else []
+    return [*coverage, *_value_warnings(result), *_poor_guidance(result)]
+
+
+def doubts(result: TargetResult) -> list[str]:
+    """What whoever looks at a result has to know: in its sidecar and on its figure."""
+    positions = [text for stack in result.stacks for text in stack.registration.warnings]
+    return [*_unknown_orientation(result), *_value_warnings(result), *positions, *_poor_guidance(result)]
+
+
+def _unknown_orientation(result: TargetResult) -> list[str]:
+    unknown = [] if result.anchor.volume.form_code else ["the T1w"]
+    unknown += [stack.plan.source.path.name for stack in result.stacks if not stack.acquired.form_code]
+    if not unknown:
+        return []
+    return [f"the orientation of {', '.join(unknown)} is unknown: left and right may be swapped"]
+
+
+def _value_warnings(result: TargetResult) -> list[str]:
+    volumes = [*(stack.acquired for stack in result.stacks), result.anchor.volume]
+    return [text for volume in volumes for text in volume.warnings]
+
+
+def _poor_guidance(result: TargetResult) -> list[str]:
+    """Where the anchor is a poor guide to a target."""
+    found = []
+    gain = _anchor_gain(result)
+    if not result.appearance.follows_anchor or (gain is not None and gain < MIN_ANCHOR_GAIN):
+        found.append(
+            "the T1w hardly helps to predict the slices, so the result follows it little; check the "
+            "registration, and that the T1w is of this head"
+        )
+    if result.prior_disagrees > MAX_DISAGREEMENT:
+        where = "residual" if result.sd is None else "residual, desc-srstd"
+        found.append(
+            f"in {100 * result.prior_disagrees:.1f} % of the slices' voxels the slices and what the T1w "
+            f"suggests disagree beyond the noise; look there ({where}) before trusting detail between slices"
+        )
+    return found
+
+
+def coverage_warning(anchor: Anchor, coverage: float) -> str:
+    """What the user is told where the field of view is small."""
+    seen = "brain" if anchor.is_brain else "head (no brain mask was found)"
+    return (
+        f"the slices cover {coverage:.0%} of the anchor's {seen}, expected at least {MIN_COVERAGE:.0%}; "
+        "outside them the result is 0: check the field-of-view mask"
+    )
+
+
+def _anchor_gain(result: TargetResult) -> float | None:
+    gains = [stack.anchor_gain for stack in result.stacks if stack.anchor_gain is not None]
+    return min(gains, default=None)
+
+
+def target_metrics(
+    target: TargetPlan,
+    result: TargetResult,
+    anchor_image: npt.NDArray[np.float32],
+    cubic: npt.NDArray[np.float32],
+    foreground: npt.NDArray[np.bool_],
+) -> dict[str, Any]:
+    """The row of ``desc-sr_metrics.tsv``, but for time and memory."""
+    stacks, appearance = result.stacks, result.appearance
+    registrations = [stack.registration for stack in stacks]
+    movements = [largest_movement(stack.motion) for stack in stacks if stack.motion]
+    mask = foreground & result.fov
+    errors, noises = [], []
+    for stack in stacks:
+        observed = stack.weights > 0
+        errors.append((stack.acquired.data - stack.simulated)[observed].astype(np.float64))
+        noises.append(noise_sd(stack.acquired.data, stack.plan.geometry.axis, observed))
+    consistency = float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
+    noise = float(np.mean(noises))
+    first, geometry = stacks[0], stacks[0].plan.geometry
+    normal_target = slice_normal(first.acquired.world_from_voxel, geometry.axis)
+    normal_anchor = first.registration.target_from_anchor[:3, :3].T @ normal_target
+    normal_vox = np.linalg.inv(result.grid.world_from_voxel[:3, :3]) @ normal_anchor
+    return {
+        "consistency_rms": consistency,
+        "consistency_to_noise": consistency / noise if noise > 0 else None,
+        "noise_sd": noise,
+        "sharpness_before": sharpness_ratio(cubic, mask, normal_vox),
+        "sharpness_after": sharpness_ratio(result.sr, mask, normal_vox),
+        "edge_agreement_before": edge_agreement(cubic, anchor_image, mask),
+        "edge_agreement_after": edge_agreement(result.sr, anchor_image, mask),
+        "registration_rotation": max(own.rotation_deg for own in registrations),
+        "registration_translation": max(own.translation_mm for own in registrations),
+        "registration_displacement": max(own.displacement_mm for own in registrations),
+        "registration_method": ", ".join(dict.fromkeys(own.method for own in registrations)),
+        "motion_translation": max((own[0] for own in movements), default=None),
+        "motion_rotation": max((own[1] for own in movements), default=None),
+        "fov_coverage": result.coverage,
+        "n_stacks": len(stacks),
+        "n_volumes": 1 if target.series is None else len(target.series.kinds),
+        "slice_thickness": geometry.thickness_mm,
+        "slice_spacing": geometry.spacing_mm,
+        "n_gaussians": len(result.gaussians),
+        "n_gaussians_specific": len(result.gaussians) - result.n_shared,
+        "anchor_psnr": result.anchor_psnr_db,
+        "regularization": appearance.regularization,
+        "held_out_rms": appearance.held_out_rms.get(appearance.regularization),
+        "trust": appearance.trust,
+        "anchor_gain": _anchor_gain(result),
+        "follows_anchor": appearance.follows_anchor,
+        "prior_disagrees": result.prior_disagrees,
+        "sd_median": float(np.median(result.sd[mask])) if result.sd is not None and mask.any() else None,
+        "difference_to_noise": result.difference_to_noise,
+        "solver_iterations": appearance.solution.n_steps,
+        "solver_relative_residual": appearance.solution.relative_residual,
+        "solver_converged": appearance.solution.converged,
+    }

@@ -1,0 +1,115 @@
+"""The anchor as the pipeline uses it: image, foreground, support, and what lies outside."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from atlasgs_bids.bids.plan.session import SubjectPlan
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.foreground import foreground_mask
+from atlasgs_bids.imaging.grid import continued_mask, fov_mask, resample_mask
+from atlasgs_bids.imaging.nifti import load_volume
+from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
+
+_MARGIN_VOXELS = 2
+_BRAIN_AT_MOST_ML = 2200.0
+_EMPTY_FRACTION = 0.1
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    volume: Volume
+    foreground: BoolArray
+    """Head or brain."""
+    support: BoolArray
+    """The foreground and a margin of background: where Gaussians are placed."""
+    exterior_is_empty: bool
+    """Whether what lies outside the support has no signal (air, or set to zero)."""
+    is_brain: bool
+    """Whether the foreground is a brain without skull."""
+
+    @property
+    def scale(self) -> float:
+        """99th percentile of the foreground: the unit in which intensities are alike."""
+        return max(float(np.percentile(self.volume.data[self.foreground], 99)), 1e-6)
+
+    def divided_by(self, field: npt.NDArray[np.float32]) -> "Anchor":
+        """The same anchor with its intensities over a smooth positive field."""
+        return replace(self, volume=replace(self.volume, data=self.volume.data / field))
+
+    def sampled(
+        self, points_vox: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The anchor and its local mean (σ = 1 voxel) at points (n, 3), linearly interpolated; each (n,)."""
+        smooth = ndimage.gaussian_filter(self.volume.data, 1.0)
+        amplitude, local_mean = (
+            ndimage.map_coordinates(image, points_vox.T, order=1, mode="nearest").astype(np.float32)
+            for image in (self.volume.data, smooth)
+        )
+        return amplitude, local_mean
+
+    def support_on(self, grid: Grid) -> BoolArray:
+        """The support on another grid of the same world."""
+        return self._on(self.support, grid)
+
+    def foreground_on(self, grid: Grid) -> BoolArray:
+        """The foreground on another grid of the same world."""
+        return self._on(self.foreground, grid)
+
+    def unseen_on(self, grid: Grid) -> BoolArray:
+        """Where a grid of the same world leaves the field of view through tissue.
+
+        Beyond a border at which the anchor shows only air there is nothing that it could have shown.
+        """
+        support = Volume(self.support.astype(np.float32), self.volume.world_from_voxel)
+        return continued_mask(support, grid) & ~fov_mask(self.volume.grid, grid)
+
+    def _on(self, mask: BoolArray, grid: Grid) -> BoolArray:
+        return resample_mask(Volume(mask.astype(np.float32), self.volume.world_from_voxel), grid)
+
+
+def load_anchor(path: Path, brain_mask_path: Path | None) -> Anchor:
+    """The anchor from its files; InputError where there is nothing to work with."""
+    volume = _without_lost(load_volume(path))
+    if brain_mask_path is None:
+        foreground = foreground_mask(volume)
+    else:
+        foreground = resample_mask(load_volume(brain_mask_path), volume.grid)
+        if not foreground.any():
+            raise InputError(
+                f"{brain_mask_path.name}: empty on the grid of {path.name}, expected a brain mask of this "
+                "T1w; repair or remove it"
+            )
+    support = ndimage.binary_dilation(foreground, iterations=_MARGIN_VOXELS)
+    inside = float(np.abs(volume.data[foreground]).mean())
+    outside = float(np.abs(volume.data[~support]).mean()) if not support.all() else 0.0
+    volume_ml = float(foreground.sum() * np.prod(voxel_sizes_mm(volume.world_from_voxel)) / 1000)
+    return Anchor(
+        volume=volume,
+        foreground=foreground,
+        support=support,
+        exterior_is_empty=outside < _EMPTY_FRACTION * inside,
+        is_brain=brain_mask_path is not None or volume_ml < _BRAIN_AT_MOST_ML,
+    )
+
+
+def _without_lost(volume: Volume) -> Volume:
+    """The volume with the nearest observed value wherever a value was no data: 0 would be an edge."""
+    if volume.lost is None:
+        return volume
+    nearest = ndimage.distance_transform_edt(
+        volume.lost, sampling=voxel_sizes_mm(volume.world_from_voxel), return_distances=False,
+        return_indices=True,
+    )  # fmt: skip
+    observed = volume.observed | volume.lost if volume.observed is not None else None
+    return replace(volume, data=volume.data[tuple(nearest)], observed=observed)
+
+
+def session_anchor(plan: SubjectPlan) -> Anchor:
+    """The T1w of a session, and its brain mask where there is one."""
+    return load_anchor(plan.anchor.path, plan.brain_mask.path if plan.brain_mask else None)

@@ -1,0 +1,182 @@
+"""Movement between slices: where the head was during each shot, then the amplitudes that all slices show."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.core.appearance import Appearance, fit_appearance
+from atlasgs_bids.core.settings import AppearanceSettings
+from atlasgs_bids.core.uncertainty import estimate_uncertainty
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.contrast import fit_contrast
+from atlasgs_bids.imaging.grid import resample_mask
+from atlasgs_bids.imaging.profile import slice_profile
+from atlasgs_bids.imaging.slice_motion import AT_REST, SliceMatcher, SlicePosition, shots_of
+from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.restoration.fit import log_fit
+from atlasgs_bids.restoration.observation import Observation, estimate_gains, join, observe
+from atlasgs_bids.restoration.result import StackResult, TargetFit
+from atlasgs_bids.restoration.scaffold import SessionScaffold
+from atlasgs_bids.restoration.stack import PlacedStack, stack_noise_sd
+from atlasgs_bids.runtime.progress import Progress
+
+_MIN_EXPLAINED = 0.1
+logger = logging.getLogger(__name__)
+
+Positions = Mapping[int, SlicePosition]
+
+
+def fit_moving_stacks(
+    placed: Sequence[PlacedStack],
+    observations: Sequence[Observation],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    progress: Progress,
+    label: str,
+) -> TargetFit:
+    """What fit_stacks gives, with every slice where the head was at its time; the prior is the graph.
+
+    Every shot is compared with the T1w in the target's contrast, which knows nothing of the slices. Comparing
+    it again with what the other slices say made positions worse (docs/decisions/0011-slice-motion.md).
+    """
+    settings = config.core.appearance
+    axes = [stack.plan.geometry.axis for stack in placed]
+    noise_sds = [stack_noise_sd(stack, own) for stack, own in zip(placed, observations, strict=True)]
+    gains = [1.0]
+    if len(placed) > 1:
+        gains = estimate_gains(observations, axes, scaffold.prior, settings)
+    moving = []
+    with progress.stage(f"{label}: movement", len(placed)) as advance:
+        for stack, gain, noise_sd in zip(placed, gains, noise_sds, strict=True):
+            positions = _positions(stack, scaffold, config, label)
+            parts = _observed(stack, positions, scaffold, config)
+            moving.append(_MovingStack(stack, positions, parts, gain, noise_sd))
+            advance(1)
+    with progress.stage(f"{label}: appearance") as advance:
+        appearance = _fit(moving, scaffold, settings)
+        advance(1)
+    uncertainty = None
+    if config.estimate_uncertainty:
+        with progress.stage(f"{label}: uncertainty") as advance:
+            uncertainty = estimate_uncertainty(
+                appearance.objective, [], 0, noise_sds[0], settings, config.core.seed
+            )
+            advance(1)
+    log_fit(appearance, config, label)
+    return TargetFit(appearance, uncertainty, tuple(_result(own, appearance) for own in moving), ())
+
+
+@dataclass(frozen=True)
+class _MovingStack:
+    placed: PlacedStack
+    positions: Positions
+    parts: Mapping[int, Observation]
+    """Slice -> a stack of this slice alone, for those that cross the foreground."""
+    gain: float
+    noise_sd: float
+
+
+def _positions(placed: PlacedStack, scaffold: SessionScaffold, config: RunConfig, label: str) -> Positions:
+    """Of every slice; at rest where the T1w does not explain the target."""
+    anchor, matcher = scaffold.anchor, _matcher(placed, scaffold, config)
+    shots = shots_of(placed.acquired.data.shape[placed.plan.geometry.axis], placed.plan.source.sidecar)
+    contrast = fit_contrast(
+        anchor.volume, anchor.foreground, placed.acquired, matcher.inside,
+        np.asarray(np.linalg.inv(matcher.target_from_anchor), np.float64), config.core.seed,
+    )  # fmt: skip
+    if contrast.explained < _MIN_EXPLAINED:
+        logger.warning(
+            "%s: the T1w explains %.0f %% of the target's variance, expected at least %.0f %%: its slices "
+            "are taken to lie still", label, 100 * contrast.explained, 100 * _MIN_EXPLAINED,
+        )  # fmt: skip
+        return {k: AT_REST for shot in shots for k in shot.slices}
+    reference = Volume(contrast.apply(anchor.volume.data), anchor.volume.world_from_voxel)
+    return matcher.positions(shots, reference)
+
+
+def _matcher(placed: PlacedStack, scaffold: SessionScaffold, config: RunConfig) -> SliceMatcher:
+    anchor = scaffold.anchor
+    foreground = Volume(anchor.foreground.astype(np.float32), anchor.volume.world_from_voxel)
+    target_from_anchor = placed.registration.target_from_anchor
+    indices = np.argwhere(anchor.foreground).mean(axis=0)
+    centre_anchor = anchor.volume.world_from_voxel @ [*indices, 1]
+    return SliceMatcher(
+        acquired=placed.acquired,
+        geometry=placed.plan.geometry,
+        profile=slice_profile(config.slice_profile, placed.plan.geometry.thickness_mm),
+        target_from_anchor=target_from_anchor,
+        inside=resample_mask(foreground, placed.acquired.grid, np.linalg.inv(target_from_anchor)),
+        centre_world=(target_from_anchor @ centre_anchor)[:3],
+    )
+
+
+def _observed(
+    placed: PlacedStack, positions: Positions, scaffold: SessionScaffold, config: RunConfig
+) -> dict[int, Observation]:
+    """Every slice that crosses the foreground as a stack of its own, where the head was at its time."""
+    axis = placed.plan.geometry.axis
+    matcher = _matcher(placed, scaffold, config)
+    parts = {}
+    for k, position in sorted(positions.items()):
+        data = placed.acquired.data.take([k], axis)
+        affine = placed.acquired.world_from_voxel.copy()
+        affine[:3, 3] += k * affine[:3, axis]
+        observed = placed.acquired.observed
+        volume = Volume(data, affine, None if observed is None else observed.take([k], axis))
+        target_from_anchor = position.moved(matcher.centre_world) @ placed.registration.target_from_anchor
+        try:
+            parts[k] = observe(
+                placed.plan, volume, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
+            )
+        except InputError:  # beyond the head: nothing to explain
+            continue
+    if not parts:
+        raise InputError(
+            f"{placed.plan.source.path.name}: no slice crosses the anchor's foreground; check the "
+            "orientation in both headers, or register the scans beforehand"
+        )
+    return parts
+
+
+def _fit(
+    moving: Sequence[_MovingStack], scaffold: SessionScaffold, settings: AppearanceSettings
+) -> Appearance:
+    """All slices of all stacks together."""
+    own = [(stack, k, part) for stack in moving for k, part in stack.parts.items()]
+    joint = join(
+        [part for _, _, part in own],
+        [stack.placed.plan.geometry.axis for stack, _, _ in own],
+        [stack.gain * stack.positions[k].gain for stack, k, _ in own],
+        [stack.noise_sd for stack, _, _ in own],
+    )
+    return fit_appearance(
+        joint.slices_from_amplitudes, joint.slices, joint.weights, scaffold.prior, 0, settings
+    )
+
+
+def _result(stack: _MovingStack, appearance: Appearance) -> StackResult:
+    placed, axis = stack.placed, stack.placed.plan.geometry.axis
+    simulated, weights = (np.zeros_like(placed.acquired.data) for _ in range(2))
+    for k, own in stack.parts.items():
+        gain = stack.gain * stack.positions[k].gain
+        image = gain * own.slices_from_amplitudes.forward(appearance.amplitudes)
+        _put(simulated, image.cpu().numpy(), k, axis)
+        _put(weights, own.weights.cpu().numpy(), k, axis)
+    return StackResult(
+        plan=placed.plan,
+        acquired=placed.acquired,
+        registration=placed.registration,
+        simulated=simulated,
+        weights=weights,
+        gain=stack.gain,
+        noise_sd=stack.noise_sd,
+        motion=tuple(stack.positions.get(k, AT_REST) for k in range(placed.acquired.data.shape[axis])),
+    )
+
+
+def _put(volume: npt.NDArray[np.float32], slice_image: npt.NDArray[np.float32], k: int, axis: int) -> None:
+    np.moveaxis(volume, axis, 0)[k] = np.moveaxis(slice_image, axis, 0)[0]

@@ -1,0 +1,208 @@
+"""What was computed for one target, on its way from the fit to the files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.bids.plan.targets import StackPlan
+from atlasgs_bids.core.appearance import Appearance
+from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.metrics import misfit_beyond_noise
+from atlasgs_bids.core.priors.expectation import ExpectedStack
+from atlasgs_bids.core.splat.render import render
+from atlasgs_bids.core.uncertainty import Uncertainty
+from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample
+from atlasgs_bids.imaging.header import ALIGNED_CODE
+from atlasgs_bids.imaging.registration.register import Registration
+from atlasgs_bids.imaging.slice_motion import SlicePosition
+from atlasgs_bids.imaging.volume import Grid, Volume
+from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.scaffold import SessionScaffold
+from atlasgs_bids.restoration.stack import covered
+
+_SD_SMOOTHING_VOX = 1.0
+
+FloatArray = npt.NDArray[np.float32]
+Interpolable = tuple[Volume, npt.NDArray[np.float64], float]
+"""A stack, target_from_anchor (world, mm), and its gain."""
+
+
+@dataclass(frozen=True)
+class StackResult:
+    """One acquired stack and what the model says about it."""
+
+    plan: StackPlan
+    acquired: Volume
+    registration: Registration
+    simulated: FloatArray
+    """The model's slices, native grid and intensities."""
+    weights: FloatArray
+    """0: the native voxel took no part in the fit."""
+    gain: float
+    """Intensity of this stack over that of the first one."""
+    noise_sd: float
+    contradicted: npt.NDArray[np.bool_] | None = None
+    """Native voxels in which the slices contradict a learned prior."""
+    anchor_gain: float | None = None
+    """Part of the squared error of a learned prior that its anchor saves (core/priors/evidence.py)."""
+    motion: tuple[SlicePosition, ...] = ()
+    """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
+
+    @property
+    def interpolable(self) -> Interpolable:
+        """What mean_interpolated needs of it."""
+        return self.acquired, self.registration.target_from_anchor, self.gain
+
+    @property
+    def disagrees(self) -> npt.NDArray[np.bool_]:
+        """Native voxels in which slices and prior disagree beyond the noise."""
+        misfit = misfit_beyond_noise(
+            self.acquired.data - self.simulated, self.plan.geometry.axis, self.weights > 0, self.noise_sd
+        )
+        return misfit if self.contradicted is None else misfit | self.contradicted
+
+
+@dataclass(frozen=True)
+class TargetFit:
+    """The amplitudes that explain all stacks of a target."""
+
+    appearance: Appearance
+    uncertainty: Uncertainty | None
+    """How far they may be off; None: not asked for."""
+    stacks: tuple[StackResult, ...]
+    expected: tuple[ExpectedStack, ...]
+    """What a learned prior said of each stack; empty without one."""
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """Everything that was computed for one target."""
+
+    stacks: tuple[StackResult, ...]
+    appearance: Appearance
+    grid: Grid
+    sr: FloatArray
+    """The result on ``grid``."""
+    sd: FloatArray | None
+    """Standard deviation of its error; None: not asked for."""
+    fov: npt.NDArray[np.bool_]
+    """Where the acquired slices cover ``grid``."""
+    inside: npt.NDArray[np.bool_]
+    """Where the result is not set to 0: the field of view, and what was lost amid it, around the anchor."""
+    anchor: Anchor
+    gaussians: Gaussians
+    n_shared: int
+    """How many of them, the first ones, are the session's."""
+    anchor_psnr_db: float
+    coverage: float
+    """Part of the anchor's foreground that ``fov`` covers."""
+    difference_to_noise: float | None = None
+    """ASL: RMS of acquired minus simulated difference of control and label, over its noise."""
+
+    @property
+    def form_code(self) -> int:
+        """What may be claimed of the world of ``grid``: no more than of the images behind the result.
+
+        Where the orientation of a stack is unknown the result is aligned with the anchor, and no more.
+        """
+        code = self.anchor.volume.form_code
+        known = all(stack.acquired.form_code for stack in self.stacks)
+        return code if known or code == 0 else ALIGNED_CODE
+
+    @cached_property
+    def prior_disagrees(self) -> float:
+        """Part of the slices' voxels in which they and the prior disagree beyond the noise."""
+        n_observed = sum(int((stack.weights > 0).sum()) for stack in self.stacks)
+        return sum(int(stack.disagrees.sum()) for stack in self.stacks) / max(1, n_observed)
+
+
+def mean_interpolated(stacks: Sequence[Interpolable], grid: Grid) -> FloatArray:
+    """Cubic interpolation of the stacks, each over its gain, averaged where they overlap."""
+    total, n_stacks = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+    for acquired, target_from_anchor, gain in stacks:
+        total += resample(acquired, grid, target_from_anchor) / np.float32(gain)
+        n_stacks += fov_mask(acquired.grid, grid, target_from_anchor)
+    return np.asarray(total / np.maximum(n_stacks, np.float32(1)))
+
+
+def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RunConfig) -> TargetResult:
+    """The amplitudes on the output grid; 0 outside the acquired field of view and the anchor's support.
+
+    What was lost amid the slices is inferred as what lies between them; the field of view does not hold it.
+    """
+    anchor, stacks = scaffold.anchor, fit.stacks
+    grid = output_grid(anchor.volume.grid, config.resolution)
+    fov, reached = np.zeros((2, *grid.shape), dtype=bool)
+    for stack in stacks:
+        position = stack.registration.target_from_anchor
+        fov |= covered(stack.plan, stack.acquired, position, grid)
+        reached |= covered(stack.plan, stack.acquired.with_lost, position, grid)
+    foreground = anchor.foreground_on(grid)
+    inside = reached & anchor.support_on(grid)
+    return TargetResult(
+        stacks=stacks,
+        appearance=fit.appearance,
+        grid=grid,
+        # Magnitude images have no negative intensities; the least squares fit overshoots at edges.
+        sr=rendered_volume(
+            fit.appearance.amplitudes, grid, inside, scaffold, config,
+            floor=0.0 if all(stack.acquired.data.min() >= 0 for stack in stacks) else None,
+        ),
+        sd=None if fit.uncertainty is None else _rendered_sd(fit.uncertainty, grid, inside, scaffold, config),
+        fov=fov,
+        inside=inside,
+        anchor=anchor,
+        gaussians=scaffold.gaussians,
+        n_shared=scaffold.n_shared,
+        anchor_psnr_db=scaffold.anchor_psnr_db,
+        coverage=float((fov & foreground).sum() / max(1, foreground.sum())),
+    )  # fmt: skip
+
+
+def _rendered_sd(
+    uncertainty: Uncertainty,
+    grid: Grid,
+    inside: npt.NDArray[np.bool_],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+) -> npt.NDArray[np.float32]:
+    """Standard deviation of the result: the draws' mean square, smoothed, and the expectation's own error."""
+    draws = uncertainty.deviations.unbind(1)
+    variance = np.zeros(grid.shape, np.float32)
+    for draw in draws:
+        variance += rendered_volume(draw, grid, inside, scaffold, config, floor=None) ** 2 / len(draws)
+    # A few draws tell the variance of a voxel to a third only; its neighbours' are much alike.
+    share = ndimage.gaussian_filter(inside.astype(np.float32), _SD_SMOOTHING_VOX)
+    variance = ndimage.gaussian_filter(variance, _SD_SMOOTHING_VOX) / np.maximum(share, np.float32(1e-6))
+    if uncertainty.expected_sd is not None:
+        sd = rendered_volume(uncertainty.expected_sd, grid, inside, scaffold, config, floor=None)
+        variance += sd**2
+    return np.where(inside, np.sqrt(variance), np.float32(0))
+
+
+def rendered_volume(
+    amplitudes: Tensor,
+    grid: Grid,
+    inside: npt.NDArray[np.bool_],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    *,
+    floor: float | None,
+) -> npt.NDArray[np.float32]:
+    """The image of the amplitudes on a grid, 0 outside the mask, nowhere below the floor."""
+    rendered = render(
+        scaffold.gaussians,
+        amplitudes,
+        grid.shape,
+        torch.from_numpy(grid.world_from_voxel),
+        config.core.chunk_elements,
+    )
+    image = np.where(inside, rendered.cpu().numpy(), np.float32(0))
+    return image if floor is None else np.maximum(image, np.float32(floor))

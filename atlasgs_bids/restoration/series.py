@@ -1,0 +1,191 @@
+"""The volumes of a series -> their amplitudes: solved together in blocks, by contrast.
+
+With the graph prior each volume is solved for as it is. With the learned prior only the mean of a contrast
+meets the network, and the volumes' differences from that mean are solved for with the graph: a network is not
+linear, and what volumes differ by (perfusion, direction) has to be (docs/decisions/0013-series.md).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.bids.plan.series import SeriesPlan
+from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance
+from atlasgs_bids.core.priors.expectation import ExpectedStack
+from atlasgs_bids.imaging.series import Series
+from atlasgs_bids.learning import learn_together
+from atlasgs_bids.restoration.observation import Observation, observe_placed
+from atlasgs_bids.restoration.scaffold import SessionScaffold
+from atlasgs_bids.restoration.stack import PlacedStack, stack_noise_sd
+from atlasgs_bids.restoration.target import FittedTarget, fit_target
+from atlasgs_bids.runtime.progress import Progress
+
+_BLOCK_BYTES = 2**30
+_MOST_TOGETHER = 16
+
+
+@dataclass(frozen=True)
+class ContrastFit:
+    """What the volumes of one contrast share."""
+
+    regularization: float
+    """λ of the graph, on a volume or on its difference from the mean."""
+    mean: Tensor | None
+    """(x, y, z) native slices; None: volumes are solved for as they are."""
+    amplitudes: Tensor | None
+    """(n,) of the mean, as the learned prior and the slices have it."""
+
+
+@dataclass(frozen=True)
+class SeriesFit:
+    """The reference of a series, and all that its volumes are solved with."""
+
+    series: Series
+    kinds: SeriesPlan
+    slice_axis: int
+    reference: FittedTarget
+    contrasts: Mapping[str, ContrastFit]
+    config: RunConfig
+
+    @property
+    def observation(self) -> Observation:
+        """Of every volume: they share one position."""
+        return self.reference.observations[0]
+
+    @property
+    def scaffold(self) -> SessionScaffold:
+        """Whose Gaussians the amplitudes are of."""
+        return self.reference.scaffold
+
+    def amplitudes(self) -> Iterator[Tensor]:
+        """(n,) of each volume in turn; as many are solved together as a bound on memory allows."""
+        n_elements = 6 * self.observation.splat.shape_in[0] + 3 * math.prod(self.observation.splat.shape_out)
+        n_together = min(_MOST_TOGETHER, max(1, _BLOCK_BYTES // (4 * n_elements)))
+        for indices in _blocks(self.kinds.contrasts, n_together):
+            contrast = self.contrasts[self.kinds.contrasts[indices[0]]]
+            solved = _solve(self, indices, contrast, contrast.regularization)[0]
+            for column in solved.unbind(1):
+                yield column.contiguous() if contrast.amplitudes is None else contrast.amplitudes + column
+
+
+def fit_series(
+    placed: PlacedStack,
+    series: Series,
+    kinds: SeriesPlan,
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    progress: Progress,
+    label: str,
+) -> SeriesFit:
+    """The reference volume's fit, and what is common to each contrast. ``placed`` holds the reference."""
+    expected = _expected_of_contrasts(placed, series, kinds, scaffold, config, progress, label)
+    shown = kinds.contrasts[kinds.reference[0]]
+    # No Gaussians of the reference's own: the graph, which differences are solved with, does not know them.
+    appearance = replace(config.core.appearance, specific_loss_db=math.inf)
+    reference = fit_target(
+        [placed],
+        scaffold,
+        replace(config, prior="graph", core=replace(config.core, appearance=appearance)),
+        progress,
+        f"{label} reference",
+        [expected[shown]] if expected else None,
+    )
+    # What the reference chose holds for all volumes: a graph without the anchor, if that was better.
+    chosen = replace(reference.scaffold, prior=reference.fit.appearance.objective.prior)
+    reference = replace(reference, scaffold=chosen)
+    without = SeriesFit(series, kinds, placed.plan.geometry.axis, reference, {}, config)
+    names = list(dict.fromkeys(kinds.contrasts))
+    contrasts = {}
+    with progress.stage(f"{label}: contrasts", len(names)) as advance:
+        for name in names:
+            fit = ContrastFit(reference.fit.appearance.regularization, None, None)
+            if expected:
+                fit = _with_mean(without, expected[name], is_reference=name == shown)
+            contrasts[name] = replace(fit, regularization=_prior_weight(without, name, fit))
+            advance(1)
+    return replace(without, contrasts=contrasts)
+
+
+def _expected_of_contrasts(
+    placed: PlacedStack,
+    series: Series,
+    kinds: SeriesPlan,
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    progress: Progress,
+    label: str,
+) -> dict[str, ExpectedStack]:
+    """What a network trained on the means of all contrasts expects of each; empty without one."""
+    # Only where it is asked for: what it gains on series has not been shown (decision 13).
+    if config.prior != "learned":
+        return {}
+    axis = placed.plan.geometry.axis
+    observation = observe_placed(placed, scaffold, config)
+    names = list(dict.fromkeys(kinds.contrasts))
+    images = []
+    for name in names:
+        mean = series.mean(kinds.of_contrast(name))
+        noise_sd = stack_noise_sd(replace(placed, acquired=mean), observation)
+        images.append((torch.from_numpy(mean.data).to(config.device), noise_sd))
+    found = learn_together(observation, images, axis, scaffold, config, progress, label)
+    return dict(zip(names, found, strict=True)) if found else {}
+
+
+def _with_mean(fit: SeriesFit, expected: ExpectedStack, *, is_reference: bool) -> ContrastFit:
+    """The mean of a contrast, fitted to its slices and to what is expected of them."""
+    if is_reference:
+        appearance = fit.reference.fit.appearance
+    else:
+        observation, scaffold = fit.observation, fit.scaffold
+        expectation = expected.on(observation.splat, scaffold.gaussians).expectation
+        appearance = fit_expected_appearance(
+            observation.slices_from_amplitudes, expected.stack.slices, observation.weights, scaffold.prior,
+            [expectation], expected.stack.noise_sd, fit.config.core.appearance,
+        )  # fmt: skip
+    return ContrastFit(appearance.regularization, expected.stack.slices, appearance.amplitudes)
+
+
+def _prior_weight(fit: SeriesFit, name: str, contrast: ContrastFit) -> float:
+    """The graph's weight, chosen on the middle volume of a contrast: noise differs."""
+    indices = fit.kinds.of_contrast(name)
+    given = fit.config.core.appearance.regularization
+    if given is not None or (
+        len(fit.kinds.contrasts) == 1 or (contrast.mean is not None and len(indices) == 1)
+    ):
+        return contrast.regularization if given is None else given
+    return _solve(fit, [indices[len(indices) // 2]], contrast, None)[1]
+
+
+def _solve(
+    fit: SeriesFit, indices: Sequence[int], contrast: ContrastFit, regularization: float | None
+) -> tuple[Tensor, float]:
+    """Amplitudes (n, k) of volumes of a contrast, less those of its mean, and λ."""
+    volumes = torch.from_numpy(np.stack([fit.series.volume(index) for index in indices], axis=3))
+    volumes = volumes.to(fit.config.device)
+    if contrast.mean is not None:
+        volumes = volumes - contrast.mean[..., None]
+    appearance = fit_appearance(
+        fit.observation.slices_from_amplitudes, volumes, fit.observation.weights, fit.scaffold.prior,
+        fit.slice_axis, replace(fit.config.core.appearance, regularization=regularization),
+    )  # fmt: skip
+    return appearance.amplitudes, appearance.regularization
+
+
+def _blocks(contrasts: Sequence[str], n_together: int) -> list[list[int]]:
+    """Runs of neighbouring volumes of one contrast, at most ``n_together`` long.
+
+    >>> _blocks(["b0", "b0", "b0", "b1000", "b0"], 2)
+    [[0, 1], [2], [3], [4]]
+    """
+    blocks: list[list[int]] = []
+    for index, contrast in enumerate(contrasts):
+        if blocks and len(blocks[-1]) < n_together and contrasts[blocks[-1][0]] == contrast:
+            blocks[-1].append(index)
+        else:
+            blocks.append([index])
+    return blocks

@@ -1,0 +1,158 @@
+"""One target fitted with the geometry that was asked for: the scaffold's, or another made for it alone."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.core.gaussians import joined
+from atlasgs_bids.core.geometry import Relaxation, TargetData, Term, relax_geometry
+from atlasgs_bids.core.operators import Identity
+from atlasgs_bids.core.priors.expectation import ExpectedStack
+from atlasgs_bids.core.priors.quadratic import PartialLaplacian
+from atlasgs_bids.core.specific import missing_image, specific_gaussians
+from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.fit import fit_stacks
+from atlasgs_bids.restoration.observation import Observation, observe_placed
+from atlasgs_bids.restoration.result import StackResult, TargetFit, mean_interpolated
+from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
+from atlasgs_bids.restoration.stack import PlacedStack, covered
+from atlasgs_bids.runtime.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FittedTarget:
+    """A fit, and the scaffold and the operators that it was made with."""
+
+    scaffold: SessionScaffold
+    """The session's, or that with Gaussians and a graph of this target."""
+    observations: tuple[Observation, ...]
+    fit: TargetFit
+
+
+def fit_target(
+    placed: Sequence[PlacedStack],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    progress: Progress,
+    label: str,
+    expected: Sequence[ExpectedStack] | None = None,
+) -> FittedTarget:
+    """The amplitudes of a target; once more with other Gaussians unless the geometry stays frozen.
+
+    ``expected``: what a learned prior said of the stacks before; None: it is asked, if wanted.
+    """
+    mode = config.core.geometry.mode
+    # The fit that only starts the geometry needs no uncertainty.
+    own = config if mode == "frozen" else replace(config, estimate_uncertainty=False)
+    first = _fitted(placed, scaffold, own, progress, label, expected)
+    if mode == "frozen":
+        return _with_specific(first, placed, config, progress, label)
+    own_anchor = _own_anchor(scaffold.anchor, first.fit.stacks)
+    target = TargetData(
+        terms=_terms(first),
+        interpolated=torch.from_numpy(own_anchor.volume.data).to(config.device),
+        support=torch.from_numpy(own_anchor.support).to(config.device),
+        world_from_voxel=torch.from_numpy(own_anchor.volume.world_from_voxel),
+    )
+    with progress.stage(f"{label}: geometry") as advance:
+        relaxed: Relaxation = relax_geometry(
+            scaffold.gaussians, first.fit.appearance, target, config.core, advance
+        )
+    own_scaffold = replace(scaffold, gaussians=relaxed.gaussians, n_shared=0)
+    if mode == "own":
+        # A graph by the anchor would bring back the edges that this geometry is meant to do without.
+        own_scaffold = replace(own_scaffold, prior=graph_prior(own_anchor, relaxed.gaussians, config))
+    else:
+        # The geometry has seen every slice, so none is left to choose λ by.
+        config = _with_regularization(config, first.fit.appearance.regularization)
+    return _fitted(placed, own_scaffold, config, progress, label, expected)
+
+
+def _with_specific(
+    first: FittedTarget, placed: Sequence[PlacedStack], config: RunConfig, progress: Progress, label: str
+) -> FittedTarget:
+    """The fit with Gaussians of the target's own where the shared ones cannot follow what is expected."""
+    appearance, expected, scaffold = first.fit.appearance, first.fit.expected, first.scaffold
+    if not expected or appearance.trust is None:
+        return first
+    settings = config.core.appearance
+    missing = [missing_image(own, appearance.amplitudes, appearance.trust, settings) for own in expected]
+    more = specific_gaussians(missing, expected, len(scaffold.gaussians), settings)
+    if more is None:
+        return first
+    logger.info("%s: %d Gaussians of its own", label, len(more))
+    richer = replace(
+        scaffold,
+        gaussians=joined([scaffold.gaussians, more]),
+        prior=PartialLaplacian(scaffold.prior, len(more)),
+    )
+    return _fitted(placed, richer, config, progress, label, expected)
+
+
+def _fitted(
+    placed: Sequence[PlacedStack],
+    scaffold: SessionScaffold,
+    config: RunConfig,
+    progress: Progress,
+    label: str,
+    expected: Sequence[ExpectedStack] | None,
+) -> FittedTarget:
+    observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
+    moved = None
+    if expected is not None:
+        pairs = zip(expected, observations, strict=True)
+        moved = [own.on(observation.splat, scaffold.gaussians) for own, observation in pairs]
+    fit = fit_stacks(placed, observations, scaffold, config, progress, label, moved)
+    return FittedTarget(scaffold, observations, fit)
+
+
+def _terms(fitted: FittedTarget) -> tuple[Term, ...]:
+    """Σ_s (σ_0/σ_s)² ‖g_s A_s S a − y_s‖², as the fit weighs the stacks, and what was expected of them."""
+    unit = fitted.fit.stacks[0].noise_sd
+    worlds = [torch.from_numpy(own.lattice.world_from_voxel) for own in fitted.observations]
+    acquired = [
+        Term(
+            data_from_lattice=own.acquisition,
+            data=own.slices / stack.gain,
+            weights=own.weights * (stack.gain * unit / stack.noise_sd) ** 2,
+            world_from_lattice=world,
+        )
+        for own, stack, world in zip(fitted.observations, fitted.fit.stacks, worlds, strict=True)
+    ]
+    expectations = fitted.fit.appearance.objective.terms[1:]
+    expected = [
+        Term(Identity(tuple(image.shape)), image, weights, world)
+        for (_, image, weights), world in zip(expectations, worlds, strict=bool(expectations))
+    ]
+    return (*acquired, *expected)
+
+
+def _own_anchor(anchor: Anchor, stacks: Sequence[StackResult]) -> Anchor:
+    """The target in the anchor's place: interpolated on its grid, inside the field of view.
+
+    Interpolated, not as the first fit renders it: that image has the anchor's edges.
+    """
+    grid = anchor.volume.grid
+    inside = np.zeros(grid.shape, dtype=bool)
+    for stack in stacks:
+        inside |= covered(stack.plan, stack.acquired, stack.registration.target_from_anchor, grid)
+    return replace(
+        anchor,
+        volume=Volume(
+            mean_interpolated([stack.interpolable for stack in stacks], grid), grid.world_from_voxel
+        ),
+        foreground=anchor.foreground & inside,
+        support=anchor.support & inside,
+    )
+
+
+def _with_regularization(config: RunConfig, regularization: float) -> RunConfig:
+    appearance = replace(config.core.appearance, regularization=regularization)
+    return replace(config, core=replace(config.core, appearance=appearance))

@@ -1,0 +1,31 @@
+"""The app itself, with one prior and one geometry: what its own rooms do to a target."""
+
+from dataclasses import dataclass, replace
+
+from atlasgs_bids.core.settings import GeometryMode
+from atlasgs_bids.restoration.result import rendered_result
+from atlasgs_bids.restoration.target import fit_target
+from atlasgs_bids.study.methods.protocol import Restored
+from atlasgs_bids.study.settings import StudyConfig
+from atlasgs_bids.study.simulation.case import Case
+
+
+@dataclass(frozen=True)
+class AppMethod:
+    """A method of the app's: ``--prior`` and ``--geometry``."""
+
+    prior: str
+    geometry: GeometryMode
+
+    def missing(self, study: StudyConfig, device: str) -> str | None:  # noqa: ARG002 - the protocol's
+        return None
+
+    def restore(self, case: Case) -> Restored:
+        core = case.run.core
+        run = replace(
+            case.run,
+            prior=self.prior,
+            core=replace(core, geometry=replace(core.geometry, mode=self.geometry)),
+        )
+        fitted = fit_target([case.placed], case.scaffold, run, case.progress, case.label)
+        return Restored(rendered_result(fitted.fit, fitted.scaffold, run).sr, case.scaffold_seconds)

@@ -1,0 +1,154 @@
+"""One target in slices of one thickness: what every method is given, and what it is scored against."""
+
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.bids.images import ImageFile, ImageHeader
+from atlasgs_bids.bids.plan.targets import StackPlan
+from atlasgs_bids.imaging.slices import slice_geometry
+from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
+from atlasgs_bids.restoration.scaffold import SessionScaffold
+from atlasgs_bids.restoration.stack import PlacedStack, covered, place
+from atlasgs_bids.runtime.files import atomic
+from atlasgs_bids.runtime.progress import Progress
+from atlasgs_bids.study.results.scores import Reference
+from atlasgs_bids.study.settings import StudyConfig
+from atlasgs_bids.study.simulation.degrade import Degradation, rigid_motion, with_rician_noise
+from atlasgs_bids.study.simulation.truth import Truth
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a method is given. The truth is not among it."""
+
+    label: str
+    scaffold: SessionScaffold
+    """The app's: anchor, Gaussians, graph."""
+    placed: PlacedStack
+    """The simulated slices, registered to the anchor as the study asks."""
+    run: RunConfig
+    """The app's settings, slice profile and device among them."""
+    study: StudyConfig
+    progress: Progress
+    shared_dir: Path
+    """Where a method may keep what depends on the session's T1w alone."""
+    scaffold_seconds: float = 0.0
+    """What the scaffold took when it was fitted."""
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that the result is wanted on: the anchor's."""
+        return self.scaffold.anchor.volume.grid
+
+    @property
+    def slice_axis(self) -> int:
+        """Through the slices, of the slices' own voxel axes."""
+        return self.placed.plan.geometry.axis
+
+    @property
+    def wanted(self) -> npt.NDArray[np.bool_]:
+        """Where the result is not 0: the anchor's support inside the slices, as in the app."""
+        target_from_anchor = self.placed.registration.target_from_anchor
+        inside = covered(self.placed.plan, self.placed.acquired, target_from_anchor, self.grid)
+        return inside & self.scaffold.anchor.support
+
+    @property
+    def floor(self) -> float | None:
+        """No intensity lies below it; None: any may."""
+        return 0.0 if self.placed.acquired.data.min() >= 0 else None
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A case, and the truth behind it."""
+
+    case: Case
+    degradation: Degradation
+    clean: npt.NDArray[np.float32]
+    """The slices before noise."""
+    reference: Reference
+
+    @property
+    def slices_mask(self) -> npt.NDArray[np.bool_]:
+        """Voxels of the slices that lie in the mask for the greater part."""
+        share, _ = self.degradation.slices(self.reference.mask.astype(np.float32), np.eye(4))
+        return share > 0.5
+
+
+def simulate(
+    image: ImageFile,
+    truth: Truth,
+    rois: dict[str, npt.NDArray[np.bool_]],
+    factor: int,
+    scaffold: SessionScaffold,
+    run: RunConfig,
+    study: StudyConfig,
+    progress: Progress,
+) -> Simulation:
+    """The slices of one target, with noise and movement where the study has them, and its truth."""
+    anchor, axis = scaffold.anchor, truth.axis
+    grid = anchor.volume.grid
+    degradation = Degradation(study.degradation, axis, factor)
+    clean, world_from_slices = degradation.slices(truth.data, grid.world_from_voxel)
+    # The same for every method, another for every participant, target and factor.
+    rng = np.random.default_rng([study.seed, zlib.crc32(f"{image.path.name} x{factor}".encode())])
+    mask = anchor.foreground & truth.inside
+    in_a_slice = np.arange(grid.shape[axis]) < clean.shape[axis] * factor
+    mask &= in_a_slice.reshape([-1 if i == axis else 1 for i in range(3)])
+    noise_sd = study.noise_percent / 100 * float(np.percentile(truth.data[mask], 99))
+    data = with_rician_noise(clean, noise_sd, rng)
+    centre_mm = world_from_slices[:3, :3] @ ((np.array(clean.shape) - 1) / 2) + world_from_slices[:3, 3]
+    moved = rigid_motion(study.motion_mm, study.motion_deg, centre_mm, rng)
+    slices = Volume(data, moved @ world_from_slices)
+    voxel_mm = float(voxel_sizes_mm(grid.world_from_voxel)[axis])
+    stack = _stack(image, slices, factor * voxel_mm)
+    moves = study.motion_mm > 0 or study.motion_deg > 0
+    run = replace(
+        run,
+        slice_profile=_profile_file(degradation, voxel_mm, study),
+        registration="rigid" if moves else "header",
+    )
+    label = f"{image.path.name.partition('.')[0]} x{factor}"
+    case = Case(
+        label=label,
+        scaffold=scaffold,
+        placed=place(stack, slices, scaffold.anchor, run, label),
+        run=run,
+        study=study,
+        progress=progress,
+        shared_dir=study.out_dir / "shared",
+    )
+    reference = Reference(
+        truth=truth.data,
+        anchor=anchor.volume.data,
+        mask=mask,
+        rois=rois,
+        world_from_voxel=grid.world_from_voxel,
+        axis=axis,
+        factor=factor,
+    )
+    return Simulation(case, degradation, clean, reference)
+
+
+def _stack(image: ImageFile, slices: Volume, thickness_mm: float) -> StackPlan:
+    shape = slices.grid.shape
+    header = ImageHeader(shape, slices.world_from_voxel, slices.world_from_voxel, 1, None, 0)
+    sidecar = {"SliceThickness": thickness_mm}
+    source = replace(image, sidecar=sidecar, header=header)
+    return StackPlan(source, slice_geometry(shape, slices.world_from_voxel, sidecar))
+
+
+def _profile_file(degradation: Degradation, voxel_mm: float, study: StudyConfig) -> Path:
+    """The simulated slice profile as the app takes it: what a scanner's sequence would be known by."""
+    name = f"{degradation.kind}_x{degradation.factor}_{voxel_mm:.4g}mm.txt"
+    path = study.out_dir / "shared" / "profiles" / name
+    if not path.exists():
+        rows = np.column_stack(degradation.profile(voxel_mm))
+        with atomic(path) as temporary:
+            np.savetxt(temporary, rows, fmt="%.6f", header="offset_mm weight")
+    return path
