@@ -62,18 +62,31 @@ def fit_appearance(
     predicts every fifth slice from the others about as well as any.
     ``on_step(1)`` is called after each solve: one for each candidate and one more.
     """
+    objective = _graph_objective(slices_from_amplitudes, slices, weights, prior)
+    return _fitted(objective, slice_axis, settings, on_step)
+
+
+def _graph_objective(
+    slices_from_amplitudes: LinearOperator, slices: Tensor, weights: Tensor, prior: QuadraticPrior
+) -> Objective:
+    """The objective whose λ is not yet chosen."""
+    of_volumes = weights.reshape(*weights.shape, *[1] * (slices.ndim - weights.ndim))
+    gram = gram_matrices(slices_from_amplitudes, weights)
+    return Objective(((slices_from_amplitudes, slices, of_volumes),), prior, regularization=0.0, gram=gram)
+
+
+def _fitted(
+    objective: Objective,
+    slice_axis: int,
+    settings: AppearanceSettings,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> Appearance:
     held_out_rms: dict[float, float] = {}
     start = None
-    weights = weights.reshape(*weights.shape, *[1] * (slices.ndim - weights.ndim))
-    objective = Objective(
-        terms=((slices_from_amplitudes, slices, weights),),
-        prior=prior,
-        regularization=settings.regularization or 0.0,
-        gram=gram_matrices(slices_from_amplitudes, weights),
-    )
-    if settings.regularization is None:
+    chosen = settings.regularization
+    if chosen is None:
         chosen, held_out_rms, start = _choose_regularization(objective, slice_axis, settings, on_step)
-        objective = replace(objective, regularization=chosen)
+    objective = replace(objective, regularization=chosen)
     solution = objective.solve(start, settings.tolerance, settings.max_iterations)
     on_step(1)
     return Appearance(solution, objective, held_out_rms, trust=None)
@@ -94,13 +107,14 @@ def fit_guarded_appearance(
     It is asked for only where ``prior`` is not much better than the mean of their neighbours, which it is for
     an anchor of the same head: to make a graph takes time.
     """
-    guided = fit_appearance(slices_from_amplitudes, slices, weights, prior, slice_axis, settings, on_step)
+    objective = _graph_objective(slices_from_amplitudes, slices, weights, prior)
+    guided = _fitted(objective, slice_axis, settings, on_step)
     if not guided.held_out_rms:
         return guided
     least = min(guided.held_out_rms.values())
     if least < _CLEARLY_BETTER * neighbours_rms(slices, weights, slice_axis):
         return guided
-    blind = fit_appearance(slices_from_amplitudes, slices, weights, without_anchor(), slice_axis, settings)
+    blind = _fitted(replace(objective, prior=without_anchor()), slice_axis, settings)
     if min(blind.held_out_rms.values()) < least:
         return replace(blind, follows_anchor=False)
     return guided

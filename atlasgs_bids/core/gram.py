@@ -29,12 +29,13 @@ class GramMatrices:
 
     def of(self, weights: Tensor) -> Tensor:
         """The matrix (n, n) for the weights of T's rows, sparse."""
-        for own, made in self._made:
+        made = next((made for own, made in self._made if own is weights), None)
+        if made is None:
             # The same slices are left out of the search for λ and of the calibration: equal, not identical.
-            if own is weights or torch.equal(own, weights):
-                return made
-        self._made.append((weights, self._product(weights)))
-        return self._made[-1][1]
+            made = next((made for own, made in self._made if torch.equal(own, weights)), None)
+            made = self._product(weights) if made is None else made
+            self._made.append((weights, made))
+        return made
 
     def _product(self, weights: Tensor) -> Tensor:
         from atlasgs_bids.core.splat.gram_kernels import gram_rows  # noqa: PLC0415 - numba is loaded only here

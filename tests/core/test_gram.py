@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
-from atlasgs_bids.core.appearance import fit_appearance
+from atlasgs_bids.core.appearance import fit_appearance, fit_guarded_appearance
 from atlasgs_bids.core.gram import gram_matrices
 from atlasgs_bids.core.operators import Identity, LinearOperator, SliceRows, StackedOperator
 from atlasgs_bids.core.priors.graph import GraphLaplacian
@@ -21,10 +21,11 @@ SETTINGS = AppearanceSettings()
 
 
 class _Counted(LinearOperator):
-    """An operator, and how many images went through it."""
+    """An operator, how many images went through it, and how often its matrix was made."""
 
     def __init__(self, op: LinearOperator) -> None:
-        self._op, self.shape_in, self.shape_out, self.n_images = op, op.shape_in, op.shape_out, 0
+        self._op, self.shape_in, self.shape_out = op, op.shape_in, op.shape_out
+        self.n_images = self.n_matrices = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.n_images += x[0].numel()
@@ -35,6 +36,7 @@ class _Counted(LinearOperator):
         return self._op.adjoint(y)
 
     def as_matrix(self):
+        self.n_matrices += 1
         return self._op.as_matrix()
 
 
@@ -127,3 +129,20 @@ def test_volumes_of_a_series_are_solved_together(gaussians):
         )
         expected = objective.solve(None, 1e-5, 300).value
         torch.testing.assert_close(together.amplitudes[:, volume], expected, rtol=1e-2, atol=1e-3)
+
+
+def test_a_graph_without_the_anchor_uses_the_same_matrices(gaussians):
+    """They are what takes the time, and do not know the graph."""
+    op = _Counted(slices_op(gaussians, 2))
+    prior = GraphLaplacian(gaussians, torch.zeros(N, 1), GraphSettings(6))
+    asked = []
+
+    def without_anchor():
+        asked.append(prior)
+        return prior
+
+    # Noise: no graph predicts the slices that are held out.
+    slices, weights = torch.randn(op.shape_out), torch.ones(op.shape_out)
+    fit_guarded_appearance(op, slices, weights, prior, without_anchor, 2, SETTINGS)
+    assert len(asked) == 1
+    assert op.n_matrices == 1
