@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.foreground import foreground_mask
 from atlasgs_bids.imaging.grid import continued_mask, fov_mask, resample_mask
@@ -108,8 +107,3 @@ def _without_lost(volume: Volume) -> Volume:
     )  # fmt: skip
     observed = volume.observed | volume.lost if volume.observed is not None else None
     return replace(volume, data=volume.data[tuple(nearest)], observed=observed)
-
-
-def session_anchor(plan: SubjectPlan) -> Anchor:
-    """The T1w of a session, and its brain mask where there is one."""
-    return load_anchor(plan.anchor.path, plan.brain_mask.path if plan.brain_mask else None)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.core.appearance import (
     Appearance,
     fit_appearance,
@@ -28,7 +28,7 @@ def fit_stacks(
     placed: Sequence[PlacedStack],
     observations: Sequence[Observation],
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
     progress: Progress,
     label: str,
     expected: Sequence[ExpectedStack] | None = None,
@@ -38,8 +38,8 @@ def fit_stacks(
     ``expected`` is what a learned prior said of the same stacks before; None: it is asked, if wanted.
     """
     settings = config.core.appearance
-    axes = [stack.plan.geometry.axis for stack in placed]
-    noise_sds = [stack_noise_sd(stack, own) for stack, own in zip(placed, observations, strict=True)]
+    axes = [stack.source.geometry.axis for stack in placed]
+    noise_sds = [stack_noise_sd(stack, own.weights) for stack, own in zip(placed, observations, strict=True)]
     gains, slice_axis, problem = [1.0], axes[0], _alone(observations[0])
     if len(placed) > 1:
         gains = estimate_gains(observations, axes, scaffold.prior, settings)
@@ -79,7 +79,7 @@ def fit_stacks(
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
     results = tuple(
         StackResult(
-            plan=stack.plan,
+            source=stack.source,
             acquired=stack.acquired,
             registration=stack.registration,
             simulated=(gain * own.slices_from_amplitudes.forward(appearance.amplitudes)).cpu().numpy(),
@@ -100,7 +100,7 @@ def _alone(observation: Observation) -> JointObservation:
     return JointObservation(observation.slices, observation.weights, observation.slices_from_amplitudes)
 
 
-def log_fit(appearance: Appearance, config: RunConfig, label: str) -> None:
+def log_fit(appearance: Appearance, config: RestorationSettings, label: str) -> None:
     """Say what weight was chosen, and where the solve did not get to its tolerance."""
     held_out = ", ".join(f"{value:g}: {rms:.4g}" for value, rms in appearance.held_out_rms.items())
     logger.debug("%s: λ %g; held-out RMS %s", label, appearance.regularization, held_out or "not needed")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.uncertainty import estimate_uncertainty
@@ -34,7 +34,7 @@ def fit_moving_stacks(
     placed: Sequence[PlacedStack],
     observations: Sequence[Observation],
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
     progress: Progress,
     label: str,
 ) -> TargetFit:
@@ -44,8 +44,8 @@ def fit_moving_stacks(
     it again with what the other slices say made positions worse (docs/decisions/0011-slice-motion.md).
     """
     settings = config.core.appearance
-    axes = [stack.plan.geometry.axis for stack in placed]
-    noise_sds = [stack_noise_sd(stack, own) for stack, own in zip(placed, observations, strict=True)]
+    axes = [stack.source.geometry.axis for stack in placed]
+    noise_sds = [stack_noise_sd(stack, own.weights) for stack, own in zip(placed, observations, strict=True)]
     gains = [1.0]
     if len(placed) > 1:
         gains = estimate_gains(observations, axes, scaffold.prior, settings)
@@ -80,10 +80,10 @@ class _MovingStack:
     noise_sd: float
 
 
-def _positions(placed: PlacedStack, scaffold: SessionScaffold, config: RunConfig, label: str) -> Positions:
+def _positions(placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings, label: str) -> Positions:
     """Of every slice; at rest where the T1w does not explain the target."""
     anchor, matcher = scaffold.anchor, _matcher(placed, scaffold, config)
-    shots = shots_of(placed.acquired.data.shape[placed.plan.geometry.axis], placed.plan.source.sidecar)
+    shots = shots_of(placed.acquired.data.shape[placed.source.geometry.axis], placed.source.sidecar)
     contrast = fit_contrast(
         anchor.volume, anchor.foreground, placed.acquired, matcher.inside,
         np.asarray(np.linalg.inv(matcher.target_from_anchor), np.float64), config.core.seed,
@@ -98,7 +98,7 @@ def _positions(placed: PlacedStack, scaffold: SessionScaffold, config: RunConfig
     return matcher.positions(shots, reference)
 
 
-def _matcher(placed: PlacedStack, scaffold: SessionScaffold, config: RunConfig) -> SliceMatcher:
+def _matcher(placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings) -> SliceMatcher:
     anchor = scaffold.anchor
     foreground = Volume(anchor.foreground.astype(np.float32), anchor.volume.world_from_voxel)
     target_from_anchor = placed.registration.target_from_anchor
@@ -106,8 +106,8 @@ def _matcher(placed: PlacedStack, scaffold: SessionScaffold, config: RunConfig) 
     centre_anchor = anchor.volume.world_from_voxel @ [*indices, 1]
     return SliceMatcher(
         acquired=placed.acquired,
-        geometry=placed.plan.geometry,
-        profile=slice_profile(config.slice_profile, placed.plan.geometry.thickness_mm),
+        geometry=placed.source.geometry,
+        profile=slice_profile(config.slice_profile, placed.source.geometry.thickness_mm),
         target_from_anchor=target_from_anchor,
         inside=resample_mask(foreground, placed.acquired.grid, np.linalg.inv(target_from_anchor)),
         centre_world=(target_from_anchor @ centre_anchor)[:3],
@@ -115,10 +115,10 @@ def _matcher(placed: PlacedStack, scaffold: SessionScaffold, config: RunConfig) 
 
 
 def _observed(
-    placed: PlacedStack, positions: Positions, scaffold: SessionScaffold, config: RunConfig
+    placed: PlacedStack, positions: Positions, scaffold: SessionScaffold, config: RestorationSettings
 ) -> dict[int, Observation]:
     """Every slice that crosses the foreground as a stack of its own, where the head was at its time."""
-    axis = placed.plan.geometry.axis
+    axis = placed.source.geometry.axis
     matcher = _matcher(placed, scaffold, config)
     parts = {}
     for k, position in sorted(positions.items()):
@@ -130,13 +130,13 @@ def _observed(
         target_from_anchor = position.moved(matcher.centre_world) @ placed.registration.target_from_anchor
         try:
             parts[k] = observe(
-                placed.plan, volume, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
+                placed.source, volume, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
             )
         except InputError:  # beyond the head: nothing to explain
             continue
     if not parts:
         raise InputError(
-            f"{placed.plan.source.path.name}: no slice crosses the anchor's foreground; check the "
+            f"{placed.source.name}: no slice crosses the anchor's foreground; check the "
             "orientation in both headers, or register the scans beforehand"
         )
     return parts
@@ -149,7 +149,7 @@ def _fit(
     own = [(stack, k, part) for stack in moving for k, part in stack.parts.items()]
     joint = join(
         [part for _, _, part in own],
-        [stack.placed.plan.geometry.axis for stack, _, _ in own],
+        [stack.placed.source.geometry.axis for stack, _, _ in own],
         [stack.gain * stack.positions[k].gain for stack, k, _ in own],
         [stack.noise_sd for stack, _, _ in own],
     )
@@ -159,7 +159,7 @@ def _fit(
 
 
 def _result(stack: _MovingStack, appearance: Appearance) -> StackResult:
-    placed, axis = stack.placed, stack.placed.plan.geometry.axis
+    placed, axis = stack.placed, stack.placed.source.geometry.axis
     simulated, weights = (np.zeros_like(placed.acquired.data) for _ in range(2))
     for k, own in stack.parts.items():
         gain = stack.gain * stack.positions[k].gain
@@ -167,7 +167,7 @@ def _result(stack: _MovingStack, appearance: Appearance) -> StackResult:
         _put(simulated, image.cpu().numpy(), k, axis)
         _put(weights, own.weights.cpu().numpy(), k, axis)
     return StackResult(
-        plan=placed.plan,
+        source=placed.source,
         acquired=placed.acquired,
         registration=placed.registration,
         simulated=simulated,

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.bids.plan.targets import StackPlan
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.stack import StackInput
 from atlasgs_bids.core.acquisition import AcquisitionOperator, profile_sampling, slice_sampling
 from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.gaussians import Gaussians
@@ -56,12 +56,12 @@ class Observation:
 
 
 def observe(
-    stack: StackPlan,
+    stack: StackInput,
     acquired: Volume,
     target_from_anchor: npt.NDArray[np.float64],
     anchor: Anchor,
     gaussians: Gaussians,
-    config: RunConfig,
+    config: RestorationSettings,
 ) -> Observation:
     """The operators and weights of a registered stack; InputError where it does not meet the anchor."""
     native = acquired.grid
@@ -76,7 +76,7 @@ def observe(
     weights *= acquisition.forward(unseen) < _UNCOVERED
     if not weights.any():
         raise InputError(
-            f"{stack.source.path.name}: no slice lies inside the anchor's field of view; check the "
+            f"{stack.name}: no slice lies inside the anchor's field of view; check the "
             "orientation in both headers, or register the scans beforehand"
         )
     splat = SplatOperator(
@@ -92,7 +92,7 @@ def observe(
     weights *= coverage > (_UNCOVERED if anchor.exterior_is_empty else _COVERED)
     if not weights.any():
         raise InputError(
-            f"{stack.source.path.name}: no slice crosses the anchor's foreground; check the orientation "
+            f"{stack.name}: no slice crosses the anchor's foreground; check the orientation "
             "in both headers, or register the scans beforehand"
         )
     slices = torch.from_numpy(acquired.data).to(config.device)
@@ -100,7 +100,7 @@ def observe(
     return Observation(slices, weights, acquisition, splat, lattice, native_in_anchor_world)
 
 
-def _acquisition(stack: StackPlan, native: Grid, anchor: Anchor, config: RunConfig) -> AcquisitionOperator:
+def _acquisition(stack: StackInput, native: Grid, anchor: Anchor, config: RestorationSettings) -> AcquisitionOperator:
     geometry = stack.geometry
     profile = slice_profile(config.slice_profile, geometry.thickness_mm)
     sizes_mm = voxel_sizes_mm(native.world_from_voxel)
@@ -178,9 +178,9 @@ def estimate_gains(
     return gains
 
 
-def observe_placed(placed: PlacedStack, scaffold: SessionScaffold, config: RunConfig) -> Observation:
+def observe_placed(placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings) -> Observation:
     """The operators and weights of a stack in its position."""
     target_from_anchor = placed.registration.target_from_anchor
     return observe(
-        placed.plan, placed.acquired, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
+        placed.source, placed.acquired, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
     )

@@ -10,8 +10,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.bids.plan.targets import StackPlan
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.stack import StackInput
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.metrics import misfit_beyond_noise
@@ -38,7 +38,7 @@ Interpolable = tuple[Volume, npt.NDArray[np.float64], float]
 class StackResult:
     """One acquired stack and what the model says about it."""
 
-    plan: StackPlan
+    source: StackInput
     acquired: Volume
     registration: Registration
     simulated: FloatArray
@@ -64,7 +64,7 @@ class StackResult:
     def disagrees(self) -> npt.NDArray[np.bool_]:
         """Native voxels in which slices and prior disagree beyond the noise."""
         misfit = misfit_beyond_noise(
-            self.acquired.data - self.simulated, self.plan.geometry.axis, self.weights > 0, self.noise_sd
+            self.acquired.data - self.simulated, self.source.geometry.axis, self.weights > 0, self.noise_sd
         )
         return misfit if self.contradicted is None else misfit | self.contradicted
 
@@ -132,7 +132,7 @@ def mean_interpolated(stacks: Sequence[Interpolable], grid: Grid) -> FloatArray:
     return np.asarray(total / np.maximum(n_stacks, np.float32(1)))
 
 
-def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RunConfig) -> TargetResult:
+def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RestorationSettings) -> TargetResult:
     """The amplitudes on the output grid; 0 outside the acquired field of view and the anchor's support.
 
     What was lost amid the slices is inferred as what lies between them; the field of view does not hold it.
@@ -142,8 +142,8 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RunConfig
     fov, reached = np.zeros((2, *grid.shape), dtype=bool)
     for stack in stacks:
         position = stack.registration.target_from_anchor
-        fov |= covered(stack.plan, stack.acquired, position, grid)
-        reached |= covered(stack.plan, stack.acquired.with_lost, position, grid)
+        fov |= covered(stack.source, stack.acquired, position, grid)
+        reached |= covered(stack.source, stack.acquired.with_lost, position, grid)
     foreground = anchor.foreground_on(grid)
     inside = reached & anchor.support_on(grid)
     return TargetResult(
@@ -171,7 +171,7 @@ def _rendered_sd(
     grid: Grid,
     inside: npt.NDArray[np.bool_],
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
 ) -> npt.NDArray[np.float32]:
     """Standard deviation of the result: the draws' mean square, smoothed, and the expectation's own error."""
     draws = uncertainty.deviations.unbind(1)
@@ -192,7 +192,7 @@ def rendered_volume(
     grid: Grid,
     inside: npt.NDArray[np.bool_],
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
     *,
     floor: float | None,
 ) -> npt.NDArray[np.float32]:

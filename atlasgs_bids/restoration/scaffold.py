@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.app.sidecars import anchor_sidecars
 from atlasgs_bids.bids.outputs.names import anchor_outputs
 from atlasgs_bids.bids.plan.session import SubjectPlan
@@ -53,7 +53,7 @@ class SessionScaffold:
 
 
 def session_scaffold(
-    plan: SubjectPlan, anchor: Anchor, config: RunConfig, progress: Progress
+    plan: SubjectPlan, anchor: Anchor, config: RestorationSettings, progress: Progress
 ) -> SessionScaffold:
     """Stage 1 and the graph; a scaffold that an earlier run made from the same anchor is used again."""
     outputs = anchor_outputs(config.out_dir, plan.participant, plan.session)
@@ -97,7 +97,7 @@ def session_scaffold(
     return SessionScaffold(anchor, gaussians, psnr_db, seconds, prior, len(gaussians))
 
 
-def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RunConfig) -> GraphLaplacian:
+def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
     """The graph over the Gaussians, weighted by likeness of the anchor without its bias field.
 
     Coil shading would make one tissue look like two; the geometry and the results never see this correction.
@@ -113,14 +113,14 @@ def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RunConfig) -> Grap
     return GraphLaplacian(gaussians, features, config.core.graph, config.core.chunk_elements)
 
 
-def spatial_prior(gaussians: Gaussians, config: RunConfig) -> GraphLaplacian:
+def spatial_prior(gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
     """The graph by distance alone: for an anchor that does not help."""
     alike = torch.zeros(len(gaussians), 1, device=gaussians.means_mm.device)
     return GraphLaplacian(gaussians, alike, config.core.graph, config.core.chunk_elements)
 
 
 def _fitted(
-    plan: SubjectPlan, anchor: Anchor, config: RunConfig, progress: Progress
+    plan: SubjectPlan, anchor: Anchor, config: RestorationSettings, progress: Progress
 ) -> tuple[Gaussians, float]:
     core = config.core
     n_gaussians = default_n_gaussians(int(anchor.support.sum()), core)
@@ -139,7 +139,7 @@ def _fitted(
 
 
 def explained_variance(
-    scaffold: SessionScaffold, other: Volume, registration: Registration, config: RunConfig
+    scaffold: SessionScaffold, other: Volume, registration: Registration, config: RestorationSettings
 ) -> float:
     """Part of the other T1w's variance in the foreground that the rendered scaffold explains, 0 to 1.
 

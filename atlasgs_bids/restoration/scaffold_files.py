@@ -14,8 +14,8 @@ import torch
 from plyfile import PlyData, PlyParseError
 from torch import Tensor
 
-from atlasgs_bids import __version__
-from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.version import __version__
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.solvers import conjugate_gradient
 from atlasgs_bids.core.splat.operator import SplatOperator
@@ -186,7 +186,7 @@ def _checked(arrays: dict[str, npt.NDArray[np.float32]]) -> Gaussians:
     return Gaussians(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
-def given_scaffold(path: Path, anchor: Anchor, config: RunConfig) -> tuple[Gaussians, float]:
+def given_scaffold(path: Path, anchor: Anchor, config: RestorationSettings) -> tuple[Gaussians, float]:
     """Gaussians of a file and how well they render the anchor, dB; InputError where they lie elsewhere."""
     gaussians, has_amplitudes = read_scaffold(path)
     gaussians = gaussians.to(config.device)
@@ -227,7 +227,7 @@ def _anchor_amplitudes(splat_op: SplatOperator, image: Tensor) -> Tensor:
     ).value
 
 
-def _fingerprint(anchor: Anchor, config: RunConfig) -> str:
+def scaffold_fingerprint(anchor: Anchor, config: RestorationSettings) -> str:
     """Changes with everything that the scaffold is made from."""
     digest = hashlib.sha256(repr((__version__, config.core.scaffold, config.core.seed)).encode())
     arrays: tuple[npt.NDArray, ...] = (anchor.volume.data, anchor.volume.world_from_voxel, anchor.support)

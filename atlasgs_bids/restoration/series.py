@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.bids.plan.series import SeriesPlan
 from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance
 from atlasgs_bids.core.priors.expectation import ExpectedStack
@@ -50,7 +50,7 @@ class SeriesFit:
     slice_axis: int
     reference: FittedTarget
     contrasts: Mapping[str, ContrastFit]
-    config: RunConfig
+    config: RestorationSettings
 
     @property
     def observation(self) -> Observation:
@@ -78,7 +78,7 @@ def fit_series(
     series: Series,
     kinds: SeriesPlan,
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
     progress: Progress,
     label: str,
 ) -> SeriesFit:
@@ -98,7 +98,7 @@ def fit_series(
     # What the reference chose holds for all volumes: a graph without the anchor, if that was better.
     chosen = replace(reference.scaffold, prior=reference.fit.appearance.objective.prior)
     reference = replace(reference, scaffold=chosen)
-    without = SeriesFit(series, kinds, placed.plan.geometry.axis, reference, {}, config)
+    without = SeriesFit(series, kinds, placed.source.geometry.axis, reference, {}, config)
     names = list(dict.fromkeys(kinds.contrasts))
     contrasts = {}
     with progress.stage(f"{label}: contrasts", len(names)) as advance:
@@ -116,7 +116,7 @@ def _expected_of_contrasts(
     series: Series,
     kinds: SeriesPlan,
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
     progress: Progress,
     label: str,
 ) -> dict[str, ExpectedStack]:
@@ -124,13 +124,13 @@ def _expected_of_contrasts(
     # Only where it is asked for: what it gains on series has not been shown (decision 13).
     if config.prior != "learned":
         return {}
-    axis = placed.plan.geometry.axis
+    axis = placed.source.geometry.axis
     observation = observe_placed(placed, scaffold, config)
     names = list(dict.fromkeys(kinds.contrasts))
     images = []
     for name in names:
         mean = series.mean(kinds.of_contrast(name))
-        noise_sd = stack_noise_sd(replace(placed, acquired=mean), observation)
+        noise_sd = stack_noise_sd(replace(placed, acquired=mean), observation.weights)
         images.append((torch.from_numpy(mean.data).to(config.device), noise_sd))
     found = learn_together(observation, images, axis, scaffold, config, progress, label)
     return dict(zip(names, found, strict=True)) if found else {}

@@ -1,31 +1,50 @@
-"""TODO."""
+"""One acquired stack: how its slices lie, and where the anchor is."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.bids.plan.targets import StackPlan
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.registration.register import Registration, given_registration, register
+from atlasgs_bids.imaging.slices import SliceGeometry
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.restoration.fit import logger
-from atlasgs_bids.restoration.observation import Observation
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StackInput:
+    """An acquired image before its data are read."""
+
+    name: str
+    """How messages call it."""
+    geometry: SliceGeometry
+    sidecar: Mapping[str, Any] = field(default_factory=dict)
+    """Its metadata, by BIDS name; ``SliceTiming`` and its like say which slices form a shot."""
+    transform: Path | None = None
+    """ITK text file with its position relative to the anchor; None: it is registered."""
 
 
 @dataclass(frozen=True)
 class PlacedStack:
     """An acquired stack whose position relative to the anchor is known."""
 
-    plan: StackPlan
+    source: StackInput
     acquired: Volume
     registration: Registration
 
 
-def place(stack: StackPlan, acquired: Volume, anchor: Anchor, config: RunConfig, label: str) -> PlacedStack:
+def place(stack: StackInput, acquired: Volume, anchor: Anchor, config: RestorationSettings, label: str) -> PlacedStack:
     """The stack registered to the anchor; what registration warns of is logged."""
     if stack.transform is not None:
         registration = given_registration(anchor.volume, anchor.foreground, acquired, stack.transform)
@@ -39,7 +58,7 @@ def place(stack: StackPlan, acquired: Volume, anchor: Anchor, config: RunConfig,
 
 
 def covered(
-    stack: StackPlan, acquired: Volume, target_from_anchor: npt.NDArray[np.float64], grid: Grid
+    stack: StackInput, acquired: Volume, target_from_anchor: npt.NDArray[np.float64], grid: Grid
 ) -> npt.NDArray[np.bool_]:
     """Where the slices, as thick as they are, cover a grid of the anchor's world with observed voxels."""
     reach = [0.5, 0.5, 0.5]
@@ -51,9 +70,9 @@ def covered(
     return inside
 
 
-def stack_noise_sd(stack: PlacedStack, observation: Observation) -> float:
+def stack_noise_sd(stack: PlacedStack, weights: Tensor) -> float:
     """Noise of a stack; 1 % of its mean where it has none at all (simulations)."""
-    observed = observation.weights.cpu().numpy() > 0
-    sd = noise_sd(stack.acquired.data, stack.plan.geometry.axis, observed)
+    observed = weights.cpu().numpy() > 0
+    sd = noise_sd(stack.acquired.data, stack.source.geometry.axis, observed)
     least = 0.01 * float(np.abs(stack.acquired.data[observed]).mean())
     return max(sd, least) if np.isfinite(sd) else max(least, 1e-6)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.core.gaussians import joined
 from atlasgs_bids.core.geometry import Relaxation, TargetData, Term, relax_geometry
 from atlasgs_bids.core.operators import Identity
@@ -39,7 +39,7 @@ class FittedTarget:
 def fit_target(
     placed: Sequence[PlacedStack],
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
     progress: Progress,
     label: str,
     expected: Sequence[ExpectedStack] | None = None,
@@ -76,7 +76,7 @@ def fit_target(
 
 
 def _with_specific(
-    first: FittedTarget, placed: Sequence[PlacedStack], config: RunConfig, progress: Progress, label: str
+    first: FittedTarget, placed: Sequence[PlacedStack], config: RestorationSettings, progress: Progress, label: str
 ) -> FittedTarget:
     """The fit with Gaussians of the target's own where the shared ones cannot follow what is expected."""
     appearance, expected, scaffold = first.fit.appearance, first.fit.expected, first.scaffold
@@ -99,7 +99,7 @@ def _with_specific(
 def _fitted(
     placed: Sequence[PlacedStack],
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
     progress: Progress,
     label: str,
     expected: Sequence[ExpectedStack] | None,
@@ -142,7 +142,7 @@ def _own_anchor(anchor: Anchor, stacks: Sequence[StackResult]) -> Anchor:
     grid = anchor.volume.grid
     inside = np.zeros(grid.shape, dtype=bool)
     for stack in stacks:
-        inside |= covered(stack.plan, stack.acquired, stack.registration.target_from_anchor, grid)
+        inside |= covered(stack.source, stack.acquired, stack.registration.target_from_anchor, grid)
     return replace(
         anchor,
         volume=Volume(
@@ -153,6 +153,6 @@ def _own_anchor(anchor: Anchor, stacks: Sequence[StackResult]) -> Anchor:
     )
 
 
-def _with_regularization(config: RunConfig, regularization: float) -> RunConfig:
+def _with_regularization(config: RestorationSettings, regularization: float) -> RestorationSettings:
     appearance = replace(config.core.appearance, regularization=regularization)
     return replace(config, core=replace(config.core, appearance=appearance))

@@ -1,0 +1,47 @@
+"""How images are restored: one frozen object without paths, for the command line, the study and Python alike."""
+
+from dataclasses import dataclass, field, replace
+
+from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, CoreSettings
+from atlasgs_bids.imaging.profile import SliceProfile
+
+REGISTRATIONS = ("rigid", "header")
+PRIORS = ("auto", "graph", "learned")
+MOTIONS = ("none", "slice")
+
+
+@dataclass(frozen=True)
+class RestorationSettings:
+    """Each default stands here; ``atlasgs_bids.Settings`` is another name of this."""
+
+    device: str = "cpu"
+    """``cpu``, ``cuda`` or ``cuda:n``."""
+    n_threads: int | None = None
+    """Threads of this process that may be counted on; None: one."""
+    registration: str = "rigid"
+    """``rigid`` or ``header``."""
+    prior: str = "auto"
+    """``graph``, ``learned``, or ``auto``: learned for images on a GPU, graph for series and on the CPU."""
+    fast: bool = False
+    """A smaller network for the learned prior."""
+    resolution: str | float = "iso"
+    """``iso``, ``anchor`` or a voxel size in mm."""
+    slice_profile: str | SliceProfile = "box"
+    """``box``, ``gaussian`` or a profile of its own."""
+    motion: str = "none"
+    """``slice``: correct movement between the slices of a stack; ``none``."""
+    estimate_uncertainty: bool = True
+    """Whether a standard deviation is estimated beside each result; series have none."""
+    core: CoreSettings = field(default_factory=CoreSettings)
+
+    @property
+    def image_prior(self) -> str:
+        """The prior of a target that is no series: ``graph`` or ``learned``."""
+        if self.prior != "auto":
+            return self.prior
+        return "graph" if self.device == "cpu" else "learned"
+
+    def with_network_of_device(self) -> "RestorationSettings":
+        """The settings with the network that suits the device."""
+        network = LEARNED_CPU if self.device == "cpu" else LEARNED_FAST if self.fast else self.core.learned
+        return replace(self, core=replace(self.core, learned=network))
