@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from atlasgs_bids import __version__
 from atlasgs_bids.app.cli import main as command
 from atlasgs_bids.runtime.options import SpaceListOption, long_name
+from atlasgs_bids.version import __version__
 
 DESCRIPTOR = Path(__file__).parent.parent / "boutiques.json"
 

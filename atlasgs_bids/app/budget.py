@@ -31,7 +31,9 @@ def peak_memory_mib(plan: SubjectPlan, core: CoreSettings) -> float:
 
 def participant_memory_mib(plans: Sequence[SubjectPlan], config: RunConfig) -> float:
     """The largest estimate of a participant's sessions, which run one after the other, MiB."""
-    return max((peak_memory_mib(plan, config.core) for plan in plans if plan.targets), default=0.0)
+    return max(
+        (peak_memory_mib(plan, config.restoration.core) for plan in plans if plan.targets), default=0.0
+    )
 
 
 def within_budget(config: RunConfig) -> RunConfig:
@@ -39,10 +41,12 @@ def within_budget(config: RunConfig) -> RunConfig:
 
     On a GPU chunks live in the GPU's memory, which ``--mem`` does not bound.
     """
-    if config.memory_mib is None or config.device.startswith("cuda"):
+    if config.memory_mib is None or config.restoration.device.startswith("cuda"):
         return config
     from atlasgs_bids.core.memory import chunk_elements_within  # noqa: PLC0415 - loads torch
 
     share_bytes = config.memory_mib * 2**20 / config.n_procs
-    chunk_elements = min(config.core.chunk_elements, chunk_elements_within(_CHUNK_SHARE * share_bytes))
-    return replace(config, core=replace(config.core, chunk_elements=chunk_elements))
+    chunk_elements = min(
+        config.restoration.core.chunk_elements, chunk_elements_within(_CHUNK_SHARE * share_bytes)
+    )
+    return config.restoring(core=replace(config.restoration.core, chunk_elements=chunk_elements))

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from atlasgs_bids import __version__
 from atlasgs_bids.app.config import RunConfig, resolve_out_dir
 from atlasgs_bids.bids.entities import INPUT_SUFFIXES
+from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.core.settings import (
     GEOMETRY_MODES,
     AppearanceSettings,
@@ -16,11 +16,16 @@ from atlasgs_bids.core.settings import (
     GeometrySettings,
     ScaffoldSettings,
 )
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime import options
 from atlasgs_bids.runtime.environment import stand_in_for_user
+from atlasgs_bids.version import __version__
 
 DEFAULTS = RunConfig(bids_dir=Path(), out_dir=Path(), analysis_level="participant")
-_SCAFFOLD, _APPEARANCE = DEFAULTS.core.scaffold, DEFAULTS.core.appearance
+_CORE = DEFAULTS.restoration.core
+_SCAFFOLD, _APPEARANCE = _CORE.scaffold, _CORE.appearance
+_PLAN = ("anchor_session", "slice_thickness_mm", "combine_stacks")
+_RESTORATION = ("device", "n_threads", "registration", "prior", "fast", "resolution", "motion")
 
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -100,7 +105,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--omp-nthreads",
     "n_threads",
     type=click.IntRange(min=1),
-    default=DEFAULTS.n_threads,
+    default=DEFAULTS.restoration.n_threads,
     help="Threads of each process; default: OMP_NUM_THREADS, else the CPUs over --nprocs.",
 )
 @click.option(
@@ -115,7 +120,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--device",
     callback=options.device,
     metavar="auto|cpu|cuda[:n]",
-    default=DEFAULTS.device,
+    default=DEFAULTS.restoration.device,
     show_default=True,
     help="Where to compute.",
 )
@@ -146,14 +151,14 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--registration",
     type=click.Choice(["rigid", "header"]),
-    default=DEFAULTS.registration,
+    default=DEFAULTS.restoration.registration,
     show_default=True,
     help="Align the targets with the T1w by mutual information, or trust the headers.",
 )
 @click.option(
     "--prior",
     type=click.Choice(["auto", "graph", "learned"]),
-    default=DEFAULTS.prior,
+    default=DEFAULTS.restoration.prior,
     show_default=True,
     help="What fills the space between slices: edges of the T1w, or a network trained on the target's own "
     "slices; auto: learned for images on a GPU, graph for series and on the CPU.",
@@ -162,7 +167,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--motion",
     type=click.Choice(["none", "slice"]),
-    default=DEFAULTS.motion,
+    default=DEFAULTS.restoration.motion,
     show_default=True,
     help="Correct movement and intensity steps between the slices of 3-D targets.",
 )
@@ -175,7 +180,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--resolution",
     callback=options.resolution,
     metavar="iso|anchor|MM",
-    default=str(DEFAULTS.resolution),
+    default=str(DEFAULTS.restoration.resolution),
     show_default=True,
     help="Output voxels: isotropic at the T1w's smallest side, the T1w's own grid, or a size in mm.",
 )
@@ -183,7 +188,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--slice-profile",
     callback=options.slice_profile,
     metavar="box|gaussian|FILE",
-    default=str(DEFAULTS.slice_profile),
+    default=str(DEFAULTS.restoration.slice_profile),
     show_default=True,
     help="Sensitivity through a slice; FILE: two columns, offset in mm and weight.",
 )
@@ -198,7 +203,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--combine-stacks",
     type=click.Choice(["none", "orthogonal", "all"]),
-    default=DEFAULTS.combine_stacks,
+    default=DEFAULTS.plan.combine_stacks,
     show_default=True,
     help="Restore stacks of one contrast together: those in different directions, repeats too, or none.",
 )
@@ -218,7 +223,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--geometry",
     type=click.Choice(GEOMETRY_MODES),
-    default=DEFAULTS.core.geometry.mode,
+    default=_CORE.geometry.mode,
     show_default=True,
     help="Gaussians of a target: the T1w's as they are; shifted and scaled a little to fit its slices; "
     "fitted freely from there; or fitted to the target alone.",
@@ -243,9 +248,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     show_default=True,
     help="Most steps of a target's solution.",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0, max=2**32 - 1), default=DEFAULTS.core.seed, show_default=True
-)
+@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=_CORE.seed, show_default=True)
 @click.version_option(__version__, prog_name="atlasgs")
 @click.pass_context
 def main(ctx: click.Context, /, **values: Any) -> None:
@@ -283,14 +286,20 @@ def _config(values: dict[str, Any]) -> RunConfig:
     values.pop("notrack")
     estimate_uncertainty = not values.pop("no_uncertainty")
     work_dir, database_dir = values.pop("work_dir"), values.pop("bids_database_dir")
-    scaffold = values.pop("scaffold")
+    scaffold, profile = values.pop("scaffold"), values.pop("slice_profile")
     return RunConfig(
         bids_dir=values.pop("bids_dir").absolute(),
         out_dir=resolve_out_dir(values.pop("out_dir")),
         work_dir=work_dir.absolute() if work_dir else None,
         bids_database_dir=database_dir.absolute() if database_dir else None,
         scaffold=scaffold.absolute() if scaffold else None,
-        estimate_uncertainty=estimate_uncertainty,
-        core=core,
+        slice_profile_file=profile if isinstance(profile, Path) else None,
+        plan=PlanSettings(**{name: values.pop(name) for name in _PLAN}),
+        restoration=RestorationSettings(
+            core=core,
+            estimate_uncertainty=estimate_uncertainty,
+            slice_profile=DEFAULTS.restoration.slice_profile if isinstance(profile, Path) else profile,
+            **{name: values.pop(name) for name in _RESTORATION},
+        ),
         **values,
     )

@@ -8,10 +8,10 @@ import traceback
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from atlasgs_bids import __version__
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.errors import error_text
 from atlasgs_bids.runtime.files import save_text, short_name
+from atlasgs_bids.version import __version__
 
 logger = logging.getLogger("atlasgs_bids")
 

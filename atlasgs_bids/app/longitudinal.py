@@ -25,7 +25,9 @@ def check_other_session(plan: SubjectPlan, scaffold: SessionScaffold, config: Ru
         logger.warning("%s: not compared with another session: %s", plan.label, error)
         return
     anchor = scaffold.anchor
-    registration = register(anchor.volume, anchor.foreground, other, config.registration, config.core.seed)
+    registration = register(
+        anchor.volume, anchor.foreground, other, config.restoration.registration, config.restoration.core.seed
+    )
     explained = explained_variance(scaffold, other, registration, config)
     logger.info(
         "%s: the scaffold explains %.1f %% of the variance of %s",

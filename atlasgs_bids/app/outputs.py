@@ -11,7 +11,7 @@ import numpy as np
 
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.provenance import provenance, source_uri
-from atlasgs_bids.app.sidecars import _fit_fields, _skull_stripped
+from atlasgs_bids.app.sidecars import fit_fields, skull_stripped
 from atlasgs_bids.bids.outputs.names import TargetOutputs, anchor_outputs, bids_uri, image_sidecar, json_path
 from atlasgs_bids.bids.plan.files import remove_old_files, stack_outputs
 from atlasgs_bids.bids.plan.session import SubjectPlan
@@ -36,15 +36,15 @@ def _save_images(
     target: TargetPlan, outputs: TargetOutputs, result: TargetResult, config: RunConfig, sidecars: Sidecars
 ) -> None:
     """The result, and for each stack the simulated and residual slices on its own grid."""
-    remove_old_files(target, config)
+    remove_old_files(target, config.naming)
     on_grid = partial(to_nifti, world_from_voxel=result.grid.world_from_voxel, form_code=result.form_code)
     _save_described(on_grid(result.sr), outputs.sr, sidecars)
     if result.sd is not None:
         _save_described(on_grid(result.sd), outputs.srstd, sidecars)
     with _described(outputs.scaffold_npz, sidecars) as path:
         save_appearance(path, result.gaussians, result.n_shared, result.appearance.amplitudes)
-    for stack in result.stacks:
-        own = stack_outputs(stack.plan, target, config)
+    for planned, stack in zip(target.stacks, result.stacks, strict=True):
+        own = stack_outputs(planned, target, config.naming)
         residual = np.where(stack.weights > 0, stack.acquired.data - stack.simulated, np.float32(0))
         acquired = stack.acquired
         native = partial(to_nifti, world_from_voxel=acquired.world_from_voxel, form_code=acquired.form_code)
@@ -81,8 +81,8 @@ def write_target(
         _save_images(target, outputs, result, config, sidecars)
     mask_image = to_nifti(result.fov, grid.world_from_voxel, np.uint8, result.form_code)
     _save_described(mask_image, outputs.fov_mask, sidecars)
-    for stack in result.stacks:
-        own = stack_outputs(stack.plan, target, config)
+    for planned, stack in zip(target.stacks, result.stacks, strict=True):
+        own = stack_outputs(planned, target, config.naming)
         with _described(own.xfm, sidecars) as path:
             write_itk_transform(path, stack.registration)
         if stack.motion:
@@ -96,9 +96,11 @@ def write_target(
         target_figure(
             path, anchor_image, cubic, result.sr, grid.world_from_voxel, title, mask, doubts(result)
         )
-    row = target_metrics(target, result, anchor_image, cubic, foreground)
+    n_volumes = 1 if target.series is None else len(target.series.kinds)
+    n_volumes = 1 if target.series is None else len(target.series.kinds)
+    row = target_metrics(n_volumes, result, anchor_image, cubic, foreground)
     row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
-    row |= {**memory, "device": config.device}
+    row |= {**memory, "device": config.restoration.device}
     save_json(metrics_dictionary(), outputs.metrics_json)
     save_tsv([row], outputs.metrics_tsv)
 
@@ -114,15 +116,16 @@ def target_sidecars(
     size_mm = voxel_sizes_mm(result.grid.world_from_voxel)
     on_grid: dict[str, Any] = {
         "spatial_reference": bids_uri(anchor_path, config.out_dir, ""),
-        "resolution": " x ".join(f"{size:.3g}" for size in size_mm) + f" mm ({config.resolution})",
+        "resolution": " x ".join(f"{size:.3g}" for size in size_mm)
+        + f" mm ({config.restoration.resolution})",
     }
-    skull_stripped = _skull_stripped(plan, result.anchor)
+    stripped = skull_stripped(plan, result.anchor)
     sidecar = partial(image_sidecar, target.source.sidecar, sources=sources)
     found = {
         outputs.sr: sidecar(
             description="Isotropic image rendered from Gaussians fitted to the acquired slices; intensities "
             "in the units of the source; 0 outside the field of view and the anchor's foreground",
-            skull_stripped=skull_stripped, **on_grid, **_fit_fields(result, config),
+            skull_stripped=stripped, **on_grid, **fit_fields(result, config),
             **provenance(plan, target, config),
         ),
         outputs.fov_mask: sidecar(
@@ -133,7 +136,7 @@ def target_sidecars(
         found[outputs.srstd] = sidecar(
             description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
             "the errors are expected within 1.645 times it",
-            skull_stripped=skull_stripped,
+            skull_stripped=stripped,
             **on_grid,
         )
     if target.series is None:
@@ -144,11 +147,9 @@ def target_sidecars(
             "NumberOfSharedGaussians": result.n_shared,
             "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,
         }
-    for stack in result.stacks:
-        own = stack_outputs(stack.plan, target, config)
-        native = partial(
-            image_sidecar, stack.plan.source.sidecar, sources=sources, skull_stripped=skull_stripped
-        )
+    for planned, stack in zip(target.stacks, result.stacks, strict=True):
+        own = stack_outputs(planned, target, config.naming)
+        native = partial(image_sidecar, planned.source.sidecar, sources=sources, skull_stripped=stripped)
         found[own.simulated] = native(description="What the model predicts for the acquired slices")
         found[own.residual] = native(
             description="Acquired minus simulated slices; 0 where a voxel took no part"
@@ -176,5 +177,5 @@ def _write_motion(stack: StackResult, own: TargetOutputs) -> None:
     save_json(motion_dictionary(), json_path(own.motion_tsv))
     save_tsv(rows, own.motion_tsv)
     with atomic(own.figure_of("motion")) as path:
-        title = f"Movement between the slices of {stack.plan.source.path.name}"
+        title = f"Movement between the slices of {stack.source.name}"
         motion_figure(path, stack.motion, title)

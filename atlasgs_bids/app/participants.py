@@ -39,7 +39,10 @@ def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
     """
     if config.overwrite or config.reports_only:
         return True
-    every = [target_outputs(config.out_dir, target.entities, config.resolution) for target in plan.targets]
+    every = [
+        target_outputs(config.out_dir, target.entities, config.restoration.resolution)
+        for target in plan.targets
+    ]
     if not all(outputs.finished for outputs in every):
         return True
     try:
@@ -70,7 +73,7 @@ def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -
     try:
         if not config.reports_only:
             use_device(
-                config.device
+                config.restoration.device
             )  # the same for every session of a process; a GPU that is taken fails here
         with ExitStack() as stack:
             stack.enter_context(session_lock(config.out_dir, plan.participant, plan.session))

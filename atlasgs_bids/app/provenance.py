@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from atlasgs_bids import __version__
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.images import ImageFile
 from atlasgs_bids.bids.outputs.names import bids_uri, target_outputs
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.targets import TargetPlan
 from atlasgs_bids.runtime.files import plain_json
+from atlasgs_bids.version import __version__
 
 _VERSION = "version"
 _CHOOSE_INPUTS = ("combine-stacks", "anchor-session", "derivatives")
@@ -42,7 +42,7 @@ def differences(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> str
 
     What its sidecar does not say, as an earlier version wrote it, does not differ.
     """
-    outputs = target_outputs(config.out_dir, target.entities, config.resolution)
+    outputs = target_outputs(config.out_dir, target.entities, config.restoration.resolution)
     stored = _read(outputs.sr_json)
     now = plain_json(provenance(plan, target, config))
     inputs = _input_differences(stored.get("InputFingerprints"), now["InputFingerprints"])
@@ -63,27 +63,27 @@ def differences(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> str
 
 def _settings(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
     """Every option that changes a result, by its name: as it was asked for, not as the device decides."""
-    core, profile = config.core, config.slice_profile
-    of_images = {"motion": config.motion} if target.series is None else {}
+    core, profile = config.restoration.core, config.slice_profile_file
+    of_images = {"motion": config.restoration.motion} if target.series is None else {}
     return {
-        "registration": config.registration,
-        "prior": config.prior,
-        "fast": config.fast,
-        "resolution": config.resolution,
-        "slice-profile": _file_setting(profile) if isinstance(profile, Path) else profile,
-        "slice-thickness": config.given_thickness_mm(target.entities["suffix"]),
-        "combine-stacks": config.combine_stacks,
+        "registration": config.restoration.registration,
+        "prior": config.restoration.prior,
+        "fast": config.restoration.fast,
+        "resolution": config.restoration.resolution,
+        "slice-profile": _file_setting(profile) if profile else config.restoration.slice_profile,
+        "slice-thickness": config.plan.given_thickness_mm(target.entities["suffix"]),
+        "combine-stacks": config.plan.combine_stacks,
         **of_images,
         "geometry": core.geometry.mode,
         "regularization": core.appearance.regularization,
         "tolerance": core.appearance.tolerance,
-        "no-uncertainty": not config.estimate_uncertainty,
+        "no-uncertainty": not config.restoration.estimate_uncertainty,
         "max-iterations": core.appearance.max_iterations,
         "n-gaussians": core.scaffold.n_gaussians,
         "scaffold-steps": core.scaffold.n_steps,
         "scaffold": _file_setting(config.scaffold) if config.scaffold else None,
         "seed": core.seed,
-        "anchor-session": config.anchor_session,
+        "anchor-session": config.plan.anchor_session,
         "derivatives": sorted(config.derivatives),
         _VERSION: __version__,
     }

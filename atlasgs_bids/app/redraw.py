@@ -45,7 +45,7 @@ def redraw_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) -> 
 
 
 def _redraw(label: str, target: TargetPlan, anchor: Anchor, config: RunConfig) -> None:
-    outputs = target_outputs(config.out_dir, target.entities, config.resolution)
+    outputs = target_outputs(config.out_dir, target.entities, config.restoration.resolution)
     if not outputs.finished:
         raise InputError(
             f"found no {outputs.metrics_tsv.name}, which a finished target has; "
@@ -75,7 +75,7 @@ def _redraw_stacks(
     own = [outputs]
     if len(target.stacks) > 1:
         own = [
-            target_outputs(config.out_dir, stack.source.entities, config.resolution)
+            target_outputs(config.out_dir, stack.source.entities, config.restoration.resolution)
             for stack in target.stacks
         ]
     sidecar = json.loads(outputs.sr_json.read_text(encoding="utf-8"))

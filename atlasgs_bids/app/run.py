@@ -7,7 +7,6 @@ from itertools import groupby
 
 from rich.console import Console
 
-from atlasgs_bids import __version__
 from atlasgs_bids.app.budget import within_budget
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.failures import Failed, failed, record
@@ -22,9 +21,8 @@ from atlasgs_bids.bids.inputs.validate import check_dataset, validation_errors
 from atlasgs_bids.bids.outputs.dataset import check_out_dir, check_paths, write_dataset_files
 from atlasgs_bids.bids.plan.session import SubjectPlan, plan_subject
 from atlasgs_bids.bids.plan.table import plan_table
-from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST
 from atlasgs_bids.errors import ConfigurationError, listed
-from atlasgs_bids.imaging.profile import slice_profile
+from atlasgs_bids.imaging.profile import read_slice_profile
 from atlasgs_bids.runtime.devices import devices, resolved_device
 from atlasgs_bids.runtime.environment import limit_threads, place_caches, share_of_threads
 from atlasgs_bids.runtime.files import remove_stale_temporaries
@@ -36,6 +34,7 @@ from atlasgs_bids.runtime.processes import (
     signals_as_interrupt,
 )
 from atlasgs_bids.runtime.progress import Progress, logging_to_terminal
+from atlasgs_bids.version import __version__
 
 logger = logging.getLogger("atlasgs_bids")
 
@@ -44,8 +43,14 @@ def run(config: RunConfig) -> int:
     """Exit code of one invocation: 0 all done, 1 something failed, 2 usage, 130 interrupted."""
     with signals_as_interrupt(), logging_to_terminal(config.verbosity) as progress:
         try:
-            check_paths(config)
-            participants = selected_participants(config)
+            check_paths(
+                config.bids_dir,
+                config.out_dir,
+                {"work dir": config.work_dir, "BIDS database dir": config.bids_database_dir},
+            )
+            anchor_session = config.plan.anchor_session
+            sessions = [*config.session_ids, *([anchor_session] if anchor_session is not None else [])]
+            participants = selected_participants(config.bids_dir, config.participant_labels, sessions)
             if config.analysis_level == "group":
                 return EXIT_DONE if gather(config, participants) else EXIT_FAILED
             # Fewer participants than processes leave more threads for each.
@@ -88,7 +93,7 @@ def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectP
             continue
         for inputs in found:
             try:
-                plan = plan_subject(inputs, config)
+                plan = plan_subject(inputs, config.plan, config.naming)
             except Exception as error:  # noqa: BLE001 - nor does it break another session
                 failures.append(failed(participant, session_label(participant, inputs.session), error))
                 continue
@@ -124,8 +129,8 @@ def _process(
     busy = [plan for plan in plans if plan.targets and unfinished(plan, config)]
     participants = [list(of_one) for _, of_one in groupby(busy, lambda plan: plan.participant)]
     if config.n_procs > 1 and len(participants) > 1:
-        return process_in_parallel(participants, config, devices(config.device))
-    config = replace(config, device=devices(config.device)[0])
+        return process_in_parallel(participants, config, devices(config.restoration.device))
+    config = config.restoring(device=devices(config.restoration.device)[0])
     failures: list[Failed] = []
     for position, of_one in enumerate(participants):
         process_participant(of_one, config, progress, failures.append)
@@ -147,10 +152,11 @@ def _check_scaffold(config: RunConfig, plans: Sequence[SubjectPlan]) -> None:
 def _checked_settings(config: RunConfig) -> RunConfig:
     """The settings, the device resolved; ConfigurationError where one cannot be honoured."""
     check_out_dir(config.out_dir)
-    slice_profile(config.slice_profile, 1.0)  # reads and checks a profile file
-    if config.motion != "none" and config.core.geometry.mode != "frozen":
+    if config.slice_profile_file is not None:
+        config = config.restoring(slice_profile=read_slice_profile(config.slice_profile_file))
+    if config.restoration.motion != "none" and config.restoration.core.geometry.mode != "frozen":
         raise ConfigurationError(
-            f"--motion {config.motion} together with --geometry {config.core.geometry.mode}: both "
+            f"--motion {config.restoration.motion} together with --geometry {config.restoration.core.geometry.mode}: both "
             "explain the same misfit; leave one of them out"
         )
     if config.dry_run:
@@ -163,16 +169,12 @@ def _checked_settings(config: RunConfig) -> RunConfig:
                 f"work dir {config.work_dir} cannot be made ({error.strerror}); choose another one"
             ) from error
     place_caches(config.work_dir)
-    n_threads = config.n_threads or share_of_threads(config.n_procs)
+    n_threads = config.restoration.n_threads or share_of_threads(config.n_procs)
     limit_threads(n_threads)
-    resolved = replace(config, device=resolved_device(config.device), n_threads=n_threads)
-    return within_budget(_with_network(resolved))
-
-
-def _with_network(config: RunConfig) -> RunConfig:
-    """The settings with the network that suits the device."""
-    network = LEARNED_CPU if config.device == "cpu" else LEARNED_FAST if config.fast else config.core.learned
-    return replace(config, core=replace(config.core, learned=network))
+    settings = replace(
+        config.restoration, device=resolved_device(config.restoration.device), n_threads=n_threads
+    )
+    return within_budget(replace(config, restoration=settings.with_network_of_device()))
 
 
 def _validate(config: RunConfig, participants: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.outputs import target_sidecars
+from atlasgs_bids.app.stacks import stack_input
 from atlasgs_bids.bids.images import Gradients
 from atlasgs_bids.bids.inputs.companions import gradients_text
 from atlasgs_bids.bids.outputs.names import TargetOutputs, json_path
@@ -63,12 +64,12 @@ def restore_series(run: SeriesRun, measure: Measure) -> TargetResult:
     target, config = run.target, run.config
     series = load_series(target.source.path)
     reference = series.mean(run.series.reference)
-    with measure("registration"), run.progress.stage(f"{run.label}: registration") as advance:
+    with measure("registration"), run.progress.stage("registration") as advance:
         placed = _placed(run, reference)
         advance(1)
     with measure("appearance"):
-        fit = fit_series(placed, series, run.series, run.scaffold, config, run.progress, run.label)
-    result = rendered_result(fit.reference.fit, fit.scaffold, config)
+        fit = fit_series(placed, series, run.series, run.scaffold, config.restoration, run.progress)
+    result = rendered_result(fit.reference.fit, fit.scaffold, config.restoration)
     with measure("render"):
         means = _write_volumes(run, fit, result, placed)
     (stack,) = result.stacks
@@ -95,13 +96,13 @@ class _Means:
 
 def _placed(run: SeriesRun, reference: Volume) -> PlacedStack:
     """The reference volume in the position of what is registered."""
-    stack = run.target.stacks[0]
+    stack, settings = stack_input(run.target.stacks[0]), run.config.restoration
     separate = run.series.registered_by
     if separate is None:
-        return place(stack, reference, run.scaffold.anchor, run.config, run.label)
+        return place(stack, reference, run.scaffold.anchor, settings, run.progress)
     registered = load_series(separate.path)
     moving = registered.mean(range(len(registered)))
-    return replace(place(stack, moving, run.scaffold.anchor, run.config, run.label), acquired=reference)
+    return replace(place(stack, moving, run.scaffold.anchor, settings, run.progress), acquired=reference)
 
 
 def _write_volumes(run: SeriesRun, fit: SeriesFit, result: TargetResult, placed: PlacedStack) -> _Means:
@@ -118,12 +119,12 @@ def _write_volumes(run: SeriesRun, fit: SeriesFit, result: TargetResult, placed:
     native_header = series_header((*weights.shape, n), series.world_from_voxel, step_s, series.form_code)
     grid_header = series_header((*grid.shape, n), grid.world_from_voxel, step_s, result.form_code)
     means = _Means({}, {})
-    with ExitStack() as files, run.progress.stage(f"{run.label}: volumes", n) as advance:
+    with ExitStack() as files, run.progress.stage("volumes", n) as advance:
         add_sr = files.enter_context(image_stream(run.outputs.sr, grid_header))
         add_simulated = files.enter_context(image_stream(run.outputs.simulated, native_header))
         add_residual = files.enter_context(image_stream(run.outputs.residual, native_header))
         for index, amplitudes in enumerate(fit.amplitudes()):
-            sr = rendered_volume(amplitudes, grid, inside, fit.scaffold, run.config, floor=floor)
+            sr = rendered_volume(amplitudes, grid, inside, fit.scaffold, run.config.restoration, floor=floor)
             simulated = observation.slices_from_amplitudes.forward(amplitudes).cpu().numpy()
             add_sr(sr)
             add_simulated(simulated)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Sidecars of a session's files: what each holds, and how it was made."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def anchor_sidecars(
         plan.anchor.sidecar,
         description=f"The anchor: {plan.anchor_reason}",
         sources=source,
-        skull_stripped=_skull_stripped(plan, anchor),
+        skull_stripped=skull_stripped(plan, anchor),
     )
     scaffold = {
         "Description": "Gaussians fitted to the anchor: means_mm and scales_mm in its world (RAS, mm), "
@@ -30,32 +30,32 @@ def anchor_sidecars(
         "Sources": source,
         "NumberOfGaussians": n_gaussians,
         "AnchorPSNR": psnr_db,
-        "Seed": config.core.seed,
+        "Seed": config.restoration.core.seed,
     }
     return image, scaffold
 
 
-def _fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
+def fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
     """How the result was made; one value for each stack where there are several."""
 
     def of_stacks(values: Sequence[Any]) -> Any:
         return values[0] if len(values) == 1 else list(values)
 
     stacks = result.stacks
-    geometries = [stack.plan.geometry for stack in stacks]
+    geometries = [stack.source.geometry for stack in stacks]
     return {
         "Prior": _prior_name(result.appearance),
         "PriorDisagrees": result.prior_disagrees,
         "Warnings": doubts(result) or None,
-        "Geometry": config.core.geometry.mode,
+        "Geometry": config.restoration.core.geometry.mode,
         "Regularization": result.appearance.regularization,
         "SliceThicknessUsed": of_stacks([geometry.thickness_mm for geometry in geometries]),
         "SliceThicknessSource": of_stacks([geometry.thickness_source for geometry in geometries]),
         "SpacingBetweenSlicesUsed": of_stacks([geometry.spacing_mm for geometry in geometries]),
         "InPlaneVoxelSizeUsed": of_stacks([list(geometry.acquired_in_plane_mm) for geometry in geometries]),
-        "SliceProfile": str(config.slice_profile),
+        "SliceProfile": str(config.slice_profile_file or config.restoration.slice_profile),
         "Registration": of_stacks([stack.registration.method for stack in stacks]),
-        "Motion": config.motion,
+        "Motion": config.restoration.motion,
         "StackGains": [stack.gain for stack in stacks] if len(stacks) > 1 else None,
         "StackNoise": [stack.noise_sd for stack in stacks] if len(stacks) > 1 else None,
         "BiasCorrected": False,
@@ -68,6 +68,6 @@ def _prior_name(appearance: Appearance) -> str:
     return "graph" if appearance.follows_anchor else "smoothness"
 
 
-def _skull_stripped(plan: SubjectPlan, anchor: Anchor) -> bool:
+def skull_stripped(plan: SubjectPlan, anchor: Anchor) -> bool:
     stated = plan.anchor.sidecar.get("SkullStripped")
     return stated if isinstance(stated, bool) else anchor.is_brain

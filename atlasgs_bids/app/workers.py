@@ -8,7 +8,7 @@ import logging
 import signal
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -72,7 +72,7 @@ def process_in_parallel(
             while waiting and _fits(waiting[0], running.values(), config):
                 slot = min(set(range(config.n_procs)) - set(running))
                 running[slot] = _start(
-                    waiting.popleft(), replace(config, device=devices[slot % len(devices)])
+                    waiting.popleft(), config.restoring(device=devices[slot % len(devices)])
                 )
             wait([worker.process.sentinel for worker in running.values()]
                  + [worker.told for worker in running.values() if worker.listening])  # fmt: skip
@@ -111,8 +111,8 @@ def _work(plans: Sequence[SubjectPlan], config: RunConfig, telling: Connection) 
             signals_as_interrupt(),
             logging_to_terminal(config.verbosity, Console(stderr=True, force_terminal=False)) as progress,
         ):
-            if config.n_threads is not None:
-                limit_threads(config.n_threads)
+            if config.restoration.n_threads is not None:
+                limit_threads(config.restoration.n_threads)
             process_participant(plans, config, progress, telling.send)
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Sensitivity of a slice through its plane, and of a pixel in its plane."""
 
 import math
 from dataclasses import dataclass
@@ -25,13 +25,14 @@ class SliceProfile:
     """From 0 to 1, piecewise linear between the offsets."""
 
 
-def slice_profile(spec: str | Path, thickness_mm: float) -> SliceProfile:
-    """Profile named ``box`` or ``gaussian``, or read from a two-column text file (offset in mm, weight >= 0).
+def slice_profile(spec: str | SliceProfile, thickness_mm: float) -> SliceProfile:
+    """Profile named ``box`` or ``gaussian``; one that is given is used whatever the thickness.
 
     ``box`` is constant over the thickness; ``gaussian`` has the thickness as its full width at half maximum
-    and is cut at 3 sigma; a file gives a density that is linear between its offsets, used where it lies and
-    whatever the thickness. Raises ConfigurationError for a file that is none.
+    and is cut at 3 sigma. Raises ConfigurationError for another name.
     """
+    if isinstance(spec, SliceProfile):
+        return spec
     if not (math.isfinite(thickness_mm) and thickness_mm > 0):
         raise ConfigurationError(f"slice thickness {thickness_mm} mm, expected a positive number")
     if spec == "box":
@@ -42,7 +43,7 @@ def slice_profile(spec: str | Path, thickness_mm: float) -> SliceProfile:
         cumulative = np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in offsets_sigmas])
         cumulative = (cumulative - cumulative[0]) / (cumulative[-1] - cumulative[0])
         return SliceProfile(offsets_sigmas * sigma_mm, cumulative)
-    return _read_profile(Path(spec))
+    raise ConfigurationError(f"slice profile {spec!r}, expected box, gaussian or a SliceProfile")
 
 
 def truncation_profile(acquired_mm: float) -> SliceProfile:
@@ -54,7 +55,11 @@ def truncation_profile(acquired_mm: float) -> SliceProfile:
     return slice_profile("gaussian", _SINC_FWHM * acquired_mm)
 
 
-def _read_profile(path: Path) -> SliceProfile:
+def read_slice_profile(path: Path) -> SliceProfile:
+    """Profile from a text file of two columns, offset in mm and weight >= 0; ConfigurationError where it is none.
+
+    The density is linear between the offsets.
+    """
     label = f"slice profile '{path}'"
     expected = "expected two numbers, offset in mm and weight"
     remedy = "write one 'offset weight' pair per line, or use --slice-profile box or gaussian"

@@ -18,6 +18,31 @@ from atlasgs_bids.imaging.volume import Volume
 
 
 @dataclass(frozen=True)
+class SeriesKinds:
+    """What the volumes of a DWI, ASL or M0 series are."""
+
+    kinds: tuple[str, ...]
+    """Of each volume: ``b0``, ``b1000``, ``control``, ``label``, ``m0scan``."""
+    contrasts: tuple[str, ...]
+    """Of each volume: volumes of one contrast share the prior, and its weight."""
+    reference: tuple[int, ...]
+    """Volumes whose mean is registered and measured: all of one contrast."""
+
+    def of_contrast(self, contrast: str) -> list[int]:
+        """Indices of the volumes of one contrast."""
+        return [index for index, of_volume in enumerate(self.contrasts) if of_volume == contrast]
+
+    def volumes_of(self, kind: str) -> list[int]:
+        """Indices of the volumes of one kind."""
+        return [index for index, of_volume in enumerate(self.kinds) if of_volume == kind]
+
+    @property
+    def is_perfusion(self) -> bool:
+        """Whether the difference of control and label is what the series is for."""
+        return {"control", "label"} <= set(self.kinds)
+
+
+@dataclass(frozen=True)
 class Series:
     """Volumes on one grid."""
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.bids.plan.targets import TargetPlan
 from atlasgs_bids.core.metrics import edge_agreement, noise_sd, sharpness_ratio
 from atlasgs_bids.imaging.slice_motion import largest_movement
 from atlasgs_bids.imaging.slices import slice_normal
@@ -35,7 +34,7 @@ def doubts(result: TargetResult) -> list[str]:
 
 def _unknown_orientation(result: TargetResult) -> list[str]:
     unknown = [] if result.anchor.volume.form_code else ["the T1w"]
-    unknown += [stack.plan.source.path.name for stack in result.stacks if not stack.acquired.form_code]
+    unknown += [stack.source.name for stack in result.stacks if not stack.acquired.form_code]
     if not unknown:
         return []
     return [f"the orientation of {', '.join(unknown)} is unknown: left and right may be swapped"]
@@ -79,7 +78,7 @@ def _anchor_gain(result: TargetResult) -> float | None:
 
 
 def target_metrics(
-    target: TargetPlan,
+    n_volumes: int,
     result: TargetResult,
     anchor_image: npt.NDArray[np.float32],
     cubic: npt.NDArray[np.float32],
@@ -94,10 +93,10 @@ def target_metrics(
     for stack in stacks:
         observed = stack.weights > 0
         errors.append((stack.acquired.data - stack.simulated)[observed].astype(np.float64))
-        noises.append(noise_sd(stack.acquired.data, stack.plan.geometry.axis, observed))
+        noises.append(noise_sd(stack.acquired.data, stack.source.geometry.axis, observed))
     consistency = float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
     noise = float(np.mean(noises))
-    first, geometry = stacks[0], stacks[0].plan.geometry
+    first, geometry = stacks[0], stacks[0].source.geometry
     normal_target = slice_normal(first.acquired.world_from_voxel, geometry.axis)
     normal_anchor = first.registration.target_from_anchor[:3, :3].T @ normal_target
     normal_vox = np.linalg.inv(result.grid.world_from_voxel[:3, :3]) @ normal_anchor
@@ -117,7 +116,7 @@ def target_metrics(
         "motion_rotation": max((own[1] for own in movements), default=None),
         "fov_coverage": result.coverage,
         "n_stacks": len(stacks),
-        "n_volumes": 1 if target.series is None else len(target.series.kinds),
+        "n_volumes": n_volumes,
         "slice_thickness": geometry.thickness_mm,
         "slice_spacing": geometry.spacing_mm,
         "n_gaussians": len(result.gaussians),

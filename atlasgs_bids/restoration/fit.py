@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.core.appearance import (
     Appearance,
     fit_appearance,
@@ -14,10 +13,11 @@ from atlasgs_bids.core.appearance import (
 from atlasgs_bids.core.observation import JointObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.uncertainty import estimate_uncertainty
-from atlasgs_bids.learning import learn
+from atlasgs_bids.restoration.learning import learn
 from atlasgs_bids.restoration.observation import Observation, estimate_gains, join
 from atlasgs_bids.restoration.result import StackResult, TargetFit
 from atlasgs_bids.restoration.scaffold import SessionScaffold, spatial_prior
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, stack_noise_sd
 from atlasgs_bids.runtime.progress import Progress
 
@@ -30,7 +30,6 @@ def fit_stacks(
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
-    label: str,
     expected: Sequence[ExpectedStack] | None = None,
 ) -> TargetFit:
     """The amplitudes that explain all stacks, what they say of each, and, if wanted, how far they may be off.
@@ -48,10 +47,10 @@ def fit_stacks(
         expected = ()
         if config.image_prior == "learned":
             levels = list(zip(axes, gains, noise_sds, strict=True))
-            expected = learn(observations, levels, scaffold, config, progress, label)
+            expected = learn(observations, levels, scaffold, config, progress)
     expectations = [own.expectation for own in expected]
     n_solves = 1 + (len(settings.candidates) if settings.regularization is None else 0)
-    with progress.stage(f"{label}: appearance", 1 if expectations else n_solves) as advance:
+    with progress.stage("appearance", 1 if expectations else n_solves) as advance:
         if expectations:
             appearance = fit_expected_appearance(
                 problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior, expectations,
@@ -70,12 +69,12 @@ def fit_stacks(
             )  # fmt: skip
     uncertainty = None
     if config.estimate_uncertainty:
-        with progress.stage(f"{label}: uncertainty") as advance:
+        with progress.stage("uncertainty") as advance:
             uncertainty = estimate_uncertainty(
                 appearance.objective, expectations, slice_axis, noise_sds[0], settings, config.core.seed
             )
             advance(1)
-    log_fit(appearance, config, label)
+    log_fit(appearance, config, progress)
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
     results = tuple(
         StackResult(
@@ -100,14 +99,14 @@ def _alone(observation: Observation) -> JointObservation:
     return JointObservation(observation.slices, observation.weights, observation.slices_from_amplitudes)
 
 
-def log_fit(appearance: Appearance, config: RestorationSettings, label: str) -> None:
+def log_fit(appearance: Appearance, config: RestorationSettings, progress: Progress) -> None:
     """Say what weight was chosen, and where the solve did not get to its tolerance."""
     held_out = ", ".join(f"{value:g}: {rms:.4g}" for value, rms in appearance.held_out_rms.items())
-    logger.debug("%s: λ %g; held-out RMS %s", label, appearance.regularization, held_out or "not needed")
+    said = f"λ {appearance.regularization:g}; held-out RMS {held_out or 'not needed'}"
+    logger.debug("%s", progress.led(said))
     if not appearance.solution.converged:
         logger.warning(
-            "%s: the solve stopped at a relative residual of %.1e after %d steps, expected %.0e; "
-            "raise --max-iterations",
-            label, appearance.solution.relative_residual, appearance.solution.n_steps,
+            "%s of %.1e after %d steps, expected %.0e; raise --max-iterations",
+            progress.led("the solve stopped at a relative residual"), appearance.solution.relative_residual, appearance.solution.n_steps,
             config.core.appearance.tolerance,
         )  # fmt: skip

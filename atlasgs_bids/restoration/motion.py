@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.uncertainty import estimate_uncertainty
@@ -21,6 +20,7 @@ from atlasgs_bids.restoration.fit import log_fit
 from atlasgs_bids.restoration.observation import Observation, estimate_gains, join, observe
 from atlasgs_bids.restoration.result import StackResult, TargetFit
 from atlasgs_bids.restoration.scaffold import SessionScaffold
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, stack_noise_sd
 from atlasgs_bids.runtime.progress import Progress
 
@@ -36,7 +36,6 @@ def fit_moving_stacks(
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
-    label: str,
 ) -> TargetFit:
     """What fit_stacks gives, with every slice where the head was at its time; the prior is the graph.
 
@@ -50,23 +49,23 @@ def fit_moving_stacks(
     if len(placed) > 1:
         gains = estimate_gains(observations, axes, scaffold.prior, settings)
     moving = []
-    with progress.stage(f"{label}: movement", len(placed)) as advance:
+    with progress.stage("movement", len(placed)) as advance:
         for stack, gain, noise_sd in zip(placed, gains, noise_sds, strict=True):
-            positions = _positions(stack, scaffold, config, label)
+            positions = _positions(stack, scaffold, config, progress)
             parts = _observed(stack, positions, scaffold, config)
             moving.append(_MovingStack(stack, positions, parts, gain, noise_sd))
             advance(1)
-    with progress.stage(f"{label}: appearance") as advance:
+    with progress.stage("appearance") as advance:
         appearance = _fit(moving, scaffold, settings)
         advance(1)
     uncertainty = None
     if config.estimate_uncertainty:
-        with progress.stage(f"{label}: uncertainty") as advance:
+        with progress.stage("uncertainty") as advance:
             uncertainty = estimate_uncertainty(
                 appearance.objective, [], 0, noise_sds[0], settings, config.core.seed
             )
             advance(1)
-    log_fit(appearance, config, label)
+    log_fit(appearance, config, progress)
     return TargetFit(appearance, uncertainty, tuple(_result(own, appearance) for own in moving), ())
 
 
@@ -80,7 +79,9 @@ class _MovingStack:
     noise_sd: float
 
 
-def _positions(placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings, label: str) -> Positions:
+def _positions(
+    placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings, progress: Progress
+) -> Positions:
     """Of every slice; at rest where the T1w does not explain the target."""
     anchor, matcher = scaffold.anchor, _matcher(placed, scaffold, config)
     shots = shots_of(placed.acquired.data.shape[placed.source.geometry.axis], placed.source.sidecar)
@@ -90,8 +91,8 @@ def _positions(placed: PlacedStack, scaffold: SessionScaffold, config: Restorati
     )  # fmt: skip
     if contrast.explained < _MIN_EXPLAINED:
         logger.warning(
-            "%s: the T1w explains %.0f %% of the target's variance, expected at least %.0f %%: its slices "
-            "are taken to lie still", label, 100 * contrast.explained, 100 * _MIN_EXPLAINED,
+            "%s of the target's variance, expected at least %.0f %%: its slices are taken to lie still",
+            progress.led(f"the T1w explains {100 * contrast.explained:.0f} %"), 100 * _MIN_EXPLAINED,
         )  # fmt: skip
         return {k: AT_REST for shot in shots for k in shot.slices}
     reference = Volume(contrast.apply(anchor.volume.data), anchor.volume.world_from_voxel)

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import StackInput
 from atlasgs_bids.core.acquisition import AcquisitionOperator, profile_sampling, slice_sampling
 from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.gaussians import Gaussians
@@ -25,7 +23,8 @@ from atlasgs_bids.imaging.profile import slice_profile, truncation_profile
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.scaffold import SessionScaffold
-from atlasgs_bids.restoration.stack import PlacedStack
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.stack import PlacedStack, StackInput
 
 _GAIN_LIMITS = (0.2, 5.0)
 
@@ -100,7 +99,9 @@ def observe(
     return Observation(slices, weights, acquisition, splat, lattice, native_in_anchor_world)
 
 
-def _acquisition(stack: StackInput, native: Grid, anchor: Anchor, config: RestorationSettings) -> AcquisitionOperator:
+def _acquisition(
+    stack: StackInput, native: Grid, anchor: Anchor, config: RestorationSettings
+) -> AcquisitionOperator:
     geometry = stack.geometry
     profile = slice_profile(config.slice_profile, geometry.thickness_mm)
     sizes_mm = voxel_sizes_mm(native.world_from_voxel)
@@ -178,7 +179,9 @@ def estimate_gains(
     return gains
 
 
-def observe_placed(placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings) -> Observation:
+def observe_placed(
+    placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings
+) -> Observation:
     """The operators and weights of a stack in its position."""
     target_from_anchor = placed.registration.target_from_anchor
     return observe(

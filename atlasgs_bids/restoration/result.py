@@ -10,8 +10,6 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import StackInput
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.metrics import misfit_beyond_noise
@@ -25,7 +23,8 @@ from atlasgs_bids.imaging.slice_motion import SlicePosition
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.scaffold import SessionScaffold
-from atlasgs_bids.restoration.stack import covered
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.stack import StackInput, covered
 
 _SD_SMOOTHING_VOX = 1.0
 

@@ -3,15 +3,11 @@
 import logging
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 
-from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.app.sidecars import anchor_sidecars
-from atlasgs_bids.bids.outputs.names import anchor_outputs
-from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
@@ -21,18 +17,12 @@ from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.imaging.bias import bias_field
 from atlasgs_bids.imaging.contrast import fit_contrast
 from atlasgs_bids.imaging.grid import resample_mask
-from atlasgs_bids.imaging.nifti import to_nifti
 from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.restoration.scaffold_files import (
-    _fingerprint,
-    given_scaffold,
-    load_scaffold,
-    save_ply,
-    save_scaffold,
-)
-from atlasgs_bids.runtime.files import atomic, save_json
+from atlasgs_bids.restoration.scaffold_files import load_scaffold, save_scaffold, scaffold_fingerprint
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.runtime.files import atomic
 from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -52,49 +42,59 @@ class SessionScaffold:
     """How many Gaussians, the first ones, are the session's; the others are of one target."""
 
 
-def session_scaffold(
-    plan: SubjectPlan, anchor: Anchor, config: RestorationSettings, progress: Progress
+def anchor_gaussians(
+    anchor: Anchor, settings: RestorationSettings, progress: Progress
+) -> tuple[Gaussians, float]:
+    """Stage 1: Gaussians fitted to the anchor, and how well they render it, dB."""
+    core = settings.core
+    n_gaussians = default_n_gaussians(int(anchor.support.sum()), core)
+    logger.info("%s", progress.led(f"fitting {n_gaussians} Gaussians to the anchor"))
+    with progress.stage("scaffold", core.scaffold.n_steps) as advance:
+        image = torch.from_numpy(anchor.volume.data).to(settings.device)
+        support = torch.from_numpy(anchor.support).to(settings.device)
+        world_from_voxel = torch.from_numpy(anchor.volume.world_from_voxel)
+        fitted = with_smaller_chunks(
+            lambda chunked: fit_scaffold(image, support, world_from_voxel, chunked, advance),
+            core,
+            settings.device,
+            n_gaussians,
+        )
+    return fitted.gaussians, fitted.anchor_psnr_db
+
+
+def with_graph(
+    anchor: Anchor,
+    gaussians: Gaussians,
+    anchor_psnr_db: float,
+    seconds: float,
+    settings: RestorationSettings,
+    progress: Progress,
 ) -> SessionScaffold:
-    """Stage 1 and the graph; a scaffold that an earlier run made from the same anchor is used again."""
-    outputs = anchor_outputs(config.out_dir, plan.participant, plan.session)
-    fingerprint = _fingerprint(anchor, config)
-    # A scaffold that comes from outside is written as the session's own, so it is never read back as one.
-    stored = load_scaffold(outputs.scaffold_npz, fingerprint) if config.scaffold is None else None
-    start = time.perf_counter()
-    if stored is not None:
-        gaussians, psnr_db, seconds = stored[0].to(config.device), stored[1], 0.0
-    else:
-        if config.scaffold is not None:
-            gaussians, psnr_db = given_scaffold(config.scaffold, anchor, config)
-            logger.info("%s: %d Gaussians from %s", plan.label, len(gaussians), config.scaffold)
-            fingerprint = f"given: {config.scaffold.name}"
-        else:
-            gaussians, psnr_db = _fitted(plan, anchor, config, progress)
-        seconds = time.perf_counter() - start
-    if stored is None:
-        # Another one's, which a later run would take for the origin of the PLY and the sidecar that come now.
-        outputs.scaffold_npz.unlink(missing_ok=True)
-    anchor_json, scaffold_json = anchor_sidecars(plan, config, anchor, len(gaussians), psnr_db)
-    with atomic(outputs.anchor) as path:
-        volume = anchor.volume
-        nib.save(to_nifti(volume.data, volume.world_from_voxel, form_code=volume.form_code), path)
-        save_json(anchor_json, outputs.anchor_json)
-    save_json(scaffold_json, outputs.scaffold_json)
-    if stored is None or not outputs.scaffold_ply.exists():
-        with atomic(outputs.scaffold_ply) as path:
-            save_ply(path, gaussians)
-    if stored is None:
-        with atomic(outputs.scaffold_npz) as path:
-            save_scaffold(path, gaussians, fingerprint, psnr_db)
-    with progress.stage(f"{plan.label}: graph") as advance:
+    """The scaffold of these Gaussians: with the graph between them."""
+    with progress.stage("graph") as advance:
         prior = with_smaller_chunks(
-            lambda core: graph_prior(anchor, gaussians, replace(config, core=core)),
-            config.core,
-            config.device,
+            lambda core: graph_prior(anchor, gaussians, replace(settings, core=core)),
+            settings.core,
+            settings.device,
             len(gaussians),
         )
         advance(1)
-    return SessionScaffold(anchor, gaussians, psnr_db, seconds, prior, len(gaussians))
+    return SessionScaffold(anchor, gaussians, anchor_psnr_db, seconds, prior, len(gaussians))
+
+
+def kept_scaffold(
+    path: Path, anchor: Anchor, settings: RestorationSettings, progress: Progress
+) -> SessionScaffold:
+    """The scaffold in a file if it was made from this anchor with these settings, else one that is kept there."""
+    fingerprint = scaffold_fingerprint(anchor, settings)
+    stored = load_scaffold(path, fingerprint)
+    start = time.perf_counter()
+    gaussians, psnr_db = stored or anchor_gaussians(anchor, settings, progress)
+    seconds = 0.0 if stored else time.perf_counter() - start
+    if stored is None:
+        with atomic(path) as temporary:
+            save_scaffold(temporary, gaussians, fingerprint, psnr_db)
+    return with_graph(anchor, gaussians.to(settings.device), psnr_db, seconds, settings, progress)
 
 
 def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
@@ -117,25 +117,6 @@ def spatial_prior(gaussians: Gaussians, config: RestorationSettings) -> GraphLap
     """The graph by distance alone: for an anchor that does not help."""
     alike = torch.zeros(len(gaussians), 1, device=gaussians.means_mm.device)
     return GraphLaplacian(gaussians, alike, config.core.graph, config.core.chunk_elements)
-
-
-def _fitted(
-    plan: SubjectPlan, anchor: Anchor, config: RestorationSettings, progress: Progress
-) -> tuple[Gaussians, float]:
-    core = config.core
-    n_gaussians = default_n_gaussians(int(anchor.support.sum()), core)
-    logger.info("%s: fitting %d Gaussians to the anchor", plan.label, n_gaussians)
-    with progress.stage(f"{plan.label}: scaffold", core.scaffold.n_steps) as advance:
-        image = torch.from_numpy(anchor.volume.data).to(config.device)
-        support = torch.from_numpy(anchor.support).to(config.device)
-        world_from_voxel = torch.from_numpy(anchor.volume.world_from_voxel)
-        fitted = with_smaller_chunks(
-            lambda settings: fit_scaffold(image, support, world_from_voxel, settings, advance),
-            core,
-            config.device,
-            n_gaussians,
-        )
-    return fitted.gaussians, fitted.anchor_psnr_db
 
 
 def explained_variance(

@@ -14,13 +14,13 @@ import torch
 from plyfile import PlyData, PlyParseError
 from torch import Tensor
 
-from atlasgs_bids.version import __version__
-from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.solvers import conjugate_gradient
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.version import __version__
 
 _LEAST_INSIDE = 0.5
 

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.bids.plan.series import SeriesPlan
 from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance
 from atlasgs_bids.core.priors.expectation import ExpectedStack
-from atlasgs_bids.imaging.series import Series
-from atlasgs_bids.learning import learn_together
+from atlasgs_bids.imaging.series import Series, SeriesKinds
+from atlasgs_bids.restoration.learning import learn_together
 from atlasgs_bids.restoration.observation import Observation, observe_placed
 from atlasgs_bids.restoration.scaffold import SessionScaffold
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, stack_noise_sd
 from atlasgs_bids.restoration.target import FittedTarget, fit_target
 from atlasgs_bids.runtime.progress import Progress
@@ -46,7 +45,7 @@ class SeriesFit:
     """The reference of a series, and all that its volumes are solved with."""
 
     series: Series
-    kinds: SeriesPlan
+    kinds: SeriesKinds
     slice_axis: int
     reference: FittedTarget
     contrasts: Mapping[str, ContrastFit]
@@ -76,14 +75,13 @@ class SeriesFit:
 def fit_series(
     placed: PlacedStack,
     series: Series,
-    kinds: SeriesPlan,
+    kinds: SeriesKinds,
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
-    label: str,
 ) -> SeriesFit:
     """The reference volume's fit, and what is common to each contrast. ``placed`` holds the reference."""
-    expected = _expected_of_contrasts(placed, series, kinds, scaffold, config, progress, label)
+    expected = _expected_of_contrasts(placed, series, kinds, scaffold, config, progress)
     shown = kinds.contrasts[kinds.reference[0]]
     # No Gaussians of the reference's own: the graph, which differences are solved with, does not know them.
     appearance = replace(config.core.appearance, specific_loss_db=math.inf)
@@ -91,8 +89,7 @@ def fit_series(
         [placed],
         scaffold,
         replace(config, prior="graph", core=replace(config.core, appearance=appearance)),
-        progress,
-        f"{label} reference",
+        progress.under("reference"),
         [expected[shown]] if expected else None,
     )
     # What the reference chose holds for all volumes: a graph without the anchor, if that was better.
@@ -101,7 +98,7 @@ def fit_series(
     without = SeriesFit(series, kinds, placed.source.geometry.axis, reference, {}, config)
     names = list(dict.fromkeys(kinds.contrasts))
     contrasts = {}
-    with progress.stage(f"{label}: contrasts", len(names)) as advance:
+    with progress.stage("contrasts", len(names)) as advance:
         for name in names:
             fit = ContrastFit(reference.fit.appearance.regularization, None, None)
             if expected:
@@ -114,11 +111,10 @@ def fit_series(
 def _expected_of_contrasts(
     placed: PlacedStack,
     series: Series,
-    kinds: SeriesPlan,
+    kinds: SeriesKinds,
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
-    label: str,
 ) -> dict[str, ExpectedStack]:
     """What a network trained on the means of all contrasts expects of each; empty without one."""
     # Only where it is asked for: what it gains on series has not been shown (decision 13).
@@ -132,7 +128,7 @@ def _expected_of_contrasts(
         mean = series.mean(kinds.of_contrast(name))
         noise_sd = stack_noise_sd(replace(placed, acquired=mean), observation.weights)
         images.append((torch.from_numpy(mean.data).to(config.device), noise_sd))
-    found = learn_together(observation, images, axis, scaffold, config, progress, label)
+    found = learn_together(observation, images, axis, scaffold, config, progress)
     return dict(zip(names, found, strict=True)) if found else {}
 
 

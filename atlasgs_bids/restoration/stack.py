@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.registration.register import Registration, given_registration, register
 from atlasgs_bids.imaging.slices import SliceGeometry
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import Anchor
-
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ class PlacedStack:
     registration: Registration
 
 
-def place(stack: StackInput, acquired: Volume, anchor: Anchor, config: RestorationSettings, label: str) -> PlacedStack:
+def place(
+    stack: StackInput, acquired: Volume, anchor: Anchor, config: RestorationSettings, progress: Progress
+) -> PlacedStack:
     """The stack registered to the anchor; what registration warns of is logged."""
     if stack.transform is not None:
         registration = given_registration(anchor.volume, anchor.foreground, acquired, stack.transform)
@@ -53,7 +55,7 @@ def place(stack: StackInput, acquired: Volume, anchor: Anchor, config: Restorati
             anchor.volume, anchor.foreground, acquired, config.registration, config.core.seed
         )
     for text in registration.warnings:
-        logger.warning("%s: %s", label, text)
+        logger.warning("%s", progress.led(text))
     return PlacedStack(stack, acquired, registration)
 
 

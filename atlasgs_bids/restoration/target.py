@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.core.gaussians import joined
 from atlasgs_bids.core.geometry import Relaxation, TargetData, Term, relax_geometry
 from atlasgs_bids.core.operators import Identity
@@ -17,9 +16,11 @@ from atlasgs_bids.core.specific import missing_image, specific_gaussians
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.fit import fit_stacks
+from atlasgs_bids.restoration.motion import fit_moving_stacks
 from atlasgs_bids.restoration.observation import Observation, observe_placed
 from atlasgs_bids.restoration.result import StackResult, TargetFit, mean_interpolated
 from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, covered
 from atlasgs_bids.runtime.progress import Progress
 
@@ -41,19 +42,22 @@ def fit_target(
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
-    label: str,
     expected: Sequence[ExpectedStack] | None = None,
 ) -> FittedTarget:
     """The amplitudes of a target; once more with other Gaussians unless the geometry stays frozen.
 
     ``expected``: what a learned prior said of the stacks before; None: it is asked, if wanted.
     """
+    if config.motion == "slice":
+        observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
+        moving = fit_moving_stacks(placed, observations, scaffold, config, progress)
+        return FittedTarget(scaffold, observations, moving)
     mode = config.core.geometry.mode
     # The fit that only starts the geometry needs no uncertainty.
     own = config if mode == "frozen" else replace(config, estimate_uncertainty=False)
-    first = _fitted(placed, scaffold, own, progress, label, expected)
+    first = _fitted(placed, scaffold, own, progress, expected)
     if mode == "frozen":
-        return _with_specific(first, placed, config, progress, label)
+        return _with_specific(first, placed, config, progress)
     own_anchor = _own_anchor(scaffold.anchor, first.fit.stacks)
     target = TargetData(
         terms=_terms(first),
@@ -61,7 +65,7 @@ def fit_target(
         support=torch.from_numpy(own_anchor.support).to(config.device),
         world_from_voxel=torch.from_numpy(own_anchor.volume.world_from_voxel),
     )
-    with progress.stage(f"{label}: geometry") as advance:
+    with progress.stage("geometry") as advance:
         relaxed: Relaxation = relax_geometry(
             scaffold.gaussians, first.fit.appearance, target, config.core, advance
         )
@@ -72,11 +76,11 @@ def fit_target(
     else:
         # The geometry has seen every slice, so none is left to choose λ by.
         config = _with_regularization(config, first.fit.appearance.regularization)
-    return _fitted(placed, own_scaffold, config, progress, label, expected)
+    return _fitted(placed, own_scaffold, config, progress, expected)
 
 
 def _with_specific(
-    first: FittedTarget, placed: Sequence[PlacedStack], config: RestorationSettings, progress: Progress, label: str
+    first: FittedTarget, placed: Sequence[PlacedStack], config: RestorationSettings, progress: Progress
 ) -> FittedTarget:
     """The fit with Gaussians of the target's own where the shared ones cannot follow what is expected."""
     appearance, expected, scaffold = first.fit.appearance, first.fit.expected, first.scaffold
@@ -87,13 +91,13 @@ def _with_specific(
     more = specific_gaussians(missing, expected, len(scaffold.gaussians), settings)
     if more is None:
         return first
-    logger.info("%s: %d Gaussians of its own", label, len(more))
+    logger.info("%s", progress.led(f"{len(more)} Gaussians of its own"))
     richer = replace(
         scaffold,
         gaussians=joined([scaffold.gaussians, more]),
         prior=PartialLaplacian(scaffold.prior, len(more)),
     )
-    return _fitted(placed, richer, config, progress, label, expected)
+    return _fitted(placed, richer, config, progress, expected)
 
 
 def _fitted(
@@ -101,7 +105,6 @@ def _fitted(
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
-    label: str,
     expected: Sequence[ExpectedStack] | None,
 ) -> FittedTarget:
     observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
@@ -109,7 +112,7 @@ def _fitted(
     if expected is not None:
         pairs = zip(expected, observations, strict=True)
         moved = [own.on(observation.splat, scaffold.gaussians) for own, observation in pairs]
-    fit = fit_stacks(placed, observations, scaffold, config, progress, label, moved)
+    fit = fit_stacks(placed, observations, scaffold, config, progress, moved)
     return FittedTarget(scaffold, observations, fit)
 
 

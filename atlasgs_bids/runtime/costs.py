@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from atlasgs_bids import __version__
 from atlasgs_bids.runtime.files import save_json, save_tsv
+from atlasgs_bids.version import __version__
 
 _SAMPLE_EVERY_S = 0.05
 _COLUMNS: dict[str, tuple[str, str | None]] = {
@@ -25,6 +25,20 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "peak_gpu_memory": ("Most memory of tensors on the GPU up to the end of the stage", "MiB"),
     "outcome": ("done or failed", None),
 }
+
+
+class Clock:
+    """Seconds per stage."""
+
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        self.seconds = dict(seconds or {})
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Adds what is spent inside to the stage's seconds."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 class ResourceMonitor:

@@ -1,5 +1,6 @@
 """Progress of a run: rich bars on a terminal, log lines elsewhere."""
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -24,9 +25,21 @@ class Progress:
         self.console = console or Console(stderr=True)
         self.watch: Callable[[str], AbstractContextManager[object]] = lambda _label: nullcontext()
         """Entered around every stage, with its label: a place to measure (monitor.py)."""
+        self.label = ""
+        """Of whom the stages are: a participant, a target."""
         self._quiet = False
         self._stack = ExitStack()
         self._bars: Bars | None = None
+
+    def under(self, label: str) -> "Progress":
+        """The same report, every stage and warning led by a further label: ``sub-01`` and then ``FLAIR``."""
+        child = copy.copy(self)
+        child.label = f"{self.label} {label}" if self.label else label
+        return child
+
+    def led(self, text: str) -> str:
+        """The text led by the label."""
+        return f"{self.label}: {text}" if self.label else text
 
     @classmethod
     def quiet(cls) -> "Progress":
@@ -58,8 +71,9 @@ class Progress:
         self._stack.close()
 
     @contextmanager
-    def stage(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """A named stage of ``total`` steps; yields the function that advances it by so many steps."""
+        label = self.led(name)
         if self._quiet:
             with self.watch(label):
                 yield lambda _n_steps: None

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from atlasgs_bids import __version__
 from atlasgs_bids.runtime import options
 from atlasgs_bids.runtime.environment import stand_in_for_user
 from atlasgs_bids.study.settings import (
@@ -18,6 +17,7 @@ from atlasgs_bids.study.settings import (
     PaperSettings,
     StudyConfig,
 )
+from atlasgs_bids.version import __version__
 
 DEFAULTS = StudyConfig(bids_dir=Path(), out_dir=Path())
 _FOLDER = click.Path(path_type=Path, file_okay=False)

@@ -10,18 +10,19 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from atlasgs_bids import __version__
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.entities import image_label
 from atlasgs_bids.bids.images import ImageFile
 from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.outputs.names import Naming, anchor_outputs
 from atlasgs_bids.bids.plan.session import SubjectPlan, plan_subject
+from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings
 from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.imaging.nifti import save_image, to_nifti
-from atlasgs_bids.restoration.anchor import session_anchor
-from atlasgs_bids.restoration.scaffold import SessionScaffold, session_scaffold
+from atlasgs_bids.restoration.anchor import load_anchor
+from atlasgs_bids.restoration.scaffold import SessionScaffold, kept_scaffold
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.devices import use_device
 from atlasgs_bids.runtime.files import save_json, save_text
 from atlasgs_bids.runtime.progress import Progress
@@ -39,6 +40,7 @@ from atlasgs_bids.study.simulation.truth import (
     load_truth,
     region_masks,
 )
+from atlasgs_bids.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +71,15 @@ def plan_sessions(participant: str, study: StudyConfig) -> list[SessionPlan]:
     for inputs in inputs_of_sessions:
         targets = isotropic_targets(inputs, study)
         if targets:
-            plans.append(SessionPlan(plan_subject(inputs, run_config(study)), tuple(targets)))
+            plans.append(
+                SessionPlan(
+                    plan_subject(inputs, PlanSettings(), Naming(study.out_dir / "shared")), tuple(targets)
+                )
+            )
     return plans
 
 
-def run_config(study: StudyConfig) -> RunConfig:
+def restoration_settings(study: StudyConfig) -> RestorationSettings:
     """The app's settings, as it would choose them on this device."""
     core = CoreSettings(seed=study.seed)
     if study.device == "cpu":
@@ -86,13 +92,7 @@ def run_config(study: StudyConfig) -> RunConfig:
         scaffold = replace(scaffold, n_gaussians=study.n_gaussians)
     if study.scaffold_steps is not None:
         scaffold = replace(scaffold, n_steps=study.scaffold_steps)
-    return RunConfig(
-        bids_dir=study.bids_dir,
-        out_dir=study.out_dir / "shared",
-        analysis_level="participant",
-        session_ids=study.session_ids,
-        bids_filters=study.bids_filters,
-        derivatives=study.derivatives,
+    return RestorationSettings(
         device=study.device,
         registration=study.registration,
         resolution="anchor",
@@ -101,11 +101,11 @@ def run_config(study: StudyConfig) -> RunConfig:
 
 
 class SessionRunner:
-    """Computes cells of one session; keeps the scaffold, the truths and the last simulation."""
+    """Computes cells of one session; keeps the scaffold, the truths and the simulations."""
 
     def __init__(self, session: SessionPlan, study: StudyConfig, progress: Progress) -> None:
         self.session, self.study, self.progress = session, study, progress
-        self.cells, self.run = Cells(study.out_dir), run_config(study)
+        self.cells, self.run = Cells(study.out_dir), restoration_settings(study)
         self._scaffold: tuple[SessionScaffold, float] | None = None
         self._truths: dict[str, Truth] = {}
         self._simulations: dict[tuple[str, int], Simulation] = {}
@@ -203,12 +203,14 @@ class SessionRunner:
     def _session_scaffold(self) -> tuple[SessionScaffold, float]:
         """The scaffold, and the seconds that its fit took when it was made."""
         if self._scaffold is None:
-            plan, folder = self.session.plan, self.run.out_dir
+            plan, folder = self.session.plan, self.study.out_dir / "shared"
+            anchor = load_anchor(plan.anchor.path, plan.brain_mask.path if plan.brain_mask else None)
+            stored = anchor_outputs(folder, plan.participant, plan.session).scaffold_npz
             folder.mkdir(parents=True, exist_ok=True)
             note = folder / f"{plan.label.replace(' ', '_')}_scaffold-seconds.json"
             # Processes of one study that begin together fit one scaffold, not several.
             with FileLock(note.with_suffix(".lock")):
-                scaffold = session_scaffold(plan, session_anchor(plan), self.run, self.progress)
+                scaffold = kept_scaffold(stored, anchor, self.run, self.progress.under(plan.label))
                 if scaffold.seconds > 0 or not note.exists():
                     save_json({"seconds": scaffold.seconds}, note)
             seconds = float(json.loads(note.read_text(encoding="utf-8"))["seconds"])

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.entities import INPUT_SUFFIXES
 from atlasgs_bids.errors import ConfigurationError
 from atlasgs_bids.runtime.files import save_json, save_text
@@ -150,16 +149,19 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def check_paths(config: RunConfig) -> None:
-    """Raise ConfigurationError where a run would write into the dataset that it reads."""
-    bids_dir, out_dir = config.bids_dir.resolve(), config.out_dir.resolve()
+def check_paths(bids_dir: Path, out_dir: Path, others: Mapping[str, Path | None]) -> None:
+    """Raise ConfigurationError where a run would write into the dataset that it reads.
+
+    ``others``: further folders that it writes to, by what messages call them.
+    """
+    stated, bids_dir, out_dir = out_dir, bids_dir.resolve(), out_dir.resolve()
     derivatives = bids_dir / "derivatives"
     if out_dir.is_relative_to(bids_dir) and derivatives not in out_dir.parents:
         raise ConfigurationError(
-            f"out_dir {config.out_dir} lies inside bids_dir, which is only ever read; "
+            f"out_dir {stated} lies inside bids_dir, which is only ever read; "
             f"choose a folder outside it or {derivatives / 'atlasgs'}"
         )
-    for name, folder in (("work dir", config.work_dir), ("BIDS database dir", config.bids_database_dir)):
+    for name, folder in others.items():
         if folder is not None and folder.resolve().is_relative_to(bids_dir):
             raise ConfigurationError(
                 f"{name} {folder} lies inside bids_dir, which is only ever read; choose one outside it"

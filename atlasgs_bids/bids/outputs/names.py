@@ -101,6 +101,17 @@ def resolution_label(resolution: str | float) -> str:
 
 
 @dataclass(frozen=True)
+class Naming:
+    """What the names of a target's files depend on, beside its entities."""
+
+    out_dir: Path
+    resolution: str | float = "iso"
+    """Of the output grid, as ``--resolution`` has it."""
+    motion: str = "none"
+    """``slice``: there are tables and figures of the movement between slices."""
+
+
+@dataclass(frozen=True)
 class TargetOutputs:
     """Where each output of one target goes; ``metrics_tsv`` is written last and marks a finished target."""
 

@@ -4,8 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.bids.outputs.names import TargetOutputs, companion_path, json_path, target_outputs
+from atlasgs_bids.bids.outputs.names import Naming, TargetOutputs, companion_path, json_path, target_outputs
 from atlasgs_bids.bids.plan.targets import StackPlan, TargetPlan
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.runtime.files import LONGEST_TEMPORARY
@@ -14,10 +13,10 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
 """What Linux and its file systems allow."""
 
 
-def stack_outputs(stack: StackPlan, target: TargetPlan, config: RunConfig) -> TargetOutputs:
+def stack_outputs(stack: StackPlan, target: TargetPlan, naming: Naming) -> TargetOutputs:
     """Where the files of one stack go: with its own entities where the target has several."""
     entities = stack.source.entities if len(target.stacks) > 1 else target.entities
-    return target_outputs(config.out_dir, entities, config.resolution)
+    return target_outputs(naming.out_dir, entities, naming.resolution)
 
 
 def companions(target: TargetPlan, image: Path) -> dict[str, Path]:
@@ -30,11 +29,11 @@ def companions(target: TargetPlan, image: Path) -> dict[str, Path]:
     return found
 
 
-def target_files(target: TargetPlan, config: RunConfig) -> list[Path]:
+def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
     """Every file that a run writes for a target."""
-    outputs = target_outputs(config.out_dir, target.entities, config.resolution)
+    outputs = target_outputs(naming.out_dir, target.entities, naming.resolution)
     data, others = [outputs.sr, outputs.fov_mask, outputs.metrics_tsv], [outputs.figure]
-    for own in (stack_outputs(stack, target, config) for stack in target.stacks):
+    for own in (stack_outputs(stack, target, naming) for stack in target.stacks):
         data += [own.simulated, own.residual, own.xfm]
     if target.series is None:
         data += [outputs.srstd, outputs.scaffold_npz]
@@ -42,37 +41,37 @@ def target_files(target: TargetPlan, config: RunConfig) -> list[Path]:
         others += [outputs.figure_of(kind) for kind in (*dict.fromkeys(target.series.kinds), "difference")]
         for image in (outputs.sr, outputs.simulated, outputs.residual):
             others += companions(target, image).values()
-    if config.motion == "slice":
-        others += _motion_files(target, config)
+    if naming.motion == "slice":
+        others += _motion_files(target, naming)
     return [*data, *map(json_path, data), *others]
 
 
-def _motion_files(target: TargetPlan, config: RunConfig) -> list[Path]:
+def _motion_files(target: TargetPlan, naming: Naming) -> list[Path]:
     if target.series is not None:
         return []
-    every = [stack_outputs(stack, target, config) for stack in target.stacks]
+    every = [stack_outputs(stack, target, naming) for stack in target.stacks]
     return [
         path for own in every for path in (own.motion_tsv, json_path(own.motion_tsv), own.figure_of("motion"))
     ]
 
 
 def named_targets(
-    targets: Sequence[TargetPlan], config: RunConfig
+    targets: Sequence[TargetPlan], naming: Naming
 ) -> tuple[list[TargetPlan], list[tuple[str, str]]]:
     """The targets whose files can have their names, and label and message of the others."""
     good, failures = [], []
     for target in targets:
         try:
-            _check_names(target, config)
+            _check_names(target, naming)
             good.append(target)
         except InputError as error:
             failures.append((target.label, str(error)))
     return good, failures
 
 
-def _check_names(target: TargetPlan, config: RunConfig) -> None:
+def _check_names(target: TargetPlan, naming: Naming) -> None:
     """Raise InputError where the file system would refuse a file, after all the computing."""
-    longest = max(target_files(target, config), key=lambda path: len(os.fsencode(path.name)))
+    longest = max(target_files(target, naming), key=lambda path: len(os.fsencode(path.name)))
     n_bytes = len(os.fsencode(longest.name))
     if n_bytes > MAX_NAME_BYTES:
         raise InputError(
@@ -81,7 +80,7 @@ def _check_names(target: TargetPlan, config: RunConfig) -> None:
         )
     n_bytes = max(
         len(os.fsencode(path.parent)) + 1 + max(len(os.fsencode(path.name)), LONGEST_TEMPORARY)
-        for path in target_files(target, config)
+        for path in target_files(target, naming)
     )
     if n_bytes > MAX_PATH_BYTES:
         raise InputError(
@@ -90,13 +89,13 @@ def _check_names(target: TargetPlan, config: RunConfig) -> None:
         )
 
 
-def remove_old_files(target: TargetPlan, config: RunConfig) -> None:
+def remove_old_files(target: TargetPlan, naming: Naming) -> None:
     """Remove what an earlier run has left of a target, right before its files are written again.
 
     The metrics, which say that it is finished, go first, and sidecars last: at no moment does an image stand
     without its sidecar, or with the sidecar of another one.
     """
-    paths = dict.fromkeys([*target_files(target, config), *_motion_files(target, config)])
+    paths = dict.fromkeys([*target_files(target, naming), *_motion_files(target, naming)])
     for path in sorted(
         paths, key=lambda path: (not path.name.endswith("_metrics.tsv"), path.suffix == ".json")
     ):

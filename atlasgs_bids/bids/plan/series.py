@@ -6,35 +6,17 @@ from dataclasses import dataclass
 from atlasgs_bids.bids.images import ImageFile
 from atlasgs_bids.bids.inputs.companions import B0_AT_MOST
 from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.series import SeriesKinds
 
 _SHELL_STEP = 100.0
 
 
 @dataclass(frozen=True)
-class SeriesPlan:
-    """The volumes of a DWI, ASL or M0 series."""
+class SeriesPlan(SeriesKinds):
+    """The volumes of a DWI, ASL or M0 series of a dataset."""
 
-    kinds: tuple[str, ...]
-    """Of each volume: ``b0``, ``b1000``, ``control``, ``label``, ``m0scan``."""
-    contrasts: tuple[str, ...]
-    """Of each volume: volumes of one contrast share the prior, and its weight."""
-    reference: tuple[int, ...]
-    """Volumes whose mean is registered and measured: all of one contrast."""
     registered_by: ImageFile | None = None
     """A separate image in the same position whose registration is used (M0)."""
-
-    def of_contrast(self, contrast: str) -> list[int]:
-        """Indices of the volumes of one contrast."""
-        return [index for index, of_volume in enumerate(self.contrasts) if of_volume == contrast]
-
-    def volumes_of(self, kind: str) -> list[int]:
-        """Indices of the volumes of one kind."""
-        return [index for index, of_volume in enumerate(self.kinds) if of_volume == kind]
-
-    @property
-    def is_perfusion(self) -> bool:
-        """Whether the difference of control and label is what the series is for."""
-        return {"control", "label"} <= set(self.kinds)
 
 
 def plan_series(image: ImageFile, session_images: Sequence[ImageFile]) -> SeriesPlan | None:

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.images import ImageFile, ImageHeader
 from atlasgs_bids.bids.inputs.discover import SubjectInputs
 from atlasgs_bids.bids.inputs.ignore import BIDSIGNORE
 from atlasgs_bids.bids.inputs.masks import choose_brain_mask
+from atlasgs_bids.bids.outputs.names import Naming
 from atlasgs_bids.bids.plan.files import named_targets
+from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.bids.plan.targets import (
     TargetPlan,
     image_header,
-    naming,
+    led_by_name,
     not_raw_magnitude,
     orientation_conflict,
     plan_targets,
@@ -56,16 +57,16 @@ class SubjectPlan:
 
 
 @np.errstate(all="ignore")  # headers and sidecars may hold any number: what comes of it is checked
-def plan_subject(inputs: SubjectInputs, config: RunConfig) -> SubjectPlan:
+def plan_subject(inputs: SubjectInputs, settings: PlanSettings, naming: Naming) -> SubjectPlan:
     """The plan of one session; raises InputError where it has no usable T1w."""
     if inputs.problem is not None:
         raise InputError(inputs.problem)
-    anchor, anchor_reason, refused, warnings = _choose_anchor(inputs, config.anchor_session)
-    _check_resolution(config.resolution, anchor)
+    anchor, anchor_reason, refused, warnings = _choose_anchor(inputs, settings.anchor_session)
+    _check_resolution(naming.resolution, anchor)
     anchor_voxel_mm = float(voxel_sizes_mm(image_header(anchor).world_from_voxel).min())
     brain_mask, mask_warnings = choose_brain_mask(inputs.brain_masks, anchor)
-    found = plan_targets(inputs.targets, anchor, anchor_voxel_mm, config)
-    targets, nameless = named_targets(found.targets, config)
+    found = plan_targets(inputs.targets, anchor, anchor_voxel_mm, settings)
+    targets, nameless = named_targets(found.targets, naming)
     return SubjectPlan(
         participant=inputs.participant,
         session=inputs.session,
@@ -87,7 +88,7 @@ def _choose_anchor(
     wanted = asked_session or inputs.session
     ready = [i for i in inputs.preprocessed if i.entities.get("session") in (wanted, None)]
     problems_of_ready = [(i, _no_anchor(i)) for i in ready]
-    unused = [f"{naming(i, problem)}; it is not used" for i, problem in problems_of_ready if problem]
+    unused = [f"{led_by_name(i, problem)}; it is not used" for i, problem in problems_of_ready if problem]
     ready = [i for i, problem in problems_of_ready if problem is None]
     if ready:
         anchor = max(ready, key=lambda image: "session" in image.entities)
@@ -97,7 +98,7 @@ def _choose_anchor(
     refused = [(image, problem) for image, problem in judged if problem is not None]
     sessions = sorted({image.entities.get("session") for image in usable}, key=lambda label: label or "")
     if not sessions or (asked_session is not None and asked_session not in sessions):
-        problems = [naming(image, problem) for image, problem in refused]
+        problems = [led_by_name(image, problem) for image, problem in refused]
         problems += [
             f"{path.name}: ignored ({BIDSIGNORE})" for path in inputs.ignored if "_T1w." in path.name
         ]

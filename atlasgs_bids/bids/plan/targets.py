@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.entities import DERIVATIVE_ENTITIES, image_label
 from atlasgs_bids.bids.images import ImageFile, ImageHeader
 from atlasgs_bids.bids.inputs.preprocessed import find_transform
 from atlasgs_bids.bids.plan.series import SeriesPlan, plan_series
+from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.errors import error_text
 from atlasgs_bids.imaging.orientation import check_orientation
 from atlasgs_bids.imaging.slices import SliceGeometry, slice_geometry, slice_normal
@@ -71,7 +71,7 @@ class SessionTargets:
 
 
 def plan_targets(
-    images: Sequence[ImageFile], anchor: ImageFile, anchor_voxel_mm: float, config: RunConfig
+    images: Sequence[ImageFile], anchor: ImageFile, anchor_voxel_mm: float, settings: PlanSettings
 ) -> SessionTargets:
     """Every usable thick image of a session, stacks of one contrast together (``--combine-stacks``)."""
     found = SessionTargets()
@@ -85,10 +85,10 @@ def plan_targets(
             continue
         try:
             series = plan_series(image, images)
-            geometry, orientation_warning = _target_geometry(image, config)
+            geometry, orientation_warning = _target_geometry(image, settings)
             transform = find_transform(anchor, image)
         except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
-            found.failures.append((label, naming(image, error_text(error))))
+            found.failures.append((label, led_by_name(image, error_text(error))))
             continue
         reason = _thin_enough(geometry, anchor_voxel_mm)
         if reason is not None:
@@ -97,7 +97,7 @@ def plan_targets(
         stack = StackPlan(image, geometry, transform)
         found.targets.append(TargetPlan((stack,), image.entities, label, series))
         found.warnings += [f"{label}: {text}" for text in (*geometry.warnings, *orientation_warning)]
-    return _combined(found, config.combine_stacks)
+    return _combined(found, settings.combine_stacks)
 
 
 def not_raw_magnitude(image: ImageFile) -> str | None:
@@ -115,11 +115,11 @@ def orientation_conflict(image: ImageFile) -> str | None:
     return check_orientation(header.sform, header.sform_code, header.qform, header.qform_code, header.shape)
 
 
-def naming(image: ImageFile, message: str) -> str:
+def led_by_name(image: ImageFile, message: str) -> str:
     """The message, led by the image's name where it does not have it.
 
     >>> image = ImageFile(Path("sub-01_T2w.nii"), {}, {}, None, None)
-    >>> naming(image, "no header"), naming(image, "sub-01_T2w.nii is a broken link")
+    >>> led_by_name(image, "no header"), led_by_name(image, "sub-01_T2w.nii is a broken link")
     ('sub-01_T2w.nii: no header', 'sub-01_T2w.nii is a broken link')
     """
     return message if image.path.name in message else f"{image.path.name}: {message}"
@@ -131,11 +131,11 @@ def image_header(image: ImageFile) -> ImageHeader:
     return image.header
 
 
-def _target_geometry(image: ImageFile, config: RunConfig) -> tuple[SliceGeometry, list[str]]:
+def _target_geometry(image: ImageFile, settings: PlanSettings) -> tuple[SliceGeometry, list[str]]:
     """How the slices lie, and a warning about the orientation; InputError where the image is unusable."""
     header = image_header(image)
     warning = orientation_conflict(image)
-    given_mm = config.given_thickness_mm(image.entities["suffix"])
+    given_mm = settings.given_thickness_mm(image.entities["suffix"])
     geometry = slice_geometry(header.shape[:3], header.world_from_voxel, image.sidecar, given_mm)
     return geometry, [warning] if warning else []
 

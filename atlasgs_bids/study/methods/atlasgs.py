@@ -27,5 +27,15 @@ class AppMethod:
             prior=self.prior,
             core=replace(core, geometry=replace(core.geometry, mode=self.geometry)),
         )
-        fitted = fit_target([case.placed], case.scaffold, run, case.progress, case.label)
+        fitted = fit_target([case.placed], case.scaffold, run, case.progress)
         return Restored(rendered_result(fitted.fit, fitted.scaffold, run).sr, case.scaffold_seconds)
+
+
+GRAPH, LEARNED = AppMethod("graph", "frozen"), AppMethod("learned", "frozen")
+"""The T1w's Gaussians as they are."""
+OFFSET, OFFSET_LEARNED = AppMethod("graph", "offset"), AppMethod("learned", "offset")
+"""Moved a little."""
+JOINT, JOINT_LEARNED = AppMethod("graph", "joint"), AppMethod("learned", "joint")
+"""Gaussians that start from the T1w's and are then free."""
+OWN, OWN_LEARNED = AppMethod("graph", "own"), AppMethod("learned", "own")
+"""The target's own, without the T1w."""

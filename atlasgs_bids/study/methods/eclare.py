@@ -65,6 +65,6 @@ def restore(case: Case) -> Restored:
 def blur_kernel(case: Case) -> npt.NDArray[np.float64]:
     """The slice profile's share in each in-plane voxel, an odd number of them around the slice's centre."""
     placed = case.placed
-    known = slice_profile(case.run.slice_profile, placed.plan.geometry.thickness_mm)
+    known = slice_profile(case.run.slice_profile, placed.source.geometry.thickness_mm)
     voxel_mm = float(np.delete(voxel_sizes_mm(placed.acquired.world_from_voxel), case.slice_axis).min())
     return profile_sampling(1, voxel_mm, known.offsets_mm, known.cumulative, voxel_mm).weights[0]

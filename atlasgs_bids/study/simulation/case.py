@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.bids.images import ImageFile, ImageHeader
-from atlasgs_bids.bids.plan.targets import StackPlan
+from atlasgs_bids.bids.entities import session_label
+from atlasgs_bids.bids.images import ImageFile
+from atlasgs_bids.imaging.profile import read_slice_profile
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.scaffold import SessionScaffold
-from atlasgs_bids.restoration.stack import PlacedStack, covered, place
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.stack import PlacedStack, StackInput, covered, place
 from atlasgs_bids.runtime.files import atomic
 from atlasgs_bids.runtime.progress import Progress
 from atlasgs_bids.study.results.scores import Reference
@@ -31,10 +32,12 @@ class Case:
     """The app's: anchor, Gaussians, graph."""
     placed: PlacedStack
     """The simulated slices, registered to the anchor as the study asks."""
-    run: RunConfig
+    run: RestorationSettings
     """The app's settings, slice profile and device among them."""
     study: StudyConfig
     progress: Progress
+    session: str
+    """Whose T1w it is: ``sub-01`` or ``sub-01 ses-1``."""
     shared_dir: Path
     """Where a method may keep what depends on the session's T1w alone."""
     scaffold_seconds: float = 0.0
@@ -48,13 +51,13 @@ class Case:
     @property
     def slice_axis(self) -> int:
         """Through the slices, of the slices' own voxel axes."""
-        return self.placed.plan.geometry.axis
+        return self.placed.source.geometry.axis
 
     @property
     def wanted(self) -> npt.NDArray[np.bool_]:
         """Where the result is not 0: the anchor's support inside the slices, as in the app."""
         target_from_anchor = self.placed.registration.target_from_anchor
-        inside = covered(self.placed.plan, self.placed.acquired, target_from_anchor, self.grid)
+        inside = covered(self.placed.source, self.placed.acquired, target_from_anchor, self.grid)
         return inside & self.scaffold.anchor.support
 
     @property
@@ -86,7 +89,7 @@ def simulate(
     rois: dict[str, npt.NDArray[np.bool_]],
     factor: int,
     scaffold: SessionScaffold,
-    run: RunConfig,
+    run: RestorationSettings,
     study: StudyConfig,
     progress: Progress,
 ) -> Simulation:
@@ -110,17 +113,19 @@ def simulate(
     moves = study.motion_mm > 0 or study.motion_deg > 0
     run = replace(
         run,
-        slice_profile=_profile_file(degradation, voxel_mm, study),
+        slice_profile=read_slice_profile(_profile_file(degradation, voxel_mm, study)),
         registration="rigid" if moves else "header",
     )
     label = f"{image.path.name.partition('.')[0]} x{factor}"
+    progress = progress.under(label)
     case = Case(
         label=label,
         scaffold=scaffold,
-        placed=place(stack, slices, scaffold.anchor, run, label),
+        placed=place(stack, slices, scaffold.anchor, run, progress),
         run=run,
         study=study,
         progress=progress,
+        session=session_label(image.entities["subject"], image.entities.get("session")),
         shared_dir=study.out_dir / "shared",
     )
     reference = Reference(
@@ -135,12 +140,10 @@ def simulate(
     return Simulation(case, degradation, clean, reference)
 
 
-def _stack(image: ImageFile, slices: Volume, thickness_mm: float) -> StackPlan:
-    shape = slices.grid.shape
-    header = ImageHeader(shape, slices.world_from_voxel, slices.world_from_voxel, 1, None, 0)
+def _stack(image: ImageFile, slices: Volume, thickness_mm: float) -> StackInput:
     sidecar = {"SliceThickness": thickness_mm}
-    source = replace(image, sidecar=sidecar, header=header)
-    return StackPlan(source, slice_geometry(shape, slices.world_from_voxel, sidecar))
+    geometry = slice_geometry(slices.grid.shape, slices.world_from_voxel, sidecar)
+    return StackInput(image.path.name, geometry, sidecar)
 
 
 def _profile_file(degradation: Degradation, voxel_mm: float, study: StudyConfig) -> Path:

@@ -75,8 +75,7 @@ def _stored_path(case: Case, settings: PaperSettings, axis: int) -> Path:
         settings.n_points, settings.n_anchor_steps, settings.n_anchor_slices, settings.dissimilarity,
         settings.smallest_scale_vox, case.study.seed, axis,
     )  # fmt: skip
-    entities = case.placed.plan.source.entities
-    who = f"sub-{entities['subject']}" + (f"_ses-{entities['session']}" if "session" in entities else "")
+    who = case.session.replace(" ", "_")
     return case.shared_dir / f"{who}_paper-{hashlib.sha256(repr(about).encode()).hexdigest()[:10]}.npz"
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack
 from atlasgs_bids.core.priors.learned.prior import TooLittleDataError, expect, expect_together
 from atlasgs_bids.restoration.observation import Observation
 from atlasgs_bids.restoration.scaffold import SessionScaffold
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -20,9 +20,8 @@ def learn(
     observations: Sequence[Observation],
     levels: Sequence[tuple[int, float, float]],
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
     progress: Progress,
-    label: str,
 ) -> tuple[ExpectedStack, ...]:
     """What a network trained on each stack expects of it; none where one has too little to learn from.
 
@@ -30,13 +29,13 @@ def learn(
     """
     settings = config.core.learned
     found = []
-    with progress.stage(f"{label}: learning", len(observations) * settings.n_steps) as advance:
+    with progress.stage("learning", len(observations) * settings.n_steps) as advance:
         for observation, (axis, gain, noise_sd) in zip(observations, levels, strict=True):
             stack = _stack(observation, observation.slices / gain, axis, noise_sd / gain, scaffold, config)
             try:
                 found.append(expect(stack, scaffold.gaussians, settings, config.core.seed, advance))
             except TooLittleDataError as error:
-                _warn(label, error)
+                _warn(progress, error)
                 return ()
     return tuple(found)
 
@@ -46,9 +45,8 @@ def learn_together(
     images: Sequence[tuple[Tensor, float]],
     slice_axis: int,
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
     progress: Progress,
-    label: str,
 ) -> tuple[ExpectedStack, ...]:
     """What one network trained on several images of one position expects of each; none as in ``learn``.
 
@@ -56,11 +54,11 @@ def learn_together(
     """
     settings = config.core.learned
     stacks = [_stack(observation, slices, slice_axis, sd, scaffold, config) for slices, sd in images]
-    with progress.stage(f"{label}: learning", settings.n_steps) as advance:
+    with progress.stage("learning", settings.n_steps) as advance:
         try:
             return expect_together(stacks, scaffold.gaussians, settings, config.core.seed, advance)
         except TooLittleDataError as error:
-            _warn(label, error)
+            _warn(progress, error)
             return ()
 
 
@@ -70,7 +68,7 @@ def _stack(
     slice_axis: int,
     noise_sd: float,
     scaffold: SessionScaffold,
-    config: RunConfig,
+    config: RestorationSettings,
 ) -> ObservedStack:
     return ObservedStack(
         slices=slices,
@@ -84,5 +82,5 @@ def _stack(
     )
 
 
-def _warn(label: str, error: TooLittleDataError) -> None:
-    logger.warning("%s: %s; the graph prior is used", label, error)
+def _warn(progress: Progress, error: TooLittleDataError) -> None:
+    logger.warning("%s; the graph prior is used", progress.led(str(error)))
