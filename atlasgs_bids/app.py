@@ -19,7 +19,7 @@ from atlasgs_bids.config import RunConfig, check_paths
 from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST
 from atlasgs_bids.devices import devices, resolved_device
 from atlasgs_bids.environment import limit_threads, place_caches, share_of_threads
-from atlasgs_bids.errors import ConfigurationError, listed
+from atlasgs_bids.errors import ConfigurationError, listed, shortened
 from atlasgs_bids.group import gather
 from atlasgs_bids.imaging.slices import slice_profile
 from atlasgs_bids.participants import Failed, failed, process_participant, record, unfinished
@@ -215,7 +215,8 @@ def _summary(
     if idle:
         line += f" (nothing to restore for {listed(idle)})"
     if failures:
-        named = [f"{failure.label}: {failure.message}" for failure in failures]
+        # A label may be as long as names can be: it must not take the place of the message.
+        named = [f"{shortened(failure.label, 40)}: {failure.message}" for failure in failures]
         line += f"; failed: {listed(named, '; ')}"
     stopped = [f"sub-{label}" for label in participants if label in set(undone) - failed]
     if stopped:
