@@ -8,7 +8,7 @@
 # Processes share a GPU, each with cells of its own; they meet in OUT/study, and a second run goes on where the
 # first was stopped. `atlasgs-study OUT/bids OUT/study --device cuda` computes the same cells one after the other,
 # with the times of a GPU that is not shared. The environment may name the programs where atlasgs-study is not
-# installed (PYTHON, STUDY="python3 -m atlasgs_bids.study_cli"); TABLES=no leaves tables to another machine.
+# installed (PYTHON, STUDY="python3 -m atlasgs_bids.study.cli"); TABLES=no leaves tables to another machine.
 set -e
 scans=$1 out=$2
 : "${PYTHON:=python3}" "${STUDY:=atlasgs-study}" "${TABLES:=yes}" "${GPUS:=0}"

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.nifti import load_series, load_volume
+from atlasgs_bids.imaging.nifti import load_mask, load_series, load_volume
 from atlasgs_bids.imaging.registration.register import read_itk_transform
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.study.results.scores import lesion_ring, score_in_mask
@@ -44,7 +44,7 @@ def compare(
 ) -> Comparison:
     """Scores of one target in the brain mask; both methods use the registration that AtlasGS found."""
     truth, brain_fraction, lesion_fraction = (
-        load_volume(truth_dir / f"{name}.nii.gz") for name in (target, "brain", "lesion")
+        load_mask(truth_dir / f"{name}.nii.gz") for name in (target, "brain", "lesion")
     )
     acquired_volume, result_volume = _volume(acquired, target), _volume(result, target)
     brain, lesion = brain_fraction.data > 0.5, lesion_fraction.data > 0.5

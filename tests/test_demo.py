@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.nifti import load_volume
+from atlasgs_bids.imaging.nifti import load_mask, load_volume
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.study.results.scores import lesion_ring
 from tests.validation import validator_errors
@@ -35,7 +35,7 @@ def image_of(demo, subject, suffix):
 
 
 def truth_of(demo, subject, name):
-    return load_volume(demo / "truth" / f"sub-{subject.label}" / f"{name}.nii.gz")
+    return load_mask(demo / "truth" / f"sub-{subject.label}" / f"{name}.nii.gz")
 
 
 def test_dataset_passes_the_bids_validator(demo):

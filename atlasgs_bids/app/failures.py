@@ -63,4 +63,4 @@ def record(failure: Failed, config: RunConfig) -> None:
     try:
         save_text(text, path)
     except OSError as error:  # a full disk may be the very failure that is recorded
-        logger.error("%s cannot be written: %s", path, error)
+        logger.error("%s cannot be written: %s", path, error)  # noqa: TRY400

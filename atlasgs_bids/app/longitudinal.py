@@ -19,16 +19,16 @@ def check_other_session(plan: SubjectPlan, scaffold: SessionScaffold, config: Ru
     """Write and log how much of another session's T1w the scaffold explains; nothing where there is none."""
     if plan.other_anchor is None:
         return
+    anchor, settings = scaffold.anchor, config.restoration
     try:
         other = load_volume(plan.other_anchor.path)
+        registration = register(
+            anchor.volume, anchor.foreground, other, settings.registration, settings.core.seed
+        )
     except InputError as error:
         logger.warning("%s: not compared with another session: %s", plan.label, error)
         return
-    anchor = scaffold.anchor
-    registration = register(
-        anchor.volume, anchor.foreground, other, config.restoration.registration, config.restoration.core.seed
-    )
-    explained = explained_variance(scaffold, other, registration, config)
+    explained = explained_variance(scaffold, other, registration, settings)
     logger.info(
         "%s: the scaffold explains %.1f %% of the variance of %s",
         plan.label, 100 * explained, plan.other_anchor.path.name,

@@ -147,7 +147,7 @@ def target_sidecars(
             "NumberOfSharedGaussians": result.n_shared,
             "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,
         }
-    for planned, stack in zip(target.stacks, result.stacks, strict=True):
+    for planned in target.stacks:
         own = stack_outputs(planned, target, config.naming)
         native = partial(image_sidecar, planned.source.sidecar, sources=sources, skull_stripped=stripped)
         found[own.simulated] = native(description="What the model predicts for the acquired slices")

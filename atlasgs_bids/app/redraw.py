@@ -8,6 +8,7 @@ import numpy as np
 
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.failures import Failure, SubjectResult
+from atlasgs_bids.app.scaffold import session_anchor
 from atlasgs_bids.app.series import SeriesPosition, write_series_figures
 from atlasgs_bids.bids.outputs.names import TargetOutputs, target_outputs
 from atlasgs_bids.bids.plan.series import SeriesPlan
@@ -20,7 +21,7 @@ from atlasgs_bids.imaging.registration.register import read_itk_transform
 from atlasgs_bids.imaging.volume import Grid
 from atlasgs_bids.report.columns import metrics_dictionary
 from atlasgs_bids.report.figures.target import target_figure
-from atlasgs_bids.restoration.anchor import Anchor, session_anchor
+from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.result import mean_interpolated
 from atlasgs_bids.runtime.files import atomic, save_json
 from atlasgs_bids.runtime.progress import Progress

@@ -21,7 +21,7 @@ from atlasgs_bids.bids.inputs.validate import check_dataset, validation_errors
 from atlasgs_bids.bids.outputs.dataset import check_out_dir, check_paths, write_dataset_files
 from atlasgs_bids.bids.plan.session import SubjectPlan, plan_subject
 from atlasgs_bids.bids.plan.table import plan_table
-from atlasgs_bids.errors import ConfigurationError, listed
+from atlasgs_bids.errors import ConfigurationError, listed, shortened
 from atlasgs_bids.imaging.profile import read_slice_profile
 from atlasgs_bids.runtime.devices import devices, resolved_device
 from atlasgs_bids.runtime.environment import limit_threads, place_caches, share_of_threads
@@ -154,10 +154,11 @@ def _checked_settings(config: RunConfig) -> RunConfig:
     check_out_dir(config.out_dir)
     if config.slice_profile_file is not None:
         config = config.restoring(slice_profile=read_slice_profile(config.slice_profile_file))
-    if config.restoration.motion != "none" and config.restoration.core.geometry.mode != "frozen":
+    settings = config.restoration
+    if settings.motion != "none" and settings.core.geometry.mode != "frozen":
         raise ConfigurationError(
-            f"--motion {config.restoration.motion} together with --geometry {config.restoration.core.geometry.mode}: both "
-            "explain the same misfit; leave one of them out"
+            f"--motion {settings.motion} together with --geometry {settings.core.geometry.mode}: both explain "
+            "the same misfit; leave one of them out"
         )
     if config.dry_run:
         return config
@@ -219,7 +220,8 @@ def _summary(
     if idle:
         line += f" (nothing to restore for {listed(idle)})"
     if failures:
-        named = [f"{failure.label}: {failure.message}" for failure in failures]
+        # A label may be as long as names can be: it must not take the place of the message.
+        named = [f"{shortened(failure.label, 40)}: {failure.message}" for failure in failures]
         line += f"; failed: {listed(named, '; ')}"
     stopped = [f"sub-{label}" for label in participants if label in set(undone) - failed]
     if stopped:

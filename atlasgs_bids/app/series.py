@@ -131,7 +131,7 @@ def _write_volumes(run: SeriesRun, fit: SeriesFit, result: TargetResult, placed:
             add_residual(np.where(weights > 0, series.volume(index) - simulated, np.float32(0)))
             means.add(kinds[index], 1 / kinds.count(kinds[index]), sr, simulated)
             advance(1)
-        remove_old_files(run.target, run.config)
+        remove_old_files(run.target, run.config.naming)
         sidecars = target_sidecars(run.plan, run.target, run.outputs, result, run.config)
         for image in (run.outputs.sr, run.outputs.simulated, run.outputs.residual):
             save_json(sidecars[image], json_path(image))

@@ -4,6 +4,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ def load_volume(path: str | Path) -> Volume:
     marked in ``observed``. Raises InputError for a file that is missing, unreadable, of another shape, on an
     impossible grid, constant, or nowhere finite.
     """
+    volume = load_mask(path)
+    finite = np.ones(volume.data.shape, bool) if volume.observed is None else volume.observed
+    no_data = find_no_data(volume.data, finite)
+    if no_data is None:
+        return volume
+    observed = finite & ~no_data.voxels
+    return replace(
+        volume,
+        data=np.where(observed, volume.data, np.float32(0)),
+        observed=observed,
+        lost=no_data.voxels,
+        warnings=tuple(f"{Path(path).name}: {text}" for text in no_data.warnings),
+    )
+
+
+def load_mask(path: str | Path) -> Volume:
+    """``load_volume`` for fractions and labels, whose few high values are what they are for."""
     path = Path(path)
     image = open_image(path)
     shape = tuple(int(n) for n in image.shape)
@@ -83,16 +101,9 @@ def load_volume(path: str | Path) -> Volume:
     lowest, highest = float(data[finite].min()), float(data[finite].max())
     if lowest == highest:
         raise InputError(f"{path.name}: every voxel is {lowest:g}, expected an image; {RECOPY}")
-    no_data = find_no_data(data, finite)
-    observed = finite if no_data is None else finite & ~no_data.voxels
-    return Volume(
-        data if observed.all() else np.where(observed, data, np.float32(0)),
-        affine_mm(image),
-        observed=None if observed.all() else observed,
-        lost=None if no_data is None else no_data.voxels,
-        form_code=form_code(image),
-        warnings=() if no_data is None else tuple(f"{path.name}: {text}" for text in no_data.warnings),
-    )
+    if finite.all():
+        return Volume(data, affine_mm(image), form_code=form_code(image))
+    return Volume(np.where(finite, data, np.float32(0)), affine_mm(image), finite, form_code=form_code(image))
 
 
 def to_nifti(

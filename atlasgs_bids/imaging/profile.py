@@ -56,7 +56,7 @@ def truncation_profile(acquired_mm: float) -> SliceProfile:
 
 
 def read_slice_profile(path: Path) -> SliceProfile:
-    """Profile from a text file of two columns, offset in mm and weight >= 0; ConfigurationError where it is none.
+    """Profile from a text file of two columns, offset in mm and weight >= 0; else ConfigurationError.
 
     The density is linear between the offsets.
     """

@@ -10,7 +10,7 @@ from scipy import ndimage
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.foreground import foreground_mask
 from atlasgs_bids.imaging.grid import continued_mask, fov_mask, resample_mask
-from atlasgs_bids.imaging.nifti import load_volume
+from atlasgs_bids.imaging.nifti import load_mask, load_volume
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 
 _MARGIN_VOXELS = 2
@@ -78,7 +78,7 @@ def load_anchor(path: Path, brain_mask_path: Path | None) -> Anchor:
     if brain_mask_path is None:
         foreground = foreground_mask(volume)
     else:
-        foreground = resample_mask(load_volume(brain_mask_path), volume.grid)
+        foreground = resample_mask(load_mask(brain_mask_path), volume.grid)
         if not foreground.any():
             raise InputError(
                 f"{brain_mask_path.name}: empty on the grid of {path.name}, expected a brain mask of this "

@@ -107,6 +107,7 @@ def log_fit(appearance: Appearance, config: RestorationSettings, progress: Progr
     if not appearance.solution.converged:
         logger.warning(
             "%s of %.1e after %d steps, expected %.0e; raise --max-iterations",
-            progress.led("the solve stopped at a relative residual"), appearance.solution.relative_residual, appearance.solution.n_steps,
+            progress.led("the solve stopped at a relative residual"),
+            appearance.solution.relative_residual, appearance.solution.n_steps,
             config.core.appearance.tolerance,
         )  # fmt: skip

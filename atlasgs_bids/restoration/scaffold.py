@@ -85,7 +85,7 @@ def with_graph(
 def kept_scaffold(
     path: Path, anchor: Anchor, settings: RestorationSettings, progress: Progress
 ) -> SessionScaffold:
-    """The scaffold in a file if it was made from this anchor with these settings, else one that is kept there."""
+    """The scaffold in a file if it is that of this anchor and settings, else one that is then kept there."""
     fingerprint = scaffold_fingerprint(anchor, settings)
     stored = load_scaffold(path, fingerprint)
     start = time.perf_counter()

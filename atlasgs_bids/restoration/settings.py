@@ -1,4 +1,4 @@
-"""How images are restored: one frozen object without paths, for the command line, the study and Python alike."""
+"""How images are restored: one frozen object without paths, for command line, study and Python alike."""
 
 from dataclasses import dataclass, field, replace
 

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import replace
 
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.inputs.selection import selected_participants
 from atlasgs_bids.bids.outputs.dataset import check_paths
 from atlasgs_bids.errors import ConfigurationError
@@ -27,11 +26,8 @@ def run(study: StudyConfig) -> int:
     """Exit code: 0 all done, 1 something failed, 2 usage, 130 interrupted."""
     with signals_as_interrupt(), logging_to_terminal(study.verbosity) as progress:
         try:
-            asked = RunConfig(
-                study.bids_dir, study.out_dir, "participant", study.participant_labels, study.session_ids
-            )
-            check_paths(asked)
-            participants = selected_participants(asked)
+            check_paths(study.bids_dir, study.out_dir, {})
+            participants = selected_participants(study.bids_dir, study.participant_labels, study.session_ids)
             place_caches(None)
             n_threads = study.n_threads or share_of_threads(study.n_procs)
             limit_threads(n_threads)

@@ -49,13 +49,19 @@ def test_an_image_without_one_number_for_each_voxel_of_a_volume_is_refused_alone
             planned(dataset)
 
 
-@pytest.mark.parametrize(("sform_code", "readable"), [(1, True), (0, False)])
-def test_a_quaternion_too_long_matters_where_it_is_the_only_orientation(tmp_path, sform_code, readable):
+@pytest.mark.parametrize(
+    ("excess", "sform_code", "readable"),
+    [(5e-6, 1, True), (5e-6, 0, True), (0.1, 1, True), (0.1, 0, False)],
+)
+def test_a_quaternion_too_long_matters_where_it_is_the_only_orientation(
+    tmp_path, excess, sform_code, readable
+):
+    """Rounding is none; more is no orientation, which a sform makes up for."""
     path = tmp_path / "sub-01_T2w.nii"
     image = nib.Nifti1Image(np.zeros((8, 8, 4), np.float32), AFFINE)
     image.set_qform(AFFINE, 1)
     image.set_sform(AFFINE, sform_code)
-    image.header["quatern_b"] = 1.000005
+    image.header["quatern_b"] = 1 + excess
     content = image.header.structarr
     nib.save(nib.Nifti1Image(np.zeros((8, 8, 4), np.float32), AFFINE), path)
     content["vox_offset"] = 352

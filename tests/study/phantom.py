@@ -34,7 +34,7 @@ def isotropic_dataset(root, participants=("01",), suffixes=("FLAIR",), n_voxels=
 
 
 def command(bids_dir, out_dir, *options):
-    return [sys.executable, "-m", "atlasgs_bids.study_cli", str(bids_dir), str(out_dir), *QUICK, *options]
+    return [sys.executable, "-m", "atlasgs_bids.study.cli", str(bids_dir), str(out_dir), *QUICK, *options]
 
 
 def atlasgs_study(bids_dir, out_dir, *options):

@@ -15,7 +15,7 @@ from atlasgs_bids.bids.inputs.masks import find_region_masks
 from atlasgs_bids.bids.plan.session import ISOTROPIC_ENOUGH
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import fov_mask, resample, resample_mask
-from atlasgs_bids.imaging.nifti import load_volume
+from atlasgs_bids.imaging.nifti import load_mask, load_volume
 from atlasgs_bids.imaging.registration.register import register
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.scaffold import SessionScaffold
@@ -94,7 +94,7 @@ def region_masks(
         config.bids_dir, entities["subject"], entities.get("session"), config.derivatives
     )
     for name, path in paths.items():
-        mask = resample_mask(load_volume(path), grid)
+        mask = resample_mask(load_mask(path), grid)
         if not mask.any():
             logger.warning("%s: empty on the T1w's grid, not used", path.name)
         else:
