@@ -157,8 +157,8 @@ def _checked_settings(config: RunConfig) -> RunConfig:
     settings = config.restoration
     if settings.motion != "none" and settings.core.geometry.mode != "frozen":
         raise ConfigurationError(
-            f"--motion {settings.motion} together with --geometry {settings.core.geometry.mode}: both explain "
-            "the same misfit; leave one of them out"
+            f"--motion {settings.motion} together with --geometry {settings.core.geometry.mode}: both "
+            "explain the same misfit; leave one of them out"
         )
     if config.dry_run:
         return config
