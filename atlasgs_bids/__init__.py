@@ -15,17 +15,25 @@ from atlasgs_bids.version import __version__
 if TYPE_CHECKING:
     from atlasgs_bids.app.config import RunConfig
     from atlasgs_bids.app.run import run
+    from atlasgs_bids.restoration.restore import Result, fit_scaffold, restore
+    from atlasgs_bids.restoration.settings import RestorationSettings as Settings
 
-__all__ = ["RunConfig", "__version__", "run"]
+__all__ = ["Result", "RunConfig", "Settings", "__version__", "fit_scaffold", "restore", "run"]
 
 _PLACES = {
-    "RunConfig": "app.config",
-    "run": "app.run",
+    "Result": ("restoration.restore", "Result"),
+    "RunConfig": ("app.config", "RunConfig"),
+    "Settings": ("restoration.settings", "RestorationSettings"),
+    "fit_scaffold": ("restoration.restore", "fit_scaffold"),
+    "restore": ("restoration.restore", "restore"),
+    "run": ("app.run", "run"),
 }
+"""Module and name in it of each public name."""
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: the command line must answer --help without loading pybids, nibabel and torch.
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    module, own_name = _PLACES[name]
+    return getattr(import_module(f"{__name__}.{module}"), own_name)

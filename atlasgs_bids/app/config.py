@@ -46,7 +46,7 @@ class RunConfig:
     slice_profile_file: Path | None = None
     """Where ``restoration.slice_profile`` was read from, for the sidecars; None: it has a name."""
     plan: PlanSettings = field(default_factory=PlanSettings)
-    restoration: RestorationSettings = field(default_factory=lambda: RestorationSettings(device="auto"))
+    restoration: RestorationSettings = field(default_factory=RestorationSettings)
     """Here ``device`` may be ``auto`` and ``n_threads`` None (OMP_NUM_THREADS where it is set, else an equal
     share of the CPUs) until the run begins."""
 

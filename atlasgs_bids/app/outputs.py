@@ -23,7 +23,7 @@ from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.report.columns import metrics_dictionary, motion_dictionary
 from atlasgs_bids.report.figures.motion import motion_figure
 from atlasgs_bids.report.figures.target import target_figure
-from atlasgs_bids.report.metrics import doubts, target_metrics
+from atlasgs_bids.restoration.metrics import doubts, target_metrics
 from atlasgs_bids.restoration.result import StackResult, TargetResult, mean_interpolated
 from atlasgs_bids.restoration.scaffold_files import save_appearance
 from atlasgs_bids.runtime.files import atomic, save_json, save_tsv

@@ -25,12 +25,11 @@ from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.errors import error_text
 from atlasgs_bids.imaging.nifti import load_volume
-from atlasgs_bids.report.metrics import warnings_of
 from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.restoration.result import rendered_result
+from atlasgs_bids.restoration.metrics import warnings_of
+from atlasgs_bids.restoration.restore import restore_stacks
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.stack import PlacedStack, place
-from atlasgs_bids.restoration.target import fit_target
 from atlasgs_bids.runtime.costs import Clock
 from atlasgs_bids.runtime.progress import Progress
 
@@ -134,11 +133,7 @@ def _process_target(
         with progress.stage("registration") as advance:
             placed, clock.seconds["registration"] = registrations[target.label]()
             advance(1)
-        with clock.measure("appearance"):
-            fitted = fit_target(placed, scaffold, settings, progress)
-        with clock.measure("render"), progress.stage("rendering") as advance:
-            result = rendered_result(fitted.fit, fitted.scaffold, settings)
-            advance(1)
+        result = restore_stacks(placed, scaffold, settings, progress, clock)
     for text in warnings_of(result):
         logger.warning("%s", progress.led(text))
     with progress.stage("writing") as advance:

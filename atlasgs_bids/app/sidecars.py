@@ -8,8 +8,8 @@ from atlasgs_bids.app.provenance import source_uri
 from atlasgs_bids.bids.outputs.names import image_sidecar
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.core.appearance import Appearance
-from atlasgs_bids.report.metrics import doubts
 from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.metrics import doubts
 from atlasgs_bids.restoration.result import TargetResult
 
 

@@ -66,7 +66,27 @@ def load_volume(path: str | Path) -> Volume:
     marked in ``observed``. Raises InputError for a file that is missing, unreadable, of another shape, on an
     impossible grid, constant, or nowhere finite.
     """
-    volume = load_mask(path)
+    return without_no_data(load_mask(path), Path(path).name)
+
+
+def load_mask(path: str | Path) -> Volume:
+    """``load_volume`` for fractions and labels, whose few high values are what they are for."""
+    path = Path(path)
+    image = open_image(path)
+    _check_3d(image, path.name)
+    return _volume(image, _read_data(image, path), path.name)
+
+
+def volume_of(image: nib.Nifti1Image, name: str) -> Volume:
+    """``load_volume`` for an image in memory; messages call it ``name``."""
+    _check_3d(image, name)
+    with np.errstate(over="ignore", invalid="ignore"):
+        data = np.asarray(image.dataobj).astype(np.float32)
+    return without_no_data(_volume(image, data, name), name)
+
+
+def without_no_data(volume: Volume, name: str) -> Volume:
+    """The volume with what is no data marked as not observed, and its warnings led by the name."""
     finite = np.ones(volume.data.shape, bool) if volume.observed is None else volume.observed
     no_data = find_no_data(volume.data, finite)
     if no_data is None:
@@ -77,30 +97,30 @@ def load_volume(path: str | Path) -> Volume:
         data=np.where(observed, volume.data, np.float32(0)),
         observed=observed,
         lost=no_data.voxels,
-        warnings=tuple(f"{Path(path).name}: {text}" for text in no_data.warnings),
+        warnings=tuple(f"{name}: {text}" for text in no_data.warnings),
     )
 
 
-def load_mask(path: str | Path) -> Volume:
-    """``load_volume`` for fractions and labels, whose few high values are what they are for."""
-    path = Path(path)
-    image = open_image(path)
+def _check_3d(image: nib.Nifti1Image, name: str) -> None:
     shape = tuple(int(n) for n in image.shape)
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         raise InputError(
-            f"{path.name}: shape {shape}, expected one 3-D volume; "
+            f"{name}: shape {shape}, expected one 3-D volume; "
             "extract the volume that you want, or leave the file out with --bids-filter-file"
         )
     problem = grid_problem(image)
     if problem is not None:
-        raise InputError(f"{path.name}: {problem}")
-    data = _read_data(image, path).reshape(shape[:3])
+        raise InputError(f"{name}: {problem}")
+
+
+def _volume(image: nib.Nifti1Image, data: npt.NDArray[np.float32], name: str) -> Volume:
+    data = data.reshape(image.shape[:3])
     finite = np.isfinite(data)
     if not finite.any():
-        raise InputError(f"{path.name}: every voxel is NaN or infinite, expected an image; {RECOPY}")
+        raise InputError(f"{name}: every voxel is NaN or infinite, expected an image; {RECOPY}")
     lowest, highest = float(data[finite].min()), float(data[finite].max())
     if lowest == highest:
-        raise InputError(f"{path.name}: every voxel is {lowest:g}, expected an image; {RECOPY}")
+        raise InputError(f"{name}: every voxel is {lowest:g}, expected an image; {RECOPY}")
     if finite.all():
         return Volume(data, affine_mm(image), form_code=form_code(image))
     return Volume(np.where(finite, data, np.float32(0)), affine_mm(image), finite, form_code=form_code(image))

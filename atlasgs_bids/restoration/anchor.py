@@ -74,15 +74,24 @@ class Anchor:
 
 def load_anchor(path: Path, brain_mask_path: Path | None) -> Anchor:
     """The anchor from its files; InputError where there is nothing to work with."""
-    volume = _without_lost(load_volume(path))
     if brain_mask_path is None:
+        return anchor_of(load_volume(path))
+    return anchor_of(load_volume(path), load_mask(brain_mask_path), brain_mask_path.name)
+
+
+def anchor_of(volume: Volume, brain_mask: Volume | None = None, mask_name: str = "brain mask") -> Anchor:
+    """The anchor from an image, and the brain in it where a mask (on any grid of its world) says so.
+
+    Raises InputError where nothing stands out from the background, or the mask is empty on the image's grid.
+    """
+    volume = _without_lost(volume)
+    if brain_mask is None:
         foreground = foreground_mask(volume)
     else:
-        foreground = resample_mask(load_mask(brain_mask_path), volume.grid)
+        foreground = resample_mask(brain_mask, volume.grid)
         if not foreground.any():
             raise InputError(
-                f"{brain_mask_path.name}: empty on the grid of {path.name}, expected a brain mask of this "
-                "T1w; repair or remove it"
+                f"{mask_name}: empty on the T1w's grid, expected a brain mask of it; repair or remove it"
             )
     support = ndimage.binary_dilation(foreground, iterations=_MARGIN_VOXELS)
     inside = float(np.abs(volume.data[foreground]).mean())
@@ -93,7 +102,7 @@ def load_anchor(path: Path, brain_mask_path: Path | None) -> Anchor:
         foreground=foreground,
         support=support,
         exterior_is_empty=outside < _EMPTY_FRACTION * inside,
-        is_brain=brain_mask_path is not None or volume_ml < _BRAIN_AT_MOST_ML,
+        is_brain=brain_mask is not None or volume_ml < _BRAIN_AT_MOST_ML,
     )
 
 

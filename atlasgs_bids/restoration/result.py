@@ -138,21 +138,18 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: Restorati
     """
     anchor, stacks = scaffold.anchor, fit.stacks
     grid = output_grid(anchor.volume.grid, config.resolution)
-    fov, reached = np.zeros((2, *grid.shape), dtype=bool)
+    fov = np.zeros(grid.shape, dtype=bool)
     for stack in stacks:
-        position = stack.registration.target_from_anchor
-        fov |= covered(stack.source, stack.acquired, position, grid)
-        reached |= covered(stack.source, stack.acquired.with_lost, position, grid)
+        fov |= covered(stack.source, stack.acquired, stack.registration.target_from_anchor, grid)
     foreground = anchor.foreground_on(grid)
-    inside = reached & anchor.support_on(grid)
+    inside = _reached(stacks, grid) & anchor.support_on(grid)
     return TargetResult(
         stacks=stacks,
         appearance=fit.appearance,
         grid=grid,
-        # Magnitude images have no negative intensities; the least squares fit overshoots at edges.
         sr=rendered_volume(
             fit.appearance.amplitudes, grid, inside, scaffold, config,
-            floor=0.0 if all(stack.acquired.data.min() >= 0 for stack in stacks) else None,
+            floor=0.0 if _is_magnitude(stacks) else None,
         ),
         sd=None if fit.uncertainty is None else _rendered_sd(fit.uncertainty, grid, inside, scaffold, config),
         fov=fov,
@@ -163,6 +160,35 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: Restorati
         anchor_psnr_db=scaffold.anchor_psnr_db,
         coverage=float((fov & foreground).sum() / max(1, foreground.sum())),
     )  # fmt: skip
+
+
+def render_on(result: TargetResult, grid: Grid, settings: RestorationSettings) -> npt.NDArray[np.float32]:
+    """The target on another grid of the anchor's world: rendered, never resampled from the result."""
+    rendered = render(
+        result.gaussians,
+        result.appearance.amplitudes,
+        grid.shape,
+        torch.from_numpy(grid.world_from_voxel),
+        settings.core.chunk_elements,
+    )
+    inside = result.anchor.support_on(grid) & _reached(result.stacks, grid)
+    image = np.where(inside, rendered.cpu().numpy(), np.float32(0))
+    return np.maximum(image, np.float32(0)) if _is_magnitude(result.stacks) else image
+
+
+def _reached(stacks: Sequence[StackResult], grid: Grid) -> npt.NDArray[np.bool_]:
+    """Where the slices cover a grid of the anchor's world, what was lost amid them included."""
+    reached = np.zeros(grid.shape, dtype=bool)
+    for stack in stacks:
+        reached |= covered(
+            stack.source, stack.acquired.with_lost, stack.registration.target_from_anchor, grid
+        )
+    return reached
+
+
+def _is_magnitude(stacks: Sequence[StackResult]) -> bool:
+    """Magnitude images have no negative intensities; the least squares fit overshoots at edges."""
+    return all(stack.acquired.data.min() >= 0 for stack in stacks)
 
 
 def _rendered_sd(

@@ -82,6 +82,13 @@ def with_graph(
     return SessionScaffold(anchor, gaussians, anchor_psnr_db, seconds, prior, len(gaussians))
 
 
+def scaffold_of(anchor: Anchor, settings: RestorationSettings, progress: Progress) -> SessionScaffold:
+    """Stage 1 and the graph of an anchor."""
+    start = time.perf_counter()
+    gaussians, psnr_db = anchor_gaussians(anchor, settings, progress)
+    return with_graph(anchor, gaussians, psnr_db, time.perf_counter() - start, settings, progress)
+
+
 def kept_scaffold(
     path: Path, anchor: Anchor, settings: RestorationSettings, progress: Progress
 ) -> SessionScaffold:

@@ -14,8 +14,8 @@ MOTIONS = ("none", "slice")
 class RestorationSettings:
     """Each default stands here; ``atlasgs_bids.Settings`` is another name of this."""
 
-    device: str = "cpu"
-    """``cpu``, ``cuda`` or ``cuda:n``."""
+    device: str = "auto"
+    """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:n``."""
     n_threads: int | None = None
     """Threads of this process that may be counted on; None: one."""
     registration: str = "rigid"
@@ -36,7 +36,7 @@ class RestorationSettings:
 
     @property
     def image_prior(self) -> str:
-        """The prior of a target that is no series: ``graph`` or ``learned``."""
+        """The prior of a target that is no series, once ``device`` is known: ``graph`` or ``learned``."""
         if self.prior != "auto":
             return self.prior
         return "graph" if self.device == "cpu" else "learned"

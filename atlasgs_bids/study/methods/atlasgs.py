@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 
 from atlasgs_bids.core.settings import GeometryMode
-from atlasgs_bids.restoration.result import rendered_result
-from atlasgs_bids.restoration.target import fit_target
+from atlasgs_bids.restoration.restore import restore_stacks
 from atlasgs_bids.study.methods.protocol import Restored
 from atlasgs_bids.study.settings import StudyConfig
 from atlasgs_bids.study.simulation.case import Case
@@ -27,8 +26,8 @@ class AppMethod:
             prior=self.prior,
             core=replace(core, geometry=replace(core.geometry, mode=self.geometry)),
         )
-        fitted = fit_target([case.placed], case.scaffold, run, case.progress)
-        return Restored(rendered_result(fitted.fit, fitted.scaffold, run).sr, case.scaffold_seconds)
+        result = restore_stacks([case.placed], case.scaffold, run, case.progress)
+        return Restored(result.sr, case.scaffold_seconds)
 
 
 GRAPH, LEARNED = AppMethod("graph", "frozen"), AppMethod("learned", "frozen")

@@ -1,0 +1,269 @@
+"""Images in, images out: a T1w and thick-slice targets -> isotropic images; no file is written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from atlasgs_bids.core.memory import with_smaller_chunks
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.grid import resample
+from atlasgs_bids.imaging.header import affine_mm
+from atlasgs_bids.imaging.nifti import load_mask, load_volume, open_image, to_nifti, volume_of
+from atlasgs_bids.imaging.registration.register import Registration
+from atlasgs_bids.imaging.slices import slice_geometry
+from atlasgs_bids.imaging.volume import Grid, Volume
+from atlasgs_bids.restoration.anchor import anchor_of
+from atlasgs_bids.restoration.metrics import doubts, target_metrics, warnings_of
+from atlasgs_bids.restoration.result import TargetResult, mean_interpolated, render_on, rendered_result
+from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.stack import PlacedStack, StackInput, place
+from atlasgs_bids.restoration.target import fit_target
+from atlasgs_bids.runtime.costs import Clock
+from atlasgs_bids.runtime.devices import devices, resolved_device
+from atlasgs_bids.runtime.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+ImageLike = nib.Nifti1Image | str | Path | tuple[Array, Array]
+"""A nibabel image, the path of a NIfTI file, or an array (x, y, z) with its affine (4, 4), RAS mm."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One restored target: images on the output grid and on that of the slices, and what is known of them."""
+
+    target: TargetResult
+    """Everything as arrays."""
+    settings: RestorationSettings
+
+    @cached_property
+    def image(self) -> nib.Nifti1Image:
+        """The restored image (x, y, z), float32, in the target's intensity units."""
+        return self._on_grid(self.target.sr)
+
+    @cached_property
+    def sd(self) -> nib.Nifti1Image | None:
+        """Standard deviation of the image's error, in its units; None where it was not asked for."""
+        return None if self.target.sd is None else self._on_grid(self.target.sd)
+
+    @cached_property
+    def fov(self) -> nib.Nifti1Image:
+        """1 where the acquired slices cover the image, else 0."""
+        target = self.target
+        return to_nifti(target.fov, target.grid.world_from_voxel, np.uint8, target.form_code)
+
+    @cached_property
+    def simulated(self) -> nib.Nifti1Image | tuple[nib.Nifti1Image, ...]:
+        """What the image predicts for the acquired slices, on their grid; one for each of several stacks."""
+        return _alone(
+            [
+                to_nifti(own.simulated, own.acquired.world_from_voxel, form_code=own.acquired.form_code)
+                for own in self.target.stacks
+            ]
+        )
+
+    @property
+    def registration(self) -> Registration | tuple[Registration, ...]:
+        """Where the target lies relative to the T1w; one for each of several stacks."""
+        return _alone([own.registration for own in self.target.stacks])
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What is measured without a truth, by name, as in ``desc-sr_metrics.tsv``."""
+        target = self.target
+        anchor_image = resample(target.anchor.volume, target.grid)
+        cubic = mean_interpolated([own.interpolable for own in target.stacks], target.grid)
+        return target_metrics(1, target, anchor_image, cubic, target.anchor.foreground_on(target.grid))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What whoever looks at the image has to know; empty: nothing."""
+        return doubts(self.target)
+
+    def render(self, grid_like: ImageLike) -> nib.Nifti1Image:
+        """The target on any grid of the T1w's world, straight from the Gaussians; 0 outside their support.
+
+        ``grid_like``: an image on that grid; of an (array, affine) pair the array's shape counts.
+        """
+        grid = _grid_of(grid_like)
+        image = render_on(self.target, grid, self.settings)
+        return to_nifti(image, grid.world_from_voxel, form_code=self.target.form_code)
+
+    def _on_grid(self, data: npt.NDArray[np.float32]) -> nib.Nifti1Image:
+        return to_nifti(data, self.target.grid.world_from_voxel, form_code=self.target.form_code)
+
+
+def fit_scaffold(
+    t1w: ImageLike,
+    settings: RestorationSettings | None = None,
+    *,
+    brain_mask: ImageLike | None = None,
+    progress: bool = False,
+) -> SessionScaffold:
+    """Gaussians fitted to an isotropic T1w, for any number of targets.
+
+    ``brain_mask`` (on any grid of the T1w's world): where the brain is, else the head is found. Raises
+    InputError for an image that cannot be used, ConfigurationError for a device that is not there.
+    """
+    settings = resolved(settings or RestorationSettings())
+    volume = _volume(t1w, "T1w")
+    mask = None if brain_mask is None else _mask(brain_mask)
+    with _progress(progress) as report:
+        return scaffold_of(anchor_of(volume, mask), settings, report)
+
+
+def restore(
+    scaffold: SessionScaffold | ImageLike,
+    *targets: ImageLike | Sequence[ImageLike],
+    thickness_mm: float | Sequence[float] | None = None,
+    settings: RestorationSettings | None = None,
+    progress: bool = False,
+) -> Result | list[Result]:
+    """Each target at isotropic resolution: one Result for one target, else a list of them.
+
+    ``scaffold``: what ``fit_scaffold`` gave, or the T1w itself. A list of images is one target in several
+    stacks. ``thickness_mm``: of the slices, for all or for each target; None: as far apart as they lie, with
+    a warning. Raises InputError for an image that cannot be used, ConfigurationError for a setting.
+    """
+    if not targets:
+        raise InputError("found no target, expected at least one image after the T1w: restore(t1w, flair)")
+    settings = resolved(settings or RestorationSettings())
+    if not isinstance(scaffold, SessionScaffold):
+        scaffold = fit_scaffold(scaffold, settings, progress=progress)
+    thicknesses = _for_each(thickness_mm, len(targets))
+    with _progress(progress) as report:
+        found = [
+            _restored(scaffold, _stacks(target), thickness, settings, report.under(_name(target, number)))
+            for number, (target, thickness) in enumerate(zip(targets, thicknesses, strict=True), start=1)
+        ]
+    return found[0] if len(found) == 1 else found
+
+
+def restore_stacks(
+    placed: Sequence[PlacedStack],
+    scaffold: SessionScaffold,
+    settings: RestorationSettings,
+    progress: Progress,
+    clock: Clock | None = None,
+) -> TargetResult:
+    """The stacks of one target -> its image: the door that command line, study and Python go through."""
+    clock = clock or Clock()
+    with clock.measure("appearance"):
+        fitted = fit_target(placed, scaffold, settings, progress)
+    with clock.measure("render"), progress.stage("rendering") as advance:
+        result = rendered_result(fitted.fit, fitted.scaffold, settings)
+        advance(1)
+    return result
+
+
+def resolved(settings: RestorationSettings) -> RestorationSettings:
+    """The settings with one device and the network that suits it; ConfigurationError where there is none."""
+    device = devices(resolved_device(settings.device))[0]
+    return replace(settings, device=device).with_network_of_device()
+
+
+def _restored(
+    scaffold: SessionScaffold,
+    stacks: Sequence[tuple[str, Volume]],
+    thickness_mm: float | None,
+    settings: RestorationSettings,
+    progress: Progress,
+) -> Result:
+    placed = []
+    for name, volume in stacks:
+        geometry = slice_geometry(volume.data.shape, volume.world_from_voxel, {}, thickness_mm)
+        for text in geometry.warnings:
+            logger.warning("%s", progress.led(text))
+        placed.append(place(StackInput(name, geometry), volume, scaffold.anchor, settings, progress))
+    result = with_smaller_chunks(
+        lambda core: restore_stacks(placed, scaffold, replace(settings, core=core), progress),
+        settings.core,
+        settings.device,
+        len(scaffold.gaussians),
+    )
+    for text in warnings_of(result):
+        logger.warning("%s", progress.led(text))
+    return Result(result, settings)
+
+
+def _stacks(target: ImageLike | Sequence[ImageLike]) -> list[tuple[str, Volume]]:
+    """Name and image of each stack of a target."""
+    images = target if isinstance(target, list) else [target]
+    if not images:
+        raise InputError("a target is an empty list, expected the images of its stacks")
+    return [
+        (_name(image, number), _volume(image, _name(image, number))) for number, image in enumerate(images, 1)
+    ]
+
+
+def _volume(image: ImageLike, name: str) -> Volume:
+    if isinstance(image, (str, Path)):
+        return load_volume(image)
+    return volume_of(_nifti(image, name), name)
+
+
+def _mask(image: ImageLike) -> Volume:
+    if isinstance(image, (str, Path)):
+        return load_mask(image)
+    nifti = _nifti(image, "brain mask")
+    return Volume((np.asarray(nifti.dataobj) > 0).astype(np.float32), affine_mm(nifti))
+
+
+def _grid_of(image: ImageLike) -> Grid:
+    nifti = open_image(Path(image)) if isinstance(image, (str, Path)) else _nifti(image, "grid")
+    n_i, n_j, n_k = (int(n) for n in nifti.shape[:3])
+    return Grid((n_i, n_j, n_k), affine_mm(nifti))
+
+
+def _nifti(image: Any, name: str) -> nib.Nifti1Image:
+    """The image in memory as NIfTI; InputError for anything else."""
+    if isinstance(image, nib.Nifti1Image):
+        return image
+    if isinstance(image, tuple) and len(image) == 2 and np.shape(image[1]) == (4, 4):
+        array, affine = np.asarray(image[0]), np.asarray(image[1], dtype=np.float64)
+        if array.dtype.kind in "iufb" and np.isfinite(affine).all():
+            return to_nifti(array, affine)
+    shape = f" of shape {image.shape}" if isinstance(image, np.ndarray) else ""
+    raise InputError(
+        f"{name}: a {type(image).__name__}{shape}, expected a nibabel NIfTI image, the path of one, or (array, "
+        "affine) with real numbers and a (4, 4) affine in mm"
+    )
+
+
+def _name(target: Any, number: int) -> str:
+    if isinstance(target, (str, Path)):
+        return Path(target).name
+    if isinstance(target, nib.Nifti1Image) and (path := target.get_filename()):
+        return Path(path).name
+    if isinstance(target, list) and target:
+        return _name(target[0], number)
+    return f"target {number}"
+
+
+def _for_each(thickness_mm: float | Sequence[float] | None, n_targets: int) -> list[float | None]:
+    if thickness_mm is None or isinstance(thickness_mm, (int, float)):
+        return [thickness_mm] * n_targets
+    if len(thickness_mm) != n_targets:
+        raise InputError(
+            f"{len(thickness_mm)} slice thicknesses for {n_targets} targets, expected one, or one for each"
+        )
+    return list(thickness_mm)
+
+
+def _alone(items: Sequence[Any]) -> Any:
+    return items[0] if len(items) == 1 else tuple(items)
+
+
+def _progress(shown: bool) -> Progress:
+    return Progress() if shown else Progress.quiet()
