@@ -236,8 +236,8 @@ def _nifti(image: Any, name: str) -> nib.Nifti1Image:
             return to_nifti(array, affine)
     shape = f" of shape {image.shape}" if isinstance(image, np.ndarray) else ""
     raise InputError(
-        f"{name}: a {type(image).__name__}{shape}, expected a nibabel NIfTI image, the path of one, or (array, "
-        "affine) with real numbers and a (4, 4) affine in mm"
+        f"{name}: a {type(image).__name__}{shape}, expected a nibabel NIfTI image, the path of one, or "
+        "(array, affine) with real numbers and a (4, 4) affine in mm"
     )
 
 
