@@ -15,7 +15,7 @@ from atlasgs_bids.errors import InputError
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.files import load_tsv
 from tests.bids_datasets import Dataset, head
-from tests.test_plan import plan, t1w, target
+from tests.plans import plan, t1w, target
 from tests.validation import validator_errors
 
 CORE = CoreSettings(
