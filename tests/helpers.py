@@ -8,10 +8,9 @@ from atlasgs_bids.core.operators import LinearOperator
 
 
 def assert_adjoint(op: LinearOperator, relative_tolerance: float = 1e-10, device: str = "cpu") -> None:
-    """|<A x, y> − <x, Aᵀ y>| is small beside ‖A x‖ ‖y‖, in float64 with fresh random operands."""
-    generator = torch.Generator().manual_seed(torch.seed())
-    x = torch.randn(op.shape_in, generator=generator, dtype=torch.float64).to(device)
-    y = torch.randn(op.shape_out, generator=generator, dtype=torch.float64).to(device)
+    """|<A x, y> − <x, Aᵀ y>| is small beside ‖A x‖ ‖y‖, in float64 with random operands."""
+    x = torch.randn(op.shape_in, dtype=torch.float64).to(device)
+    y = torch.randn(op.shape_out, dtype=torch.float64).to(device)
     forward, adjoint = op.forward(x), op.adjoint(y)
     assert forward.shape == op.shape_out
     assert adjoint.shape == op.shape_in

@@ -85,5 +85,5 @@ def test_the_simulated_command_line_is_understood(level, tmp_path, monkeypatch):
     assert (config.bids_dir, config.out_dir) == (dataset.root, tmp_path / "out put")
     assert (config.analysis_level, config.participant_labels) == (level, ("01", "02"))
     assert (config.session_ids, config.derivatives) == (("a", "b"), {"fmriprep": tmp_path})
-    assert (config.n_procs, config.memory_mib, config.resolution) == (2, 8192, 0.8)
+    assert (config.n_procs, config.memory_mib, config.restoration.resolution) == (2, 8192, 0.8)
     assert config.overwrite

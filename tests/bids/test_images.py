@@ -4,10 +4,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.images import read_header
 from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.outputs.names import Naming
 from atlasgs_bids.bids.plan.session import plan_subject
+from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.errors import InputError
 from tests.bids_datasets import Dataset, affine_of
 
@@ -17,7 +18,7 @@ RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 def planned(dataset):
     (inputs,) = discover_participant(dataset.root, "01")
-    return plan_subject(inputs, RunConfig(dataset.root, dataset.root.parent / "out", "participant"))
+    return plan_subject(inputs, PlanSettings(), Naming(dataset.root.parent / "out"))
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,9 @@ from atlasgs_bids.study.methods.published.planes import dissimilarity, in_planes
 
 
 def random_cut(n=40, n_planes=3, extent=16.0, device="cpu"):
-    generator = torch.Generator().manual_seed(torch.seed() % 2**31)
-    means = torch.rand(n, 3, generator=generator) * extent
-    scales = 0.8 + 2 * torch.rand(n, 3, generator=generator)
-    factor = rotations(torch.randn(n, 4, generator=generator)) * scales[:, None]
+    means = torch.rand(n, 3) * extent
+    scales = 0.8 + 2 * torch.rand(n, 3)
+    factor = rotations(torch.randn(n, 4)) * scales[:, None]
     covariances = factor @ factor.transpose(1, 2)
     means, covariances = means.to(device), covariances.to(device)
     positions = torch.linspace(2, extent - 2, n_planes, device=device)

@@ -35,7 +35,7 @@ def finished(dataset, tmp_path_factory):
 
 
 def test_help_loads_nothing_heavy():
-    code = "import sys\nfrom atlasgs_bids.study_cli import main\n"
+    code = "import sys\nfrom atlasgs_bids.study.cli import main\n"
     code += "try: main(['--help'])\nexcept SystemExit: pass\n"
     code += "print([m for m in ('torch', 'nibabel', 'numpy', 'scipy', 'bids') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -1,34 +1,30 @@
 """A series with the learned prior: the network sees means alone, differences between volumes stay linear."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.bids.images import ImageFile
-from atlasgs_bids.bids.plan.series import SeriesPlan
-from atlasgs_bids.bids.plan.targets import StackPlan
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, LearnedSettings, ScaffoldSettings
 from atlasgs_bids.imaging.foreground import foreground_mask
 from atlasgs_bids.imaging.registration.register import Registration
-from atlasgs_bids.imaging.series import Series
+from atlasgs_bids.imaging.series import Series, SeriesKinds
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
 from atlasgs_bids.restoration.series import fit_series
-from atlasgs_bids.restoration.stack import PlacedStack
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.stack import PlacedStack, StackInput
 from atlasgs_bids.runtime.progress import Progress
 from tests.acquisitions import diffusion_series, labelling_series
 from tests.imaging.phantom import T1W, head
 
 SIZE_MM, SPACING_MM, NOISE = 4, 12.0, 2.0
-CONFIG = RunConfig(
-    Path("bids"), Path("out"), "participant", device="cpu", prior="learned",
+SETTINGS = RestorationSettings(
+    prior="learned",
     core=CoreSettings(
         scaffold=ScaffoldSettings(n_steps=4),
         # Tight, so that what is linear in exact arithmetic is so here.
@@ -38,9 +34,9 @@ CONFIG = RunConfig(
             width=8, n_blocks=1, n_first_steps=20, n_cycles=1, n_cycle_steps=20, batch_voxels=4000
         ),
     ),
-)  # fmt: skip
-DIFFUSION = SeriesPlan(("b0", *["b1000"] * 4), ("b0", *["b1000"] * 4), (0,))
-LABELLING = SeriesPlan(("control", "label") * 2, ("control",) * 4, (0, 1, 2, 3))
+)
+DIFFUSION = SeriesKinds(("b0", *["b1000"] * 4), ("b0", *["b1000"] * 4), (0,))
+LABELLING = SeriesKinds(("control", "label") * 2, ("control",) * 4, (0, 1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +46,20 @@ def scaffold():
     support = ndimage.binary_dilation(foreground, iterations=2)
     anchor = Anchor(volume, foreground, support, exterior_is_empty=True, is_brain=True)
     world = torch.from_numpy(volume.world_from_voxel)
-    fitted = fit_scaffold(torch.from_numpy(volume.data), torch.from_numpy(support), world, CONFIG.core)
-    prior = graph_prior(anchor, fitted.gaussians, CONFIG)
+    fitted = fit_scaffold(torch.from_numpy(volume.data), torch.from_numpy(support), world, SETTINGS.core)
+    prior = graph_prior(anchor, fitted.gaussians, SETTINGS)
     return SessionScaffold(anchor, fitted.gaussians, fitted.anchor_psnr_db, 0.0, prior, len(fitted.gaussians))
 
 
-def fitted(acquired, kinds, scaffold, config=CONFIG):
+def fitted(acquired, kinds, scaffold, settings=SETTINGS):
     """The fit, and the amplitudes (k, n) of all volumes."""
     series = Series(acquired.data, 1.0, 0.0, acquired.world_from_voxel, 1.0, None)
     reference = series.mean(kinds.reference)
     geometry = slice_geometry(reference.data.shape, acquired.world_from_voxel, {}, SPACING_MM)
-    image = ImageFile(Path("bids/sub-01/dwi/sub-01_dwi.nii.gz"), {}, {}, None, None)
     registration = Registration(np.eye(4), 0.0, 0.0, 0.0, "rigid", None, None)
-    placed = PlacedStack(StackPlan(image, geometry), reference, registration)
+    placed = PlacedStack(StackInput("series", geometry), reference, registration)
     with Progress() as progress:
-        fit = fit_series(placed, series, kinds, scaffold, config, progress, "test")
+        fit = fit_series(placed, series, kinds, scaffold, settings, progress)
     return fit, torch.stack(list(fit.amplitudes()))
 
 
@@ -108,7 +103,7 @@ def test_one_network_serves_all_contrasts(diffusion):
 def test_control_minus_label_is_that_of_the_graph_prior(scaffold, labelling):
     """The network has no part in a difference, so perfusion is neither made up nor lost."""
     _, learned = fitted(labelling, LABELLING, scaffold)
-    _, graph = fitted(labelling, LABELLING, scaffold, replace(CONFIG, prior="graph"))
+    _, graph = fitted(labelling, LABELLING, scaffold, replace(SETTINGS, prior="graph"))
     assert apart(learned[0], graph[0]) > 0.01
     assert apart(*(volumes[0::2].mean(0) - volumes[1::2].mean(0) for volumes in (learned, graph))) < 0.01
 

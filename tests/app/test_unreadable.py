@@ -36,7 +36,7 @@ def dry_run(dataset, *options):
     """Exit code, plan and log of a dry run of a user without special rights (root may read everything)."""
     started = command(dataset.root, dataset.root.parent / "out", "--dry-run", *options)
     as_other = AS_NOBODY if os.geteuid() == 0 else ()
-    environment = {**os.environ, "HOME": "/nonexistent", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "HOME": "/nonexistent", "PYTHONPATH": str(Path(__file__).parents[2])}
     if subprocess.run(
         [*as_other, started[0], "-c", "import atlasgs_bids"], check=False, env=environment
     ).returncode:

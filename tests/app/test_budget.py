@@ -10,6 +10,7 @@ from atlasgs_bids.app.budget import participant_memory_mib, within_budget
 from atlasgs_bids.bids.inputs.discover import discover_participant
 from atlasgs_bids.bids.plan.session import plan_subject
 from atlasgs_bids.core.memory import BYTES_PER_PAIR
+from atlasgs_bids.restoration.settings import RestorationSettings
 from tests.bids_datasets import Dataset, head
 from tests.runs import FAST, atlasgs
 
@@ -30,8 +31,11 @@ def dataset(tmp_path_factory):
 def test_a_run_stays_below_the_estimate(dataset, tmp_path):
     """As many Gaussians as voxels, the default settings but for the number of steps."""
     out_dir = tmp_path / "out"
-    config = RunConfig(dataset.root, out_dir, "participant", device="cpu")
-    plans = [plan_subject(inputs, config) for inputs in discover_participant(dataset.root, "01")]
+    config = RunConfig(dataset.root, out_dir, "participant", restoration=RestorationSettings())
+    plans = [
+        plan_subject(inputs, config.plan, config.naming)
+        for inputs in discover_participant(dataset.root, "01")
+    ]
     expected_mib = participant_memory_mib(plans, config)
     options = (*FAST[:4], "--scaffold-steps", "1", "--max-iterations", "5", "--skip-bids-validation")
     n_voxels = int(np.prod(plans[0].anchor.header.shape))
@@ -47,9 +51,10 @@ def test_a_run_stays_below_the_estimate(dataset, tmp_path):
 def test_chunks_are_a_share_of_the_memory(tmp_path):
     def chunk(memory_mib, n_procs, device="cpu"):
         config = RunConfig(
-            tmp_path, tmp_path, "participant", memory_mib=memory_mib, n_procs=n_procs, device=device
-        )
-        return within_budget(config).core.chunk_elements
+            tmp_path, tmp_path, "participant", memory_mib=memory_mib, n_procs=n_procs,
+            restoration=RestorationSettings(device=device),
+        )  # fmt: skip
+        return within_budget(config).restoration.core.chunk_elements
 
     default = chunk(None, 1)
     assert chunk(2000, 2) < default

@@ -12,15 +12,20 @@ from atlasgs_bids import run
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
 from atlasgs_bids.errors import InputError
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.files import load_tsv
 from tests.bids_datasets import Dataset, head
-from tests.test_plan import plan, t1w, target
+from tests.plans import plan, t1w, target
 from tests.validation import validator_errors
 
 CORE = CoreSettings(
     scaffold=ScaffoldSettings(n_gaussians=3000, n_steps=3),
     appearance=AppearanceSettings(regularization=0.1, max_iterations=10),
 )
+QUICK = {
+    "restoration": RestorationSettings(registration="header", core=CORE),
+    "skip_bids_validation": True,
+}
 SHIFT_MM = 2.5
 
 
@@ -62,11 +67,9 @@ def restored(tmp_path_factory):
     path = preprocessed.with_name("sub-02_from-FLAIR_to-T1w_mode-image_xfm.txt")
     SimpleITK.WriteTransform(transform, str(path))
     dataset.add_participant("02", "FLAIR", "T2w")
-    settings = {"device": "cpu", "registration": "header", "core": CORE, "skip_bids_validation": True}
     config = RunConfig(
-        root / "bids", root / "out", "participant", derivatives={"fmriprep": root / "fmriprep"},
-        anchor_session=None, **settings,
-    )  # fmt: skip
+        root / "bids", root / "out", "participant", derivatives={"fmriprep": root / "fmriprep"}, **QUICK
+    )
     return root / "out", run(config)
 
 
@@ -108,11 +111,10 @@ def test_a_scaffold_that_was_written_is_taken_and_belongs_to_one_head(restored, 
     out_dir, _ = restored
     scaffold = out_dir / "sub-02" / "anat" / "sub-02_space-T1w_desc-atlasgs_scaffold.ply"
     bids_dir = out_dir.parent / "bids"
-    settings = {"device": "cpu", "registration": "header", "core": CORE, "skip_bids_validation": True}
-    config = RunConfig(bids_dir, tmp_path / "out", "participant", scaffold=scaffold, **settings)
+    config = RunConfig(bids_dir, tmp_path / "out", "participant", scaffold=scaffold, **QUICK)
     assert run(config) == 2
     one = RunConfig(
-        bids_dir, tmp_path / "out", "participant", participant_labels=("02",), scaffold=scaffold, **settings
+        bids_dir, tmp_path / "out", "participant", participant_labels=("02",), scaffold=scaffold, **QUICK
     )
     assert run(one) == 0
     sidecar = tmp_path / "out" / "sub-02" / "anat" / "sub-02_space-T1w_desc-atlasgs_scaffold.json"

@@ -66,7 +66,7 @@ def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path):
 
 def test_a_killed_process_leaves_a_temporary_that_the_next_run_removes(tmp_path):
     script = (
-        "import pathlib, sys, time; from atlasgs_bids.bids.files import atomic\n"
+        "import pathlib, sys, time; from atlasgs_bids.runtime.files import atomic\n"
         "with atomic(pathlib.Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half'); print('ready', flush=True); time.sleep(60)\n"
     )

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.outputs.names import Naming
 from atlasgs_bids.bids.plan.session import plan_subject
+from atlasgs_bids.bids.plan.settings import PlanSettings
 from tests.bids_datasets import Dataset, affine_of
 
 SHAPE = (8, 8, 4)
@@ -101,7 +102,7 @@ def check_that_the_others_are_planned(dataset):
         warnings.simplefilter("always")
         (inputs,) = discover_participant(dataset.root, "01")
         assert inputs.problem is None
-        plan = plan_subject(inputs, RunConfig(dataset.root, Path("out"), "participant"))
+        plan = plan_subject(inputs, PlanSettings(), Naming(Path("out")))
     assert [str(warning.message) for warning in told] == []
     for image in (*inputs.anchors, *inputs.targets):
         assert image.problem is None or image.path.name.split(".")[0] in image.problem

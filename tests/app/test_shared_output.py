@@ -42,9 +42,10 @@ def undisturbed(bids_dir, tmp_path_factory):
 
 FORKS = """
 import json, os, signal, sys, time
-import atlasgs_bids.subject, atlasgs_bids.reports, gsplat.exporter, matplotlib.backends.backend_agg, torch
+import atlasgs_bids.app.session, atlasgs_bids.app.redraw
+import gsplat.exporter, matplotlib.backends.backend_agg, torch
 torch.optim.Adam([torch.zeros(1, requires_grad=True)]).step()
-from atlasgs_bids.cli import main
+from atlasgs_bids.app.cli import main
 for out_dir, delay_s in json.loads(sys.argv.pop(1)):
     sys.argv[2] = out_dir
     begin = time.monotonic()
@@ -145,8 +146,9 @@ def test_a_participant_that_another_run_works_on_is_left_to_it(bids_dir, tmp_pat
 
 def test_a_lock_goes_with_its_process_and_its_holder_clears_what_the_dead_one_left(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from atlasgs_bids.bids.locks import session_lock\n"
-        "from atlasgs_bids.bids.files import atomic\n"
+        "import sys, time; from pathlib import Path\n"
+        "from atlasgs_bids.bids.outputs.locks import session_lock\n"
+        "from atlasgs_bids.runtime.files import atomic\n"
         "with session_lock(Path(sys.argv[1]), '01', 'a'), "
         "atomic(Path(sys.argv[1]) / 'sub-01/figures/sub-01_ses-a_x.png') as temporary:\n"
         "    temporary.write_text('half'); print('ready', flush=True); time.sleep(60)\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from atlasgs_bids.bids.images import Gradients
-from tests.test_plan import image, plan, t1w, target
+from tests.plans import image, plan, t1w, target
 
 SAGITTAL, CORONAL = (9.0, 3.0, 3.0), (3.0, 9.0, 3.0)
 

@@ -1,7 +1,6 @@
 """A scaffold that leaves the program and comes back, edited or not."""
 
 from dataclasses import replace
-from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from plyfile import PlyData, PlyElement
 from scipy import ndimage
 
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings, ScaffoldSettings
@@ -25,12 +23,10 @@ from atlasgs_bids.restoration.scaffold_files import (
     save_ply,
     save_scaffold,
 )
+from atlasgs_bids.restoration.settings import RestorationSettings
 from tests.bids_datasets import head
 
-CONFIG = RunConfig(
-    Path("bids"), Path("out"), "participant", device="cpu",
-    core=CoreSettings(scaffold=ScaffoldSettings(n_steps=8)),
-)  # fmt: skip
+SETTINGS = RestorationSettings(core=CoreSettings(scaffold=ScaffoldSettings(n_steps=8)))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +40,7 @@ def anchor():
 @pytest.fixture(scope="module")
 def gaussians(anchor):
     image, support = torch.from_numpy(anchor.volume.data), torch.from_numpy(anchor.support)
-    fitted = fit_scaffold(image, support, torch.from_numpy(anchor.volume.world_from_voxel), CONFIG.core)
+    fitted = fit_scaffold(image, support, torch.from_numpy(anchor.volume.world_from_voxel), SETTINGS.core)
     return fitted.gaussians
 
 
@@ -66,8 +62,8 @@ def test_files_hold_the_gaussians(tmp_path, gaussians, extension):
 def test_a_ply_gets_its_amplitudes_back_from_the_anchor(tmp_path, anchor, gaussians):
     save_scaffold(tmp_path / "scaffold.npz", gaussians, "fingerprint", 40.0)
     save_ply(tmp_path / "scaffold.ply", gaussians)
-    _, npz_psnr_db = given_scaffold(tmp_path / "scaffold.npz", anchor, CONFIG)
-    _, ply_psnr_db = given_scaffold(tmp_path / "scaffold.ply", anchor, CONFIG)
+    _, npz_psnr_db = given_scaffold(tmp_path / "scaffold.npz", anchor, SETTINGS)
+    _, ply_psnr_db = given_scaffold(tmp_path / "scaffold.ply", anchor, SETTINGS)
     assert npz_psnr_db > 25
     assert ply_psnr_db > npz_psnr_db - 0.1
 
@@ -83,7 +79,7 @@ def test_gaussians_moved_and_deleted_in_a_viewer(tmp_path, anchor, gaussians):
     for name in kept.dtype.names:
         edited[name] = kept[name]
     PlyData([PlyElement.describe(edited, "vertex")]).write(tmp_path / "edited.ply")
-    read, _ = given_scaffold(tmp_path / "edited.ply", anchor, CONFIG)
+    read, _ = given_scaffold(tmp_path / "edited.ply", anchor, SETTINGS)
     assert len(read) == len(gaussians) - 100
     shift = torch.tensor([1.5, 0, 0])
     torch.testing.assert_close(read.means_mm[:50], gaussians.means_mm[100:150] + shift, rtol=1e-5, atol=1e-4)
@@ -94,7 +90,7 @@ def test_a_scaffold_of_another_head_is_refused(tmp_path, anchor, gaussians):
     elsewhere = replace(gaussians, means_mm=gaussians.means_mm + 100)
     save_scaffold(tmp_path / "other.npz", elsewhere, "fingerprint", 40.0)
     with pytest.raises(InputError, match=r"other\.npz: 0% of the Gaussians lie in the anchor's foreground"):
-        given_scaffold(tmp_path / "other.npz", anchor, CONFIG)
+        given_scaffold(tmp_path / "other.npz", anchor, SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -8,41 +8,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.bids.entities import parse_entities
-from atlasgs_bids.bids.images import ImageFile, ImageHeader
 from atlasgs_bids.bids.inputs.discover import SubjectInputs
 from atlasgs_bids.bids.plan.session import plan_subject
+from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.bids.plan.table import plan_table
 from atlasgs_bids.errors import InputError
-from tests.bids_datasets import FIELD_OF_VIEW_MM, affine_of
-
-CONFIG = RunConfig(bids_dir=Path("bids"), out_dir=Path("out"), analysis_level="participant")
-
-
-def image(
-    name, voxel_mm=(3.0, 3.0, 3.0), *, folder="bids/sub-01/anat", shape=None, sidecar=None, problem=None
-):
-    """An ImageFile whose header was made up: both forms set and equal."""
-    path = Path(folder) / f"{name}.nii.gz"
-    shape = shape or tuple(round(FIELD_OF_VIEW_MM / side) for side in voxel_mm)
-    affine = affine_of(voxel_mm, shape)
-    header = None if problem else ImageHeader(shape, affine, affine, 1, affine, 1)
-    return ImageFile(path, parse_entities(path), sidecar or {}, header, problem)
-
-
-def t1w(entities="", voxel_mm=(3.0, 3.0, 3.0), **more):
-    return image("_".join(filter(None, ["sub-01", entities, "T1w"])), voxel_mm, **more)
-
-
-def target(entities="", suffix="FLAIR", voxel_mm=(3.0, 3.0, 9.0), **more):
-    more = {"sidecar": {"SliceThickness": max(voxel_mm)}, **more}
-    return image("_".join(filter(None, ["sub-01", entities, suffix])), voxel_mm, **more)
-
-
-def plan(anchors, targets=(), masks=(), session=None, **config):
-    inputs = SubjectInputs("01", session, tuple(anchors), tuple(targets), tuple(masks), None)
-    return plan_subject(inputs, replace(CONFIG, **config))
+from tests.bids_datasets import affine_of
+from tests.plans import NAMING, image, plan, t1w, target
 
 
 def with_forms(file, **forms):
@@ -103,7 +75,7 @@ def test_without_a_usable_anchor_the_session_is_refused(anchors, message):
 
 def test_a_problem_of_the_index_is_the_participants():
     with pytest.raises(InputError, match="the index broke"):
-        plan_subject(SubjectInputs("01", None, (), (), (), "the index broke"), CONFIG)
+        plan_subject(SubjectInputs("01", None, (), (), (), "the index broke"), PlanSettings(), NAMING)
 
 
 def test_a_4d_t1w_with_one_volume_is_an_anchor():
@@ -291,7 +263,7 @@ def test_what_is_ignored_or_cannot_be_looked_into_is_in_the_plan():
     inputs = replace(
         inputs, ignored=(path,), failures=(("perf", "folder perf cannot be read"),), warnings=("!",)
     )
-    result = plan_subject(inputs, CONFIG)
+    result = plan_subject(inputs, PlanSettings(), NAMING)
     assert result.skipped == ((path, ".bidsignore"),)
     assert result.failures == (("perf", "folder perf cannot be read"),)
     assert result.warnings == ("!",)
@@ -304,13 +276,13 @@ def test_without_an_anchor_the_ignored_and_the_unreadable_are_named():
     with pytest.raises(
         InputError, match=r"sub-01_T1w.nii.gz: ignored \(.bidsignore\); folder anat cannot be"
     ):
-        plan_subject(inputs, CONFIG)
+        plan_subject(inputs, PlanSettings(), NAMING)
 
 
 def test_a_preprocessed_t1w_that_is_no_volume_is_not_used():
     made = t1w("desc-preproc", shape=(24, 24, 24, 2))
     inputs = SubjectInputs("01", None, (t1w(),), (target(),), (), None, preprocessed=(made,))
-    result = plan_subject(inputs, CONFIG)
+    result = plan_subject(inputs, PlanSettings(), NAMING)
     assert result.anchor.path.name == "sub-01_T1w.nii.gz"
     (warning,) = result.warnings
     assert "sub-01_desc-preproc_T1w.nii.gz: shape (24, 24, 24, 2)" in warning

@@ -39,7 +39,7 @@ def python(script, cwd, **variables):
 PLACE = """
 import json, os, sys
 from pathlib import Path
-from atlasgs_bids import environment
+from atlasgs_bids.runtime import environment
 work_dir = os.environ.get("TEST_WORK_DIR")
 environment.place_caches(Path(work_dir) if work_dir else None)
 names = ("NUMBA_CACHE_DIR", "MPLCONFIGDIR", "TRITON_CACHE_DIR", "DENO_DIR")
@@ -88,8 +88,10 @@ def test_a_folder_that_others_could_have_filled_is_not_used(tmp_path, trap):
 READ_ONLY = """
 import json, os, sys
 from pathlib import Path
-from atlasgs_bids import environment
-os.access = lambda path, mode: False
+import atlasgs_bids
+from atlasgs_bids.runtime import environment
+package = Path(atlasgs_bids.__file__).parent
+os.access = lambda path, mode: path != package
 environment.place_caches(None)
 from atlasgs_bids.core.splat import numba_kernels as cpu
 import numpy as np
@@ -108,7 +110,7 @@ def test_kernels_of_a_read_only_installation_are_kept_in_the_temporary_directory
 NO_TEMPORARY = """
 import json, os, tempfile
 from pathlib import Path
-from atlasgs_bids import environment
+from atlasgs_bids.runtime import environment
 environment._SYSTEM_TEMPORARY = ()  # as on a read-only file system: nothing but the current folder is left
 work_dir = os.environ.get("TEST_WORK_DIR")
 try:
@@ -128,7 +130,7 @@ def test_without_a_temporary_directory_the_work_dir_serves(tmp_path):
 
 LIMIT = """
 import json, os, sys
-from atlasgs_bids.environment import limit_threads
+from atlasgs_bids.runtime.environment import limit_threads
 before = os.environ.get("TEST_BEFORE")
 if not before: limit_threads(1)
 import torch, numba, SimpleITK, threadpoolctl, numpy
@@ -150,7 +152,7 @@ def test_every_library_keeps_to_its_share_of_threads(tmp_path, before):
 
 def test_the_share_is_that_of_the_processors_this_process_may_use(tmp_path):
     script = (
-        "import json, os; from atlasgs_bids.environment import share_of_threads as share\n"
+        "import json, os; from atlasgs_bids.runtime.environment import share_of_threads as share\n"
         "all_of_them = share(1); os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
         "print(json.dumps([all_of_them, share(1), share(4)]))"
     )

@@ -48,7 +48,7 @@ def invoke(bids_dir, tmp_path):
 
 def test_importing_the_command_line_is_cheap():
     heavy = ("torch", "bids", "nibabel", "nilearn", "SimpleITK", "matplotlib", "numba", "scipy", "pandas")
-    script = f"import sys, atlasgs_bids.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    script = f"import sys, atlasgs_bids.app.cli; print([name for name in {heavy!r} if name in sys.modules])"
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"
 
@@ -59,10 +59,10 @@ def test_defaults_are_those_of_the_settings(parse, bids_dir, tmp_path):
 
 def test_slice_thickness_for_all_and_by_kind(parse):
     config = parse("--slice-thickness", "5", "FLAIR=4", "--combine-stacks", "all")
-    assert config.slice_thickness_mm == {"": 5.0, "FLAIR": 4.0}
-    assert (config.given_thickness_mm("FLAIR"), config.given_thickness_mm("T2w")) == (4.0, 5.0)
-    assert config.combine_stacks == "all"
-    assert parse().given_thickness_mm("FLAIR") is None
+    assert config.plan.slice_thickness_mm == {"": 5.0, "FLAIR": 4.0}
+    assert (config.plan.given_thickness_mm("FLAIR"), config.plan.given_thickness_mm("T2w")) == (4.0, 5.0)
+    assert config.plan.combine_stacks == "all"
+    assert parse().plan.given_thickness_mm("FLAIR") is None
 
 
 @pytest.mark.parametrize("value", ["thick", "T1w=3", "FLAIR=", "-1", "0", "400", "FLAIR=nan"])
@@ -91,15 +91,16 @@ def test_every_option_reaches_the_settings(parse, tmp_path):
         *("--regularization", "0.5", "--tolerance", "1e-3", "--max-iterations", "9", "--seed", "4"),
         *("--geometry", "offset"),
     )
+    restoration = config.restoration
     assert (config.session_ids, config.skip_bids_validation) == (("a", "b"), True)
-    assert (config.work_dir, config.verbosity, config.device) == (tmp_path / "work", 2, "cuda:1")
-    assert (config.overwrite, config.dry_run, config.registration) == (True, True, "header")
-    assert (config.resolution, config.slice_profile) == (0.8, profile)
-    assert (config.core.scaffold.n_gaussians, config.core.scaffold.n_steps) == (500, 3)
-    appearance = config.core.appearance
+    assert (config.work_dir, config.verbosity, restoration.device) == (tmp_path / "work", 2, "cuda:1")
+    assert (config.overwrite, config.dry_run, restoration.registration) == (True, True, "header")
+    assert (restoration.resolution, config.slice_profile_file) == (0.8, profile)
+    assert (restoration.core.scaffold.n_gaussians, restoration.core.scaffold.n_steps) == (500, 3)
+    appearance = restoration.core.appearance
     assert (appearance.regularization, appearance.tolerance, appearance.max_iterations) == (0.5, 1e-3, 9)
-    assert config.core.seed == 4
-    assert config.core.geometry.mode == "offset"
+    assert restoration.core.seed == 4
+    assert restoration.core.geometry.mode == "offset"
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,8 @@ def test_underscores_and_hyphens_are_the_same_in_every_long_option(parse, invoke
         *("--max_iterations=9", "--omp_nthreads", "2", "--slice_thickness", "5", "FLAIR=4", "--dry-run"),
     )
     assert (config.session_ids, config.skip_bids_validation) == (("a", "b"), True)
-    assert (config.work_dir, config.core.appearance.max_iterations) == (tmp_path / "a_b", 9)
-    assert (config.n_threads, config.slice_thickness_mm) == (2, {"": 5.0, "FLAIR": 4.0})
+    assert (config.work_dir, config.restoration.core.appearance.max_iterations) == (tmp_path / "a_b", 9)
+    assert (config.restoration.n_threads, config.plan.slice_thickness_mm) == (2, {"": 5.0, "FLAIR": 4.0})
     long_names = [name for param in cli.main.params for name in param.opts if name.startswith("--")]
     assert len(long_names) > 20
     for name in long_names:

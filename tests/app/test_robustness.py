@@ -1,6 +1,7 @@
 """What goes wrong in real data, through the real command: each trap fails alone, with its own message."""
 
 import hashlib
+import json
 import signal
 import stat
 import subprocess
@@ -223,25 +224,34 @@ def test_the_group_names_who_has_no_results(trapped, traps):
     )
 
 
-def wait_for_outputs(process, folder):
-    """Wait until a run has written its first file below ``folder``, finished or temporary."""
+def wait_for_an_image(process, folder):
+    """Wait until an image has its final name, and see it while it is written, should it be written there.
+
+    A temporary file is no reason to stop waiting: there is nothing yet that could be half written.
+    """
     deadline_s = time.monotonic() + TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline_s:
-        if folder.is_dir() and any(path.is_file() for path in folder.rglob("*")):
+        if any(folder.rglob("sub-*.nii.gz")):
             return
-        time.sleep(0.005)
-    pytest.fail(f"no output in {folder}; exit code {process.poll()}")
+        time.sleep(0.0005)
+    pytest.fail(f"no image in {folder}; exit code {process.poll()}")
 
 
-def check_whole(out_dir):
-    """Every file under its final name is whole."""
-    for path in out_dir.rglob("sub-*"):
+def whole_files(out_dir):
+    """Names of all files of participants under their final names, each read to its end."""
+    names = set()
+    for path in (path for path in out_dir.rglob("sub-*") if path.is_file()):
+        names.add(path.name)
         if path.name.endswith(".nii.gz"):
             nib.load(path).get_fdata()
         elif path.suffix == ".npz":
-            np.load(path, allow_pickle=False).files  # noqa: B018 - reads the archive's index
-        elif path.is_file():
+            with np.load(path, allow_pickle=False) as archive:
+                assert all(archive[name].size for name in archive.files)
+        elif path.suffix == ".json":
+            assert json.loads(path.read_text(encoding="utf-8"))
+        else:
             assert path.stat().st_size > 0
+    return names
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
@@ -250,11 +260,11 @@ def test_a_stopped_run_leaves_nothing_half_written_and_the_next_completes(tmp_pa
     out_dir = tmp_path / "out"
     started = command(dataset.root, out_dir)
     with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_for_outputs(process, out_dir / "sub-01")
+        wait_for_an_image(process, out_dir / "sub-01")
         process.send_signal(sent)
         _, log = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == code, log
-    check_whole(out_dir)
+    assert {"sub-01_desc-anchor_T1w.nii.gz", "sub-01_desc-anchor_T1w.json"} <= whole_files(out_dir)
     if sent == signal.SIGINT:
         assert list(out_dir.rglob(".tmp-*")) == []
         assert "interrupted" in log

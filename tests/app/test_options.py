@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from atlasgs_bids import RunConfig
 from atlasgs_bids.app import cli
 from atlasgs_bids.app import run as app
+from atlasgs_bids.restoration.settings import RestorationSettings
 from tests.bids_datasets import Dataset
 
 
@@ -56,8 +56,10 @@ def test_a_file_states_options_by_their_names(invoke, tmp_path):
     )
     assert code == 0, output
     assert (config.participant_labels, config.session_ids) == (("01", "02"), ("a", "b"))
-    assert (config.device, config.n_procs, config.n_threads, config.memory_mib) == ("cpu", 3, 2, 8000)
-    assert (config.resolution, config.core.appearance.tolerance, config.overwrite) == (0.8, 1e-3, True)
+    restoration = config.restoration
+    assert (restoration.device, config.n_procs, restoration.n_threads) == ("cpu", 3, 2)
+    assert (config.memory_mib, restoration.resolution, config.overwrite) == (8000, 0.8, True)
+    assert restoration.core.appearance.tolerance == 1e-3
     assert (config.verbosity, config.work_dir) == (2, tmp_path / "work")
     assert config.derivatives == {"fmriprep": tmp_path}
 
@@ -69,7 +71,8 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(invok
     )
     code, output, config = invoke("--nprocs", "4", config=file, environment=environment)
     assert code == 0, output
-    assert (config.n_procs, config.core.seed, config.core.appearance.max_iterations) == (4, 3, 2)
+    assert (config.n_procs, config.restoration.core.seed) == (4, 3)
+    assert config.restoration.core.appearance.max_iterations == 2
 
 
 def test_every_kind_of_option_is_read_from_the_environment(invoke, tmp_path):
@@ -85,7 +88,7 @@ def test_every_kind_of_option_is_read_from_the_environment(invoke, tmp_path):
     )
     assert code == 0, output
     assert (config.participant_labels, config.overwrite, config.verbosity) == (("01", "02"), True, 1)
-    assert (config.memory_mib, config.core.seed) == (2048, 9)
+    assert (config.memory_mib, config.restoration.core.seed) == (2048, 9)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,5 @@ def test_help_comes_at_once():
         ("learned", "cpu", "learned"),
     ],
 )
-def test_the_prior_of_an_image_follows_the_device_unless_it_is_named(asked, device, expected, tmp_path):
-    config = RunConfig(tmp_path, tmp_path / "out", "participant", prior=asked, device=device)
-    assert config.image_prior == expected
+def test_the_prior_of_an_image_follows_the_device_unless_it_is_named(asked, device, expected):
+    assert RestorationSettings(prior=asked, device=device).image_prior == expected

@@ -27,6 +27,16 @@ def test_without_a_terminal_stages_are_log_lines(log):
     assert end.startswith("sub-01: scaffold: done in ")
 
 
+def test_labels_lead_every_stage_and_text_from_the_outermost_on(log):
+    with Progress(Console(file=io.StringIO())) as progress:
+        target = progress.under("sub-01").under("FLAIR")
+        with target.stage("rendering"):
+            pass
+    assert log.messages[0] == "sub-01 FLAIR: rendering ..."
+    assert target.led("the solve stopped") == "sub-01 FLAIR: the solve stopped"
+    assert progress.led("no plan") == "no plan"
+
+
 def test_a_long_stage_says_how_far_it_is(log, monkeypatch):
     monkeypatch.setattr(module, "_LOG_EVERY_S", 0.0)
     with Progress(Console(file=io.StringIO())) as progress, progress.stage("x", total=5) as advance:
@@ -56,6 +66,16 @@ def test_on_a_terminal_stages_are_bars(log):
         assert progress._bars.tasks == []
     assert "sub-01: scaffold" in screen.getvalue()
     assert "4/4" in screen.getvalue()
+
+
+def test_the_bars_of_a_target_are_those_of_the_run():
+    screen = io.StringIO()
+    with Progress(Console(file=screen, force_terminal=True, width=100)) as progress:
+        with progress.under("sub-01 FLAIR").stage("appearance", total=3) as advance:
+            advance(3)
+            progress._bars.refresh()
+        assert progress._bars.tasks == []
+    assert "sub-01 FLAIR: appearance" in screen.getvalue()
 
 
 def test_quiet_says_nothing(log):

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.scaffold import session_anchor, session_scaffold
+from atlasgs_bids.app.stacks import stack_input
 from atlasgs_bids.bids.inputs.discover import discover_participant
 from atlasgs_bids.bids.plan.session import plan_subject
 from atlasgs_bids.core.geometry import _misfit
 from atlasgs_bids.core.settings import CoreSettings, GeometrySettings
 from atlasgs_bids.imaging.nifti import load_volume
-from atlasgs_bids.restoration.anchor import session_anchor
 from atlasgs_bids.restoration.result import rendered_result
-from atlasgs_bids.restoration.scaffold import session_scaffold
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import place
 from atlasgs_bids.restoration.target import _terms, fit_target
 from atlasgs_bids.runtime.progress import Progress
@@ -26,7 +27,7 @@ GAIN = 1.5
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    """Config, scaffold and placed stacks of a participant."""
+    """Settings, scaffold and placed stacks of a participant."""
     root = tmp_path_factory.mktemp("geometry")
     dataset = Dataset.create(root / "bids").add_participant("01", "T2w")
     dataset.path("01", "T2w").unlink()
@@ -38,34 +39,39 @@ def session(tmp_path_factory):
         bids_dir=dataset.root,
         out_dir=root / "out",
         analysis_level="participant",
-        device="cpu",
-        registration="header",
+        restoration=RestorationSettings(registration="header"),
     )
     (inputs,) = discover_participant(dataset.root, "01")
-    plan = plan_subject(inputs, config)
+    plan = plan_subject(inputs, config.plan, config.naming)
     scaffold = session_scaffold(plan, session_anchor(plan), config, Progress.quiet())
     (target,) = plan.targets
-    placed = [place(s, load_volume(s.source.path), scaffold.anchor, config, "sub-01") for s in target.stacks]
+    placed = [
+        place(
+            stack_input(stack), load_volume(stack.source.path), scaffold.anchor, config.restoration,
+            Progress.quiet(),
+        )
+        for stack in target.stacks
+    ]  # fmt: skip
     assert len(placed) == 2
-    return config, scaffold, placed
+    return config.restoration, scaffold, placed
 
 
 @pytest.fixture(scope="module")
 def fitted(session):
-    """Config and fit of a mode, each made once."""
-    config, scaffold, placed = session
+    """Settings and fit of a mode, each made once."""
+    settings, scaffold, placed = session
 
     @functools.cache
     def fit(mode):
         core = CoreSettings(geometry=GeometrySettings(mode=mode))
-        own = replace(config, core=core)
-        return own, fit_target(placed, scaffold, own, Progress.quiet(), "sub-01 T2w")
+        own = replace(settings, core=core)
+        return own, fit_target(placed, scaffold, own, Progress.quiet())
 
     return fit
 
 
-def image(config, fit):
-    return rendered_result(fit.fit, fit.scaffold, config).sr
+def image(settings, fit):
+    return rendered_result(fit.fit, fit.scaffold, settings).sr
 
 
 def test_frozen_is_the_sessions_scaffold_and_the_terms_are_what_was_fitted(session, fitted):
@@ -83,14 +89,14 @@ def test_frozen_is_the_sessions_scaffold_and_the_terms_are_what_was_fitted(sessi
 
 @pytest.mark.parametrize(("mode", "least_correlation"), [("offset", 0.99), ("own", 0.8)])
 def test_other_gaussians_give_much_the_same_image(session, fitted, mode, least_correlation):
-    config, fit = fitted(mode)
+    settings, fit = fitted(mode)
     _, scaffold, _ = session
     assert not torch.equal(fit.scaffold.gaussians.means_mm, scaffold.gaussians.means_mm)
     # A graph by the anchor has no place in a geometry without the anchor; a shared one is not made twice.
     assert (fit.scaffold.prior is scaffold.prior) == (mode != "own")
     assert fit.scaffold.anchor is scaffold.anchor
     inside = scaffold.anchor.foreground
-    frozen, other = image(*fitted("frozen"))[inside], image(config, fit)[inside]
+    frozen, other = image(*fitted("frozen"))[inside], image(settings, fit)[inside]
     assert least_correlation < np.corrcoef(frozen, other)[0, 1] < 1 - 1e-6
 
 

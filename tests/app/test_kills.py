@@ -17,9 +17,9 @@ from tests.runs import command, outputs
 
 SCRIPT = """
 import json, os, signal, sys
-import atlasgs_bids.subject, gsplat.exporter, matplotlib.backends.backend_agg, torch
+import atlasgs_bids.app.session, gsplat.exporter, matplotlib.backends.backend_agg, torch
 torch.optim.Adam([torch.zeros(1, requires_grad=True)]).step()
-from atlasgs_bids.cli import main
+from atlasgs_bids.app.cli import main
 
 def watch(results, last_change):
     latest = None

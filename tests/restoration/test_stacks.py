@@ -1,7 +1,6 @@
 """Stacks of the phantom through observation and fit: gaps, orientations, several stacks of one contrast."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +8,6 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.bids.images import ImageFile
-from atlasgs_bids.bids.plan.targets import StackPlan
 from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.operators import SliceRows, StackedOperator
@@ -30,19 +26,19 @@ from atlasgs_bids.restoration.motion import fit_moving_stacks
 from atlasgs_bids.restoration.observation import join, observe, observe_placed
 from atlasgs_bids.restoration.result import StackResult, TargetFit, rendered_result
 from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
-from atlasgs_bids.restoration.stack import PlacedStack, covered, stack_noise_sd
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.stack import PlacedStack, StackInput, covered, stack_noise_sd
 from atlasgs_bids.runtime.progress import Progress
 from tests.helpers import assert_adjoint
 from tests.imaging.phantom import FLAIR, T1W, head, rigid
 
 SIZE_MM = 4
-CONFIG = RunConfig(
-    Path("bids"), Path("out"), "participant", device="cpu",
+CONFIG = RestorationSettings(
     core=CoreSettings(
         scaffold=ScaffoldSettings(n_steps=8),
         appearance=AppearanceSettings(regularization=0.03, tolerance=1e-3, n_probes=1),
     ),
-)  # fmt: skip
+)
 QUICK = replace(
     CONFIG,
     core=replace(CONFIG.core, appearance=replace(CONFIG.core.appearance, tolerance=1e-2, max_iterations=20)),
@@ -100,20 +96,19 @@ def cut(truth, axis, spacing_mm, thickness_mm, target_from_anchor=None, tilt_deg
     volume = Volume(data.astype(np.float32), affine)
     geometry = slice_geometry(volume.data.shape, affine, {}, thickness_mm)
     geometry = replace(geometry, axis=axis, spacing_mm=spacing_mm)
-    image = ImageFile(Path(f"bids/sub-01/anat/sub-01_acq-{axis}_FLAIR.nii.gz"), {}, {}, None, None)
     registration = Registration(motion, 0.0, 0.0, 0.0, "rigid", None, None)
-    return PlacedStack(StackPlan(image, geometry), volume, registration)
+    return PlacedStack(StackInput(f"stack along {axis}", geometry), volume, registration)
 
 
-def fit_amplitudes(placed, observations, scaffold, config, progress, label):
+def fit_amplitudes(placed, observations, scaffold, config, progress):
     """fit_stacks for one stack without the uncertainty, which takes most of its time."""
     ((stack,), (own,)) = placed, observations
     appearance = fit_appearance(
-        own.slices_from_amplitudes, own.slices, own.weights, scaffold.prior, stack.plan.geometry.axis,
+        own.slices_from_amplitudes, own.slices, own.weights, scaffold.prior, stack.source.geometry.axis,
         config.core.appearance,
     )  # fmt: skip
     result = StackResult(
-        plan=stack.plan,
+        source=stack.source,
         acquired=stack.acquired,
         registration=stack.registration,
         simulated=own.slices_from_amplitudes.forward(appearance.amplitudes).numpy(),
@@ -129,7 +124,7 @@ def fit_of(placed, scaffold, config=CONFIG, fit=None):
     observations = [observe_placed(stack, scaffold, config) for stack in placed]
     fit = fit or (fit_stacks if len(placed) > 1 else fit_amplitudes)
     with Progress() as progress:
-        return fit(placed, observations, scaffold, config, progress, "test")
+        return fit(placed, observations, scaffold, config, progress)
 
 
 def fitted(placed, scaffold, config=CONFIG, fit=None):
@@ -162,8 +157,8 @@ def test_any_stack_beats_interpolation(scaffold, truth, axis, gap, tilt_deg):
 def test_a_gap_is_told_from_a_thick_slice(scaffold, truth):
     """Taking slices with a gap of half their distance for slices without one costs accuracy."""
     stack = cut(truth, 2, 12.0, 6.0)
-    thick = replace(stack.plan.geometry, thickness_mm=12.0)
-    wrong = replace(stack, plan=replace(stack.plan, geometry=thick))
+    thick = replace(stack.source.geometry, thickness_mm=12.0)
+    wrong = replace(stack, source=replace(stack.source, geometry=thick))
     assert (
         score(fitted([stack], scaffold), truth, scaffold)
         > score(fitted([wrong], scaffold), truth, scaffold) + 0.3
@@ -226,11 +221,11 @@ def test_operators_of_several_stacks_are_adjoint():
 def test_a_zero_filled_image_is_observed_with_its_point_spread(scaffold, truth):
     """Same slices, acquired at half the matrix along one axis: the operator spreads a point over it."""
     stack = cut(truth, 2, 12.0, 12.0)
-    wide = replace(stack.plan.geometry, acquired_in_plane_mm=(8.0, 4.0))
+    wide = replace(stack.source.geometry, acquired_in_plane_mm=(8.0, 4.0))
     spreads = []
-    for geometry in (stack.plan.geometry, wide):
-        plan = replace(stack.plan, geometry=geometry)
-        own = observe(plan, stack.acquired, np.eye(4), scaffold.anchor, scaffold.gaussians, CONFIG)
+    for geometry in (stack.source.geometry, wide):
+        source = replace(stack.source, geometry=geometry)
+        own = observe(source, stack.acquired, np.eye(4), scaffold.anchor, scaffold.gaussians, CONFIG)
         point = torch.zeros(own.acquisition.shape_out)
         point[tuple(n // 2 for n in point.shape)] = 1
         response = own.acquisition.forward(own.acquisition.adjoint(point))
@@ -256,7 +251,7 @@ def test_nothing_is_invented_outside_the_slices(scaffold, truth):
     # The last slice ends half its thickness beyond its centre, not half the distance to the next.
     top_mm = (stack.acquired.world_from_voxel @ [0, 0, n_slices // 2 - 1, 1])[2] + 3.0
     z_mm = truth.world_from_voxel[2, 2] * np.arange(truth.data.shape[2]) + truth.world_from_voxel[2, 3]
-    reached = covered(stack.plan, Volume(half, stack.acquired.world_from_voxel), np.eye(4), truth.grid)
+    reached = covered(stack.source, Volume(half, stack.acquired.world_from_voxel), np.eye(4), truth.grid)
     highest = np.flatnonzero(reached.any((0, 1))).max()
     assert z_mm[highest] <= top_mm < z_mm[highest + 1]
     x = np.flatnonzero(result.fov.any((1, 2)))

@@ -5,20 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.outputs.names import Naming
 from atlasgs_bids.bids.plan.files import remove_old_files, target_files
 from atlasgs_bids.bids.plan.session import plan_subject
+from atlasgs_bids.bids.plan.settings import PlanSettings
 from tests.bids_datasets import Dataset
 from tests.runs import atlasgs
 
 LONGEST = len("sub-01_acq-_mod-FLAIR_space-T1w_res-iso_desc-sr_metrics.json")
 
 
-def planned(bids_dir, out_dir, **settings):
+def planned(bids_dir, out_dir, motion="none"):
     (inputs,) = discover_participant(bids_dir, "01")
-    config = RunConfig(bids_dir, out_dir, "participant", **settings)
-    return plan_subject(inputs, config), config
+    naming = Naming(out_dir, motion=motion)
+    return plan_subject(inputs, PlanSettings(), naming), naming
 
 
 def with_label(root, n_letters):
@@ -28,10 +29,10 @@ def with_label(root, n_letters):
 
 
 def test_a_name_of_255_bytes_is_planned_and_one_more_is_that_images_failure(tmp_path):
-    plan, config = planned(with_label(tmp_path, 255 - LONGEST), tmp_path / "out")
+    plan, naming = planned(with_label(tmp_path, 255 - LONGEST), tmp_path / "out")
     (flair, t2w), failures = plan.targets, plan.failures
     assert failures == ()
-    assert max(len(path.name) for path in target_files(flair, config)) == 255
+    assert max(len(path.name) for path in target_files(flair, naming)) == 255
     assert t2w.label == "T2w"
     plan, _ = planned(with_label(tmp_path, 256 - LONGEST), tmp_path / "out")
     assert [target.label for target in plan.targets] == ["T2w"]
@@ -70,12 +71,12 @@ def test_the_real_command_refuses_it_before_computing_and_does_the_others(tmp_pa
 @pytest.mark.parametrize("motion", ["none", "slice"])
 def test_every_file_of_an_earlier_run_goes_and_nothing_else(tmp_path, motion):
     dataset = Dataset.create(tmp_path / "bids").add_participant("01", "FLAIR", "T2w")
-    plan, config = planned(dataset.root, tmp_path / "out", motion="slice")
+    plan, naming = planned(dataset.root, tmp_path / "out", motion="slice")
     for target in plan.targets:
-        for path in target_files(target, config):
+        for path in target_files(target, naming):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     flair, t2w = plan.targets
-    remove_old_files(flair, replace(config, motion=motion))
-    left = {path for path in config.out_dir.rglob("*") if path.is_file()}
-    assert left == set(target_files(t2w, config))
+    remove_old_files(flair, replace(naming, motion=motion))
+    left = {path for path in naming.out_dir.rglob("*") if path.is_file()}
+    assert left == set(target_files(t2w, naming))
