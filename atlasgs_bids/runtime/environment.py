@@ -71,7 +71,7 @@ def place_caches(work_dir: Path | None) -> None:
     no work dir is given. Raises ConfigurationError where nothing can be written.
     """
     _check_temporary_directory(work_dir)
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     folder = work_dir or _own_folder(Path(tempfile.gettempdir()))
     if work_dir is not None or not os.access(package, os.W_OK):
         os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / "numba"))
