@@ -12,6 +12,6 @@ from atlasgs_bids.core.operators import LinearOperator
 class JointObservation:
     """Several observations below each other, a row for each slice; the slice axis is 0."""
 
-    slices: Float[Tensor, "n p 1"]
-    weights: Float[Tensor, "n p 1"]
+    slices: Float[Tensor, "x y z"]
+    weights: Float[Tensor, "x y z"]
     slices_from_amplitudes: LinearOperator
