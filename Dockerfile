@@ -20,7 +20,7 @@ ENV PATH=/opt/atlasgs/bin:$PATH
 
 # The dependencies first, by way of an empty package: a change of the code rebuilds only what comes after them.
 COPY pyproject.toml constraints.txt ./
-COPY atlasgs_bids/__init__.py atlasgs_bids/
+COPY atlasgs_bids/__init__.py atlasgs_bids/version.py atlasgs_bids/
 # hadolint ignore=SC2086,DL3042 - PIP_ARGS is a list of arguments; PIP_NO_CACHE_DIR is set above
 RUN touch README.md && pip install --no-compile ${PIP_ARGS} -c constraints.txt . && pip uninstall -y atlasgs-bids
 

@@ -1,4 +1,7 @@
-"""Command line -> RunConfig; nothing else."""
+"""Command line -> RunConfig; nothing else.
+
+Longer than 300 lines: each option is a paragraph of its own, and all of them stand where --help shows them.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import Any
 import click
 
 from atlasgs_bids.app.config import RunConfig, resolve_out_dir
-from atlasgs_bids.bids.entities import INPUT_SUFFIXES
+from atlasgs_bids.bids.entities import FILTER_ENTITIES, INPUT_SUFFIXES, TARGET_SUFFIXES
 from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.core.settings import (
     GEOMETRY_MODES,
@@ -75,7 +78,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--bids-filter-file",
     "bids_filters",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    callback=options.filters,
+    callback=options.filters(INPUT_SUFFIXES, FILTER_ENTITIES),
     help=f"JSON file that narrows the inputs: keys {', '.join(INPUT_SUFFIXES)}, each with pybids entities.",
 )
 @click.option("--skip-bids-validation", is_flag=True, help="Do not validate the dataset first.")
@@ -196,7 +199,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--slice-thickness",
     "slice_thickness_mm",
     cls=options.SpaceListOption,
-    callback=options.slice_thickness,
+    callback=options.slice_thickness(TARGET_SUFFIXES),
     metavar="MM|SUFFIX=MM...",
     help="Slice thickness, for all targets (5) or by kind (FLAIR=5 T2w=4), before that of the sidecars.",
 )

@@ -10,6 +10,8 @@ INPUT_SUFFIXES = {
 }  # fmt: skip
 """Kind of input (the key in a filter file) -> BIDS suffix; ``t1w`` is the anchor, the others are targets."""
 
+TARGET_SUFFIXES = tuple(suffix for kind, suffix in INPUT_SUFFIXES.items() if kind != "t1w")
+
 DATATYPES = {"dwi": "dwi", "asl": "perf", "m0scan": "perf"}
 """Suffix -> the folder it lies in, where that is not ``anat``."""
 
@@ -51,6 +53,8 @@ ENTITIES = (
 DERIVATIVE_ENTITIES = ("space", "segmentation", "res", "den", "label", "desc")
 """Entities that no raw image has."""
 
+FILTER_ENTITIES = frozenset(name for _, name in ENTITIES) | {"suffix", "datatype", "extension"}
+"""What a --bids-filter-file may ask for by pybids' name."""
 
 _NAMES = dict(ENTITIES)
 _KEYS = {name: key for key, name in ENTITIES}

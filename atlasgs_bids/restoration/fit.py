@@ -11,8 +11,8 @@ from atlasgs_bids.core.appearance import (
     fit_guarded_appearance,
 )
 from atlasgs_bids.core.observation import JointObservation
-from atlasgs_bids.core.priors.expectation import ExpectedStack
-from atlasgs_bids.core.uncertainty import estimate_uncertainty
+from atlasgs_bids.core.priors.expectation import Evidence, Expectation, ExpectedStack
+from atlasgs_bids.core.uncertainty import Uncertainty, estimate_uncertainty
 from atlasgs_bids.restoration.learning import learn
 from atlasgs_bids.restoration.observation import Observation, estimate_gains, join
 from atlasgs_bids.restoration.result import StackResult, TargetFit
@@ -67,32 +67,59 @@ def fit_stacks(
                 problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
                 slice_axis, settings, advance,
             )  # fmt: skip
-    uncertainty = None
-    if config.estimate_uncertainty:
-        with progress.stage("uncertainty") as advance:
-            uncertainty = estimate_uncertainty(
-                appearance.objective, expectations, slice_axis, noise_sds[0], settings, config.core.seed
-            )
-            advance(1)
+    uncertainty = _uncertainty(appearance, expectations, slice_axis, noise_sds[0], config, progress)
     log_fit(appearance, config, progress)
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
-    results = tuple(
-        StackResult(
-            source=stack.source,
-            acquired=stack.acquired,
-            registration=stack.registration,
-            simulated=(gain * own.slices_from_amplitudes.forward(appearance.amplitudes)).cpu().numpy(),
-            weights=own.weights.cpu().numpy(),
-            gain=gain,
-            noise_sd=sd,
-            contradicted=None if evidence is None else (evidence.contradicted > 0).cpu().numpy(),
-            anchor_gain=None if evidence is None else evidence.anchor_gain,
-        )
-        for stack, own, gain, sd, evidence in zip(
-            placed, observations, gains, noise_sds, evidences, strict=True
-        )
-    )
+    stacks = zip(placed, observations, gains, noise_sds, evidences, strict=True)
+    results = tuple(_stack_result(*own, appearance) for own in stacks)
     return TargetFit(appearance, uncertainty, results, tuple(expected))
+
+
+def _uncertainty(
+    appearance: Appearance,
+    expectations: Sequence[Expectation],
+    slice_axis: int,
+    noise_sd: float,
+    config: RestorationSettings,
+    progress: Progress,
+) -> Uncertainty | None:
+    """How far the amplitudes may be off; None: not asked for."""
+    if not config.estimate_uncertainty:
+        return None
+    with progress.stage("uncertainty") as advance:
+        uncertainty = estimate_uncertainty(
+            appearance.objective,
+            expectations,
+            slice_axis,
+            noise_sd,
+            config.core.appearance,
+            config.core.seed,
+        )
+        advance(1)
+    return uncertainty
+
+
+def _stack_result(
+    stack: PlacedStack,
+    observation: Observation,
+    gain: float,
+    noise_sd: float,
+    evidence: Evidence | None,
+    appearance: Appearance,
+) -> StackResult:
+    """What the amplitudes say of one stack."""
+    simulated = gain * observation.slices_from_amplitudes.forward(appearance.amplitudes)
+    return StackResult(
+        source=stack.source,
+        acquired=stack.acquired,
+        registration=stack.registration,
+        simulated=simulated.cpu().numpy(),
+        weights=observation.weights.cpu().numpy(),
+        gain=gain,
+        noise_sd=noise_sd,
+        contradicted=None if evidence is None else (evidence.contradicted > 0).cpu().numpy(),
+        anchor_gain=None if evidence is None else evidence.anchor_gain,
+    )
 
 
 def _alone(observation: Observation) -> JointObservation:

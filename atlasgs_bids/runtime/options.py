@@ -3,13 +3,11 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-
-from atlasgs_bids.bids.entities import ENTITIES, INPUT_SUFFIXES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -100,23 +98,29 @@ def slice_profile(ctx: click.Context, param: click.Parameter, value: str) -> str
     return Path(value).absolute()
 
 
-def slice_thickness(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, float]:
-    """``5`` or ``FLAIR=5``, by suffix; ``""``: every other target."""
-    suffixes = [suffix for kind, suffix in INPUT_SUFFIXES.items() if kind != "t1w"]
-    thickness_mm = {}
-    for value in values:
-        suffix, _, number = value.rpartition("=")
-        if suffix and suffix not in suffixes:
-            text = f"{value!r}: {suffix!r} is no target, expected one of {', '.join(suffixes)}"
-            raise click.BadParameter(text, ctx, param)
-        try:
-            thickness_mm[suffix] = float(number)
-        except ValueError as error:
-            text = f"{value!r}, expected mm for all targets (5) or for one kind (FLAIR=5)"
-            raise click.BadParameter(text, ctx, param) from error
-        if not 0 < thickness_mm[suffix] < 100:
-            raise click.BadParameter(f"{value!r}, expected more than 0 and less than 100 mm", ctx, param)
-    return thickness_mm
+def slice_thickness(
+    suffixes: Collection[str],
+) -> Callable[[click.Context, click.Parameter, Sequence[str]], dict[str, float]]:
+    """Callback for ``5`` or ``FLAIR=5``, by one of the suffixes; ``""``: every other target."""
+
+    def clean(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, float]:
+        thickness_mm = {}
+        for value in values:
+            suffix, _, number = value.rpartition("=")
+            if suffix and suffix not in suffixes:
+                text = f"{value!r}: {suffix!r} is no target, expected one of {', '.join(suffixes)}"
+                raise click.BadParameter(text, ctx, param)
+            try:
+                thickness_mm[suffix] = float(number)
+            except ValueError as error:
+                text = f"{value!r}, expected mm for all targets (5) or for one kind (FLAIR=5)"
+                raise click.BadParameter(text, ctx, param) from error
+            if not 0 < thickness_mm[suffix] < 100:
+                text = f"{value!r}, expected more than 0 and less than 100 mm"
+                raise click.BadParameter(text, ctx, param)
+        return thickness_mm
+
+    return clean
 
 
 def device(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -154,34 +158,39 @@ def label(key: str) -> Callable[[click.Context, click.Parameter, str | None], st
     return clean
 
 
-def filters(ctx: click.Context, param: click.Parameter, path: Path | None) -> dict[str, dict[str, Any]]:
-    """Content of a --bids-filter-file, its keys checked."""
-    if path is None:
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{path} is not valid JSON ({error})", ctx, param) from error
-    if not isinstance(content, dict) or not all(isinstance(query, dict) for query in content.values()):
-        raise click.BadParameter(f'{path}: expected {{"t1w": {{"acquisition": "mprage"}}}}', ctx, param)
-    entities = {name for _, name in ENTITIES} | {"suffix", "datatype", "extension"}
-    ignored = [kind for kind in content if kind in OTHERS_INPUTS]
-    if ignored:
-        click.echo(f"{path}: {', '.join(ignored)}: no input of this command, ignored", err=True)
-    queries = {kind: query for kind, query in content.items() if kind not in ignored}
-    for kind, query in queries.items():
-        if kind not in INPUT_SUFFIXES:
-            known = ", ".join(INPUT_SUFFIXES)
-            raise click.BadParameter(f"{path}: unknown input {kind!r}, expected {known}", ctx, param)
-        for name in query:
-            if name not in entities and not name[:1].isupper():  # capitals: a field of the sidecar
-                raise click.BadParameter(
-                    f"{path}: {kind}: unknown entity {name!r}, expected pybids' long names such as "
-                    "session, acquisition, run, reconstruction or a sidecar field",
-                    ctx,
-                    param,
-                )
-    return queries
+def filters(
+    kinds: Collection[str], entities: Collection[str]
+) -> Callable[[click.Context, click.Parameter, Path | None], dict[str, dict[str, Any]]]:
+    """Callback for the content of a --bids-filter-file, its kinds of input and entities checked."""
+
+    def clean(ctx: click.Context, param: click.Parameter, path: Path | None) -> dict[str, dict[str, Any]]:
+        if path is None:
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise click.BadParameter(f"{path} is not valid JSON ({error})", ctx, param) from error
+        if not isinstance(content, dict) or not all(isinstance(query, dict) for query in content.values()):
+            raise click.BadParameter(f'{path}: expected {{"t1w": {{"acquisition": "mprage"}}}}', ctx, param)
+        ignored = [kind for kind in content if kind in OTHERS_INPUTS]
+        if ignored:
+            click.echo(f"{path}: {', '.join(ignored)}: no input of this command, ignored", err=True)
+        queries = {kind: query for kind, query in content.items() if kind not in ignored}
+        for kind, query in queries.items():
+            if kind not in kinds:
+                known = ", ".join(kinds)
+                raise click.BadParameter(f"{path}: unknown input {kind!r}, expected {known}", ctx, param)
+            for name in query:
+                if name not in entities and not name[:1].isupper():  # capitals: a field of the sidecar
+                    raise click.BadParameter(
+                        f"{path}: {kind}: unknown entity {name!r}, expected pybids' long names such as "
+                        "session, acquisition, run, reconstruction or a sidecar field",
+                        ctx,
+                        param,
+                    )
+        return queries
+
+    return clean
 
 
 def named_folders(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Path]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from atlasgs_bids.bids.entities import FILTER_ENTITIES, INPUT_SUFFIXES
 from atlasgs_bids.runtime import options
 from atlasgs_bids.runtime.environment import stand_in_for_user
 from atlasgs_bids.study.settings import (
@@ -63,7 +64,8 @@ def _factors(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]
 )  # fmt: skip
 @click.option(
     "--bids-filter-file", "bids_filters", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    callback=options.filters, help="JSON file that narrows the inputs, as for atlasgs.",
+    callback=options.filters(INPUT_SUFFIXES, FILTER_ENTITIES),
+    help="JSON file that narrows the inputs, as for atlasgs.",
 )  # fmt: skip
 @click.option(
     "-d", "--derivatives", cls=options.SpaceListOption, callback=options.named_folders,

@@ -97,12 +97,6 @@ def discover_participant(
             "user may read; run the BIDS validator on the dataset"
         )
         return [SubjectInputs(participant, None, (), (), (), problem)]
-    sessions = {image.entities.get("session") for image in (*found.anchors, *found.targets)}
-    sessions |= {folder.session for folder in files.unreadable}
-    if session_ids:
-        sessions &= set(session_ids)
-    elif not sessions and not found.ignored:
-        sessions = {None}
     return [
         SubjectInputs(
             participant,
@@ -120,8 +114,19 @@ def discover_participant(
             ),
             warnings=found.warnings,
         )
-        for session in sorted(sessions, key=lambda label: label or "")
+        for session in _sessions(files, found, session_ids)
     ]
+
+
+def _sessions(files: ParticipantFiles, found: _Found, session_ids: Sequence[str]) -> list[str | None]:
+    """Those of the images and of folders that cannot be read, as far as they are asked for, in order."""
+    sessions = {image.entities.get("session") for image in (*found.anchors, *found.targets)}
+    sessions |= {folder.session for folder in files.unreadable}
+    if session_ids:
+        sessions &= set(session_ids)
+    elif not sessions and not found.ignored:
+        sessions = {None}
+    return sorted(sessions, key=lambda label: label or "")
 
 
 def _problem(files: ParticipantFiles, session: str | None) -> str | None:

@@ -7,6 +7,8 @@ so the same input gives the same bits on any number of threads.
 Arrays: means (n, 3) and half_extents (n, 3) in voxels, precisions (n, 6) in voxel⁻² packed as
 xx, xy, xz, yy, yz, zz. Pairs with a squared Mahalanobis distance above CUTOFF² have no weight: along a line
 of voxels those are its two ends, found from the roots of a quadratic.
+
+Longer than 300 lines: scatter and gather share their helpers, which the compiler inlines from one module.
 """
 
 import math

@@ -8,6 +8,8 @@ the two both ways is counted out in decision 0005.
 Layouts as in cpu.py: means (n, 3), precisions (n, 6) as xx, xy, xz, yy, yz, zz, half extents (n, 3), voxels.
 ``frame`` holds the 9 entries of the linear part M of voxel_from_world by rows, its 3 translations, and the
 9 entries of M⁻¹ by rows.
+
+Longer than 300 lines: scatter and gather share their helpers, which the compiler inlines from one module.
 """
 
 import triton
