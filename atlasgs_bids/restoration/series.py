@@ -125,7 +125,8 @@ def fit_series(
     reference = fit_target(
         [placed],
         scaffold,
-        replace(config, prior="graph", core=replace(config.core, appearance=appearance)),
+        # Nor positions of its slices: the volumes share one observation, of a head that lies still.
+        replace(config, prior="graph", motion="none", core=replace(config.core, appearance=appearance)),
         progress.under("reference"),
         [expected[shown]] if expected else None,
     )
