@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from atlasgs_bids.app import cli
 from atlasgs_bids.bids.outputs.dataset import write_dataset_files
-from atlasgs_bids.bids.outputs.names import load_tsv, save_json, save_tsv, target_outputs
+from atlasgs_bids.bids.outputs.names import target_outputs
+from atlasgs_bids.runtime.files import load_tsv, save_json, save_tsv
 from tests.bids_datasets import Dataset
 
 

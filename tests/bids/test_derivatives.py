@@ -16,15 +16,12 @@ from atlasgs_bids.bids.outputs.names import (
     derivative_path,
     image_sidecar,
     json_path,
-    load_tsv,
     resolution_label,
-    save_image,
-    save_json,
-    save_text,
-    save_tsv,
     target_outputs,
 )
 from atlasgs_bids.errors import ConfigurationError
+from atlasgs_bids.imaging.nifti import save_image
+from atlasgs_bids.runtime.files import load_tsv, save_json, save_text, save_tsv
 from tests.bids_datasets import Dataset, head
 
 

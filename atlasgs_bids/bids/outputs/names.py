@@ -1,4 +1,4 @@
-"""Names, sidecars and files of the derivative dataset; every write is atomic (files.py)."""
+"""Names and sidecars of the files of the derivative dataset."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,39 +8,6 @@ from typing import Any
 from urllib.parse import quote
 
 from atlasgs_bids.bids.entities import entity_string
-from atlasgs_bids.bids.outputs.dataset import write_dataset_files
-from atlasgs_bids.imaging.nifti import save_image
-from atlasgs_bids.runtime.files import (
-    atomic,
-    load_tsv,
-    remove_stale_temporaries,
-    save_bytes,
-    save_json,
-    save_text,
-    save_tsv,
-)
-
-__all__ = [
-    "AnchorOutputs",
-    "TargetOutputs",
-    "anchor_outputs",
-    "atomic",
-    "bids_uri",
-    "companion_path",
-    "derivative_path",
-    "image_sidecar",
-    "json_path",
-    "load_tsv",
-    "remove_stale_temporaries",
-    "resolution_label",
-    "save_bytes",
-    "save_image",
-    "save_json",
-    "save_text",
-    "save_tsv",
-    "target_outputs",
-    "write_dataset_files",
-]
 
 _COPIED_FIELDS = (
     "Manufacturer",
