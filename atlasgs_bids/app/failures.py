@@ -28,19 +28,12 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Failure:
-    label: str
-    message: str
-    traceback: str
-
-
-@dataclass(frozen=True)
 class SubjectResult:
-    """Labels of the targets by what became of them."""
+    """What became of the targets of a session: labels, and records of what failed."""
 
     finished: tuple[str, ...]
     skipped: tuple[str, ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[Failed, ...]
 
 
 def failed(participant: str, label: str, error: Exception) -> Failed:

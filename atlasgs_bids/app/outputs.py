@@ -9,13 +9,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.provenance import provenance, source_uri
 from atlasgs_bids.app.sidecars import fit_fields, skull_stripped
+from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.outputs.names import TargetOutputs, anchor_outputs, bids_uri, image_sidecar, json_path
 from atlasgs_bids.bids.plan.files import remove_old_files, stack_outputs
-from atlasgs_bids.bids.plan.session import SubjectPlan
-from atlasgs_bids.bids.plan.targets import TargetPlan
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import to_nifti
 from atlasgs_bids.imaging.registration.register import write_itk_transform
@@ -26,17 +24,17 @@ from atlasgs_bids.report.figures.target import target_figure
 from atlasgs_bids.restoration.metrics import doubts, target_metrics
 from atlasgs_bids.restoration.result import StackResult, TargetResult, mean_interpolated
 from atlasgs_bids.restoration.scaffold_files import save_appearance
+from atlasgs_bids.runtime.costs import Clock, peak_gpu_memory_mib, peak_memory_mib
 from atlasgs_bids.runtime.files import atomic, save_json, save_tsv
 
 Sidecars = Mapping[Path, Mapping[str, Any]]
 """Of each file of a target, by the file's path."""
 
 
-def _save_images(
-    target: TargetPlan, outputs: TargetOutputs, result: TargetResult, config: RunConfig, sidecars: Sidecars
-) -> None:
+def _save_images(run: TargetRun, result: TargetResult, sidecars: Sidecars) -> None:
     """The result, and for each stack the simulated and residual slices on its own grid."""
-    remove_old_files(target, config.naming)
+    target, outputs, naming = run.target, run.outputs, run.config.naming
+    remove_old_files(target, naming)
     on_grid = partial(to_nifti, world_from_voxel=result.grid.world_from_voxel, form_code=result.form_code)
     _save_described(on_grid(result.sr), outputs.sr, sidecars)
     if result.sd is not None:
@@ -44,7 +42,7 @@ def _save_images(
     with _described(outputs.scaffold_npz, sidecars) as path:
         save_appearance(path, result.gaussians, result.n_shared, result.appearance.amplitudes)
     for planned, stack in zip(target.stacks, result.stacks, strict=True):
-        own = stack_outputs(planned, target, config.naming)
+        own = stack_outputs(planned, target, naming)
         residual = np.where(stack.weights > 0, stack.acquired.data - stack.simulated, np.float32(0))
         acquired = stack.acquired
         native = partial(to_nifti, world_from_voxel=acquired.world_from_voxel, form_code=acquired.form_code)
@@ -65,24 +63,28 @@ def _save_described(image: nib.Nifti1Image, path: Path, sidecars: Sidecars) -> N
         nib.save(image, temporary)
 
 
-def write_target(
-    plan: SubjectPlan,
-    target: TargetPlan,
-    outputs: TargetOutputs,
-    result: TargetResult,
-    config: RunConfig,
-    seconds: dict[str, float],
-    memory: dict[str, float | None],
-) -> None:
+def write_target(run: TargetRun, result: TargetResult, clock: Clock) -> None:
     """Every file of a target but the volumes of a series; the metrics last, which say that it is finished."""
+    with clock.measure("writing"):
+        row = _write_files(run, result)
+    row |= {f"seconds_{stage}": value for stage, value in clock.seconds.items()}
+    row |= {"peak_memory": peak_memory_mib(), "peak_gpu_memory": peak_gpu_memory_mib()}
+    row["device"] = run.config.restoration.device
+    save_json(metrics_dictionary(), run.outputs.metrics_json)
+    save_tsv([row], run.outputs.metrics_tsv)
+
+
+def _write_files(run: TargetRun, result: TargetResult) -> dict[str, Any]:
+    """Every file but the metrics, which are returned: both need the interpolated images."""
+    target, outputs, naming = run.target, run.outputs, run.config.naming
     anchor, grid = result.anchor, result.grid
-    sidecars = target_sidecars(plan, target, outputs, result, config)
+    sidecars = target_sidecars(run, result)
     if target.series is None:
-        _save_images(target, outputs, result, config, sidecars)
+        _save_images(run, result, sidecars)
     mask_image = to_nifti(result.fov, grid.world_from_voxel, np.uint8, result.form_code)
     _save_described(mask_image, outputs.fov_mask, sidecars)
     for planned, stack in zip(target.stacks, result.stacks, strict=True):
-        own = stack_outputs(planned, target, config.naming)
+        own = stack_outputs(planned, target, naming)
         with _described(own.xfm, sidecars) as path:
             write_itk_transform(path, stack.registration)
         if stack.motion:
@@ -91,24 +93,17 @@ def write_target(
     cubic = mean_interpolated([stack.interpolable for stack in result.stacks], grid)
     foreground = anchor.foreground_on(grid)
     with atomic(outputs.figure) as path:
-        title = f"{plan.label} {target.label}"
         mask = foreground & result.fov
         target_figure(
-            path, anchor_image, cubic, result.sr, grid.world_from_voxel, title, mask, doubts(result)
+            path, anchor_image, cubic, result.sr, grid.world_from_voxel, run.label, mask, doubts(result)
         )
     n_volumes = 1 if target.series is None else len(target.series.kinds)
-    n_volumes = 1 if target.series is None else len(target.series.kinds)
-    row = target_metrics(n_volumes, result, anchor_image, cubic, foreground)
-    row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
-    row |= {**memory, "device": config.restoration.device}
-    save_json(metrics_dictionary(), outputs.metrics_json)
-    save_tsv([row], outputs.metrics_tsv)
+    return target_metrics(n_volumes, result, anchor_image, cubic, foreground)
 
 
-def target_sidecars(
-    plan: SubjectPlan, target: TargetPlan, outputs: TargetOutputs, result: TargetResult, config: RunConfig
-) -> dict[Path, dict[str, Any]]:
+def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str, Any]]:
     """The sidecar of each file of a target that has one, but for tables."""
+    plan, target, outputs, config = run.plan, run.target, run.outputs, run.config
     paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path]
     sources = [source_uri(path, config) for path in paths]
     shared = anchor_outputs(config.out_dir, plan.participant, plan.session)

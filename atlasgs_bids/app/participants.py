@@ -66,8 +66,9 @@ def _log_skipped(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> No
 
 
 def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -> list[Failed]:
-    from atlasgs_bids.app.redraw import redraw_subject  # noqa: PLC0415 - loads nibabel and matplotlib
-    from atlasgs_bids.app.session import process_subject  # noqa: PLC0415 - loads torch
+    # Both load torch and matplotlib, which a run over finished participants does without.
+    from atlasgs_bids.app.redraw import redraw_subject  # noqa: PLC0415
+    from atlasgs_bids.app.session import process_subject  # noqa: PLC0415
 
     process = redraw_subject if config.reports_only else process_subject
     try:
@@ -85,10 +86,7 @@ def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -
     for target in plan.targets:
         if target.label in result.skipped:
             _log_skipped(plan, target, config)
-    return [
-        Failed(plan.participant, f"{plan.label} {failure.label}", failure.message, failure.traceback)
-        for failure in result.failures
-    ]
+    return list(result.failures)
 
 
 def _monitored(plan: SubjectPlan, config: RunConfig, progress: Progress) -> ExitStack:

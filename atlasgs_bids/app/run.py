@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 
 from rich.console import Console
@@ -26,14 +27,8 @@ from atlasgs_bids.imaging.profile import read_slice_profile
 from atlasgs_bids.runtime.devices import devices, resolved_device
 from atlasgs_bids.runtime.environment import limit_threads, place_caches, share_of_threads
 from atlasgs_bids.runtime.files import remove_stale_temporaries
-from atlasgs_bids.runtime.processes import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    signals_as_interrupt,
-)
-from atlasgs_bids.runtime.progress import Progress, logging_to_terminal
+from atlasgs_bids.runtime.processes import EXIT_DONE, EXIT_FAILED, Ended, exit_code_of
+from atlasgs_bids.runtime.progress import Progress
 from atlasgs_bids.version import __version__
 
 logger = logging.getLogger("atlasgs_bids")
@@ -41,45 +36,40 @@ logger = logging.getLogger("atlasgs_bids")
 
 def run(config: RunConfig) -> int:
     """Exit code of one invocation: 0 all done, 1 something failed, 2 usage, 130 interrupted."""
-    with signals_as_interrupt(), logging_to_terminal(config.verbosity) as progress:
-        try:
-            check_paths(
-                config.bids_dir,
-                config.out_dir,
-                {"work dir": config.work_dir, "BIDS database dir": config.bids_database_dir},
-            )
-            anchor_session = config.plan.anchor_session
-            sessions = [*config.session_ids, *([anchor_session] if anchor_session is not None else [])]
-            participants = selected_participants(config.bids_dir, config.participant_labels, sessions)
-            if config.analysis_level == "group":
-                return EXIT_DONE if gather(config, participants) else EXIT_FAILED
-            # Fewer participants than processes leave more threads for each.
-            config = replace(config, n_procs=min(config.n_procs, len(participants)))
-            config = _checked_settings(config)
-            _validate(config, participants)
-            plans, failures = _plan(config, participants)
-            _check_scaffold(config, plans)
-            if config.dry_run:
-                _print_plan(plans, failures)
-                return EXIT_FAILED if failures else EXIT_DONE
-            write_dataset_files(config.out_dir, config.bids_dir, __version__, config.derivatives)
-            for folder in (config.out_dir, config.out_dir / "logs"):
-                remove_stale_temporaries(folder)
-            for failure in failures:
-                record(failure, config)
-            if failures and config.stop_on_first_crash:
-                undone = [plan.participant for plan in plans if plan.targets]
-            else:
-                more, undone = _process(plans, config, progress)
-                failures += more
-        except ConfigurationError as error:
-            logger.error("%s", error)  # noqa: TRY400 - the message is for the user, who needs no traceback
-            return EXIT_USAGE
-        except KeyboardInterrupt:
-            logger.error("interrupted; what was finished stays, the next run goes on from there")  # noqa: TRY400
-            return EXIT_INTERRUPTED
-    print(_summary(participants, plans, failures, undone))
-    return EXIT_FAILED if failures else EXIT_DONE
+    return exit_code_of(partial(_run, config), config.verbosity, "what was finished stays")
+
+
+def _run(config: RunConfig, progress: Progress) -> Ended:
+    check_paths(
+        config.bids_dir,
+        config.out_dir,
+        {"work dir": config.work_dir, "BIDS database dir": config.bids_database_dir},
+    )
+    anchor_session = config.plan.anchor_session
+    sessions = [*config.session_ids, *([anchor_session] if anchor_session is not None else [])]
+    participants = selected_participants(config.bids_dir, config.participant_labels, sessions)
+    if config.analysis_level == "group":
+        return Ended(EXIT_DONE if gather(config, participants) else EXIT_FAILED)
+    # Fewer participants than processes leave more threads for each.
+    config = _checked_settings(replace(config, n_procs=min(config.n_procs, len(participants))))
+    _validate(config, participants)
+    plans, failures = _plan(config, participants)
+    _check_scaffold(config, plans)
+    if config.dry_run:
+        _print_plan(plans, failures)
+        return Ended(EXIT_FAILED if failures else EXIT_DONE)
+    write_dataset_files(config.out_dir, config.bids_dir, __version__, config.derivatives)
+    for folder in (config.out_dir, config.out_dir / "logs"):
+        remove_stale_temporaries(folder)
+    for failure in failures:
+        record(failure, config)
+    if failures and config.stop_on_first_crash:
+        undone = [plan.participant for plan in plans if plan.targets]
+    else:
+        more, undone = _process(plans, config, progress)
+        failures += more
+    last_line = _summary(participants, plans, failures, undone)
+    return Ended(EXIT_FAILED if failures else EXIT_DONE, last_line)
 
 
 def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectPlan], list[Failed]]:

@@ -1,29 +1,25 @@
 """One session of a participant: load, scaffold, then for each target register, fit, render, write."""
 
 import logging
-import resource
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
-import torch
-
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.failures import Failure, SubjectResult
+from atlasgs_bids.app.failures import SubjectResult, failed
 from atlasgs_bids.app.longitudinal import check_other_session
 from atlasgs_bids.app.outputs import write_target
 from atlasgs_bids.app.scaffold import session_anchor, session_scaffold
-from atlasgs_bids.app.series import SeriesRun, restore_series
+from atlasgs_bids.app.series import restore_series
 from atlasgs_bids.app.stacks import stack_input
-from atlasgs_bids.bids.outputs.names import TargetOutputs, target_outputs
+from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.targets import TargetPlan
 from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.settings import CoreSettings
-from atlasgs_bids.errors import error_text
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.metrics import warnings_of
@@ -45,33 +41,33 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
     """Every target of one session; a target that fails stops no other. An unusable anchor raises."""
     pending, skipped = [], []
     for target in plan.targets:
-        outputs = target_outputs(config.out_dir, target.entities, config.restoration.resolution)
-        if outputs.finished and not config.overwrite:
+        run = TargetRun(plan, target, config)
+        if run.outputs.finished and not config.overwrite:
             skipped.append(target.label)
         else:
-            outputs.metrics_tsv.unlink(missing_ok=True)
-            pending.append((target, outputs))
+            run.outputs.metrics_tsv.unlink(missing_ok=True)
+            pending.append(run)
     if not pending:
         return SubjectResult((), tuple(skipped), ())
     progress = progress.under(plan.label)
     anchor = session_anchor(plan)
     finished, failures = [], []
-    with _registrations([target for target, _ in pending], anchor, config, progress) as placed:
+    with _registrations([run.target for run in pending], anchor, config, progress) as placed:
         scaffold = session_scaffold(plan, anchor, config, progress)
         with progress.stage("other sessions") as advance:
             check_other_session(plan, scaffold, config)
             advance(1)
-        for target, outputs in pending:
+        for run in pending:
             try:
                 with_smaller_chunks(
-                    partial(_process_target, plan, target, outputs, scaffold, placed, config, progress),
+                    partial(_process_target, run, scaffold, placed, progress),
                     config.restoration.core,
                     config.restoration.device,
                     len(scaffold.gaussians),
                 )
-                finished.append(target.label)
+                finished.append(run.target.label)
             except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
-                failures.append(Failure(target.label, error_text(error), traceback.format_exc()))
+                failures.append(failed(plan.participant, run.label, error))
                 if config.stop_on_first_crash:
                     break
     return SubjectResult(tuple(finished), tuple(skipped), tuple(failures))
@@ -114,35 +110,24 @@ def _placed(
 
 
 def _process_target(
-    plan: SubjectPlan,
-    target: TargetPlan,
-    outputs: TargetOutputs,
+    run: TargetRun,
     scaffold: SessionScaffold,
     registrations: Registrations,
-    config: RunConfig,
     progress: Progress,
     core: CoreSettings,
 ) -> None:
-    config, progress = config.restoring(core=core), progress.under(target.label)
-    settings = config.restoration
+    run, progress = replace(run, config=run.config.restoring(core=core)), progress.under(run.target.label)
+    settings, series = run.config.restoration, run.target.series
     clock = Clock({"scaffold": scaffold.seconds})
-    if target.series is not None:
-        run = SeriesRun(plan, target, target.series, outputs, scaffold, config, progress)
-        result = restore_series(run, clock.measure)
+    if series is not None:
+        result = restore_series(run, series, scaffold, clock, progress)
     else:
         with progress.stage("registration") as advance:
-            placed, clock.seconds["registration"] = registrations[target.label]()
+            placed, clock.seconds["registration"] = registrations[run.target.label]()
             advance(1)
         result = restore_stacks(placed, scaffold, settings, progress, clock)
     for text in warnings_of(result):
         logger.warning("%s", progress.led(text))
     with progress.stage("writing") as advance:
-        write_target(plan, target, outputs, result, config, clock.seconds, _memory(settings.device))
+        write_target(run, result, clock)
         advance(1)
-
-
-def _memory(device: str) -> dict[str, float | None]:
-    """Peak memory of this process, MiB."""
-    gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device != "cpu" else None
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak_memory": peak_kib / 1024, "peak_gpu_memory": gpu}

@@ -111,3 +111,13 @@ def _type_problem(path: Path, dtype: np.dtype) -> str | None:
         f"{path.name} holds {kind}, expected one real number for each voxel; "
         "convert it to a magnitude image, or leave it out with --bids-filter-file"
     )
+
+
+def no_volume(image: ImageFile) -> str | None:
+    """Why an image is no volume that can be read, whoever made it."""
+    if image.problem is not None or image.header is None:
+        return image.problem or "no header"
+    shape = image.header.shape
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape[:3]) < 2:
+        return f"shape {shape}, expected one 3-D volume"
+    return None

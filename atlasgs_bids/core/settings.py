@@ -38,7 +38,7 @@ class GraphSettings:
 
 @dataclass(frozen=True)
 class LearnedSettings:
-    """The learned prior (core/priors/learned.py); chosen on data in decision 0006."""
+    """The learned prior (core/priors/learned/); chosen on data in decision 0006."""
 
     width: int = 64
     """Channels of the network; multiples of 64 are what a GPU's matrix units like."""

@@ -36,11 +36,6 @@ class SliceGeometry:
     """The same before the scanner interpolated the image; equal to ``in_plane_mm`` where it did not."""
     warnings: tuple[str, ...]
 
-    @property
-    def gap_mm(self) -> float:
-        """Space between neighbouring slices, mm; negative where they overlap."""
-        return self.spacing_mm - self.thickness_mm
-
 
 def slice_normal(world_from_voxel: npt.ArrayLike, axis: int) -> npt.NDArray[np.float64]:
     """(3,) unit normal of the slice planes in world, towards increasing slice index."""

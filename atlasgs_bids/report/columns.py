@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from atlasgs_bids.runtime.files import data_dictionary
+
 _COLUMNS: dict[str, tuple[str, str | None]] = {
     "consistency_rms": ("RMS of acquired minus simulated slices, over the observed voxels", "arbitrary"),
     "consistency_to_noise": ("consistency_rms over noise_sd; about 1 where the fit explains them", None),
@@ -60,6 +62,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "seconds_registration": ("Time to register, beside other work", "s"),
     "seconds_appearance": ("Time to fit the amplitudes", "s"),
     "seconds_render": ("Time to render the result and the simulated slices", "s"),
+    "seconds_writing": ("Time to write images, sidecars and figures", "s"),
     "peak_memory": ("Peak resident memory of the process so far", "MiB"),
     "peak_gpu_memory": ("Peak memory that tensors held on the GPU so far", "MiB"),
     "device": ("Where it was computed", None),
@@ -88,21 +91,14 @@ _MOTION_COLUMNS: dict[str, tuple[str, str | None]] = {
 
 def metrics_dictionary() -> dict[str, dict[str, Any]]:
     """Column name -> its description and units, as BIDS data dictionaries have them."""
-    return _dictionary(_COLUMNS)
+    return data_dictionary(_COLUMNS)
 
 
 def motion_dictionary() -> dict[str, dict[str, Any]]:
     """The same for ``desc-motion_metrics.tsv``."""
-    return _dictionary(_MOTION_COLUMNS)
+    return data_dictionary(_MOTION_COLUMNS)
 
 
 def longitudinal_dictionary() -> dict[str, dict[str, Any]]:
     """The same for ``desc-longitudinal_metrics.tsv``."""
-    return _dictionary(_LONGITUDINAL_COLUMNS)
-
-
-def _dictionary(columns: dict[str, tuple[str, str | None]]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {"Description": text, **({"Units": units} if units else {})}
-        for name, (text, units) in columns.items()
-    }
+    return data_dictionary(_LONGITUDINAL_COLUMNS)

@@ -50,7 +50,7 @@ class StackResult:
     contradicted: npt.NDArray[np.bool_] | None = None
     """Native voxels in which the slices contradict a learned prior."""
     anchor_gain: float | None = None
-    """Part of the squared error of a learned prior that its anchor saves (core/priors/evidence.py)."""
+    """Part of a learned prior's squared error that its anchor saves (core/priors/learned/evidence.py)."""
     motion: tuple[SlicePosition, ...] = ()
     """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
 

@@ -1,4 +1,4 @@
-"""The volumes of a series -> their amplitudes: solved together in blocks, by contrast.
+"""The volumes of a series -> their amplitudes, solved together in blocks, by contrast -> their images.
 
 With the graph prior each volume is solved for as it is. With the learned prior only the mean of a contrast
 meets the network, and the volumes' differences from that mean are solved for with the graph: a network is not
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,10 +19,12 @@ from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.imaging.series import Series, SeriesKinds
 from atlasgs_bids.restoration.learning import learn_together
 from atlasgs_bids.restoration.observation import Observation, observe_placed
+from atlasgs_bids.restoration.result import TargetResult, rendered_result, rendered_volume
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, stack_noise_sd
 from atlasgs_bids.restoration.target import FittedTarget, fit_target
+from atlasgs_bids.runtime.costs import Clock
 from atlasgs_bids.runtime.progress import Progress
 
 _BLOCK_BYTES = 2**30
@@ -71,6 +74,40 @@ class SeriesFit:
             for column in solved.unbind(1):
                 yield column.contiguous() if contrast.amplitudes is None else contrast.amplitudes + column
 
+    def reference_result(self) -> TargetResult:
+        """The reference on the output grid, which the volumes share."""
+        return rendered_result(self.reference.fit, self.scaffold, self.config)
+
+
+@dataclass(frozen=True)
+class RestoredVolume:
+    """One volume of a series, in memory until the next one is asked for."""
+
+    index: int
+    rendered: npt.NDArray[np.float32]
+    """On the output grid."""
+    simulated: npt.NDArray[np.float32]
+    """What the model predicts for the acquired slices, native grid."""
+
+
+def restored_volumes(
+    fit: SeriesFit, reference: TargetResult, floor: float | None, clock: Clock
+) -> Iterator[RestoredVolume]:
+    """Every volume on the reference's grid, in turn: a series as float32 would fill the memory.
+
+    None lies below ``floor``. The clock counts solving as ``appearance`` and rendering as ``render``.
+    """
+    solved = fit.amplitudes()
+    for index in range(len(fit.series)):
+        with clock.measure("appearance"):
+            amplitudes = next(solved)
+        with clock.measure("render"):
+            rendered = rendered_volume(
+                amplitudes, reference.grid, reference.inside, fit.scaffold, fit.config, floor=floor
+            )
+            simulated = fit.observation.slices_from_amplitudes.forward(amplitudes).cpu().numpy()
+        yield RestoredVolume(index, rendered, simulated)
+
 
 def fit_series(
     placed: PlacedStack,
@@ -88,7 +125,8 @@ def fit_series(
     reference = fit_target(
         [placed],
         scaffold,
-        replace(config, prior="graph", core=replace(config.core, appearance=appearance)),
+        # Nor positions of its slices: the volumes share one observation, of a head that lies still.
+        replace(config, prior="graph", motion="none", core=replace(config.core, appearance=appearance)),
         progress.under("reference"),
         [expected[shown]] if expected else None,
     )

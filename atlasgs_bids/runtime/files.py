@@ -156,6 +156,18 @@ def save_tsv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     save_text("\n".join(lines) + "\n", path)
 
 
+def data_dictionary(columns: Mapping[str, tuple[str, str | None]]) -> dict[str, dict[str, str]]:
+    """Column -> its description and, where it has one, its unit, as BIDS has them beside a table.
+
+    >>> data_dictionary({"age": ("Age at the scan", "year"), "site": ("Where", None)})
+    {'age': {'Description': 'Age at the scan', 'Units': 'year'}, 'site': {'Description': 'Where'}}
+    """
+    return {
+        name: {"Description": text, **({"Units": unit} if unit else {})}
+        for name, (text, unit) in columns.items()
+    }
+
+
 def load_tsv(path: Path) -> list[dict[str, str]]:
     """Rows of a TSV file, as text; blank lines are no rows."""
     header, *lines = [line for line in load_text(path).split("\n") if line.strip()]

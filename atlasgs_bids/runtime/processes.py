@@ -1,19 +1,54 @@
 """Exit codes, signals, starts and ends of processes that belong together: the app's and the study's."""
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
+from atlasgs_bids.errors import ConfigurationError
+from atlasgs_bids.runtime.progress import Progress, logging_to_terminal
+
+logger = logging.getLogger("atlasgs_bids")
+
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 _GRACE_S = 15.0
 """After the signal to end, before the one that cannot be refused; a kernel may run for some seconds."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an invocation ended."""
+
+    exit_code: int
+    last_line: str = ""
+    """Printed below the log; empty: everything is said."""
+
+
+def exit_code_of(work: Callable[[Progress], Ended], verbosity: int, what_stays: str) -> int:
+    """Exit code of one invocation: what ``work`` ends with, 2 for its ConfigurationError, 130 if interrupted.
+
+    The log goes to the terminal while it lasts. ``what_stays``: of an interrupted one.
+    """
+    with signals_as_interrupt(), logging_to_terminal(verbosity) as progress:
+        try:
+            ended = work(progress)
+        except ConfigurationError as error:
+            logger.error("%s", error)  # noqa: TRY400 - the message is for the user, who needs no traceback
+            return EXIT_USAGE
+        except KeyboardInterrupt:
+            logger.error("interrupted; %s, the next run goes on from there", what_stays)  # noqa: TRY400
+            return EXIT_INTERRUPTED
+    if ended.last_line:
+        print(ended.last_line)
+    return ended.exit_code
 
 
 def spawned(

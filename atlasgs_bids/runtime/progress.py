@@ -24,7 +24,7 @@ class Progress:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.watch: Callable[[str], AbstractContextManager[object]] = lambda _label: nullcontext()
-        """Entered around every stage, with its label: a place to measure (monitor.py)."""
+        """Entered around every stage, with its label: a place to measure (costs.py)."""
         self.label = ""
         """Of whom the stages are: a participant, a target."""
         self._quiet = False

@@ -23,10 +23,10 @@ from atlasgs_bids.imaging.nifti import save_image, to_nifti
 from atlasgs_bids.restoration.anchor import load_anchor
 from atlasgs_bids.restoration.scaffold import SessionScaffold, kept_scaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.runtime.costs import Costs, measured
 from atlasgs_bids.runtime.devices import use_device
 from atlasgs_bids.runtime.files import save_json, save_text
 from atlasgs_bids.runtime.progress import Progress
-from atlasgs_bids.study.measure import Costs, measured
 from atlasgs_bids.study.methods.catalogue import method_named
 from atlasgs_bids.study.methods.protocol import Restored
 from atlasgs_bids.study.results.cells import TRUTH, CellKey, Cells, middle_cuts

@@ -44,7 +44,6 @@ def test_any_orientation(angles, axis, flips, in_plane, spacing, ratio):
     assert geometry.spacing_mm == pytest.approx(spacing)
     assert geometry.thickness_mm == pytest.approx(ratio * spacing)
     assert geometry.thickness_source == "SliceThickness"
-    assert geometry.gap_mm == pytest.approx((1 - ratio) * spacing)
     assert geometry.in_plane_mm == pytest.approx(in_plane)
     assert geometry.warnings == ()
     np.testing.assert_allclose(slice_normal(affine, axis), affine[:3, axis] / spacing, atol=1e-6)
@@ -90,7 +89,7 @@ def test_impossible_thickness_falls_back_with_a_warning(value, seen):
 
 def test_overlapping_slices_are_believed():
     geometry = slice_geometry(SHAPE, AXIAL, {"SliceThickness": 8.0})
-    assert (geometry.thickness_mm, geometry.gap_mm) == (8.0, -3.0)
+    assert (geometry.thickness_mm, geometry.spacing_mm) == (8.0, 5.0)
     assert geometry.warnings == ()
 
 

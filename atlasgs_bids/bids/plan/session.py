@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from atlasgs_bids.bids.entities import session_label
-from atlasgs_bids.bids.images import ImageFile, ImageHeader
+from atlasgs_bids.bids.images import ImageFile, ImageHeader, no_volume
 from atlasgs_bids.bids.inputs.discover import SubjectInputs
 from atlasgs_bids.bids.inputs.ignore import BIDSIGNORE
 from atlasgs_bids.bids.inputs.masks import choose_brain_mask
@@ -87,7 +87,7 @@ def _choose_anchor(
     """The T1w to use, why this one, the session's T1w images that cannot be used, and warnings."""
     wanted = asked_session or inputs.session
     ready = [i for i in inputs.preprocessed if i.entities.get("session") in (wanted, None)]
-    problems_of_ready = [(i, _no_anchor(i)) for i in ready]
+    problems_of_ready = [(i, no_volume(i)) for i in ready]
     unused = [f"{led_by_name(i, problem)}; it is not used" for i, problem in problems_of_ready if problem]
     ready = [i for i, problem in problems_of_ready if problem is None]
     if ready:
@@ -141,7 +141,7 @@ def _other_anchor(inputs: SubjectInputs, anchor: ImageFile) -> ImageFile | None:
 
 def _anchor_problem(image: ImageFile) -> str | None:
     """Why a raw T1w cannot be the anchor."""
-    problem = image.problem or not_raw_magnitude(image) or _no_anchor(image)
+    problem = image.problem or not_raw_magnitude(image) or no_volume(image)
     if problem is not None:
         return problem
     header = image_header(image)
@@ -152,16 +152,6 @@ def _anchor_problem(image: ImageFile) -> str | None:
         orientation_conflict(image)
     except InputError as error:
         return str(error)
-    return None
-
-
-def _no_anchor(image: ImageFile) -> str | None:
-    """Why an image is no volume that can be read, whoever made it."""
-    if image.problem is not None or image.header is None:
-        return image.problem or "no header"
-    shape = image.header.shape
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape[:3]) < 2:
-        return f"shape {shape}, expected one 3-D volume"
     return None
 
 

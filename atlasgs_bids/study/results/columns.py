@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from atlasgs_bids.runtime.files import data_dictionary
+
 _COLUMNS: dict[str, tuple[str, str | None]] = {
     "participant_id": ("Participant", None),
     "session_id": ("Session", None),
@@ -48,7 +50,4 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
 def of(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """Column -> description and units, of the columns that the rows have."""
     names = dict.fromkeys(name for row in rows for name in row)
-    return {
-        name: {"Description": _COLUMNS[name][0], **({"Units": units} if (units := _COLUMNS[name][1]) else {})}
-        for name in names
-    }
+    return data_dictionary({name: _COLUMNS[name] for name in names})

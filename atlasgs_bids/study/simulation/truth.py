@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.bids.entities import image_label
-from atlasgs_bids.bids.images import ImageFile
+from atlasgs_bids.bids.images import ImageFile, no_volume
 from atlasgs_bids.bids.inputs.discover import SubjectInputs
 from atlasgs_bids.bids.inputs.masks import find_region_masks
 from atlasgs_bids.bids.plan.session import ISOTROPIC_ENOUGH
+from atlasgs_bids.bids.plan.targets import image_header
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import fov_mask, resample, resample_mask
 from atlasgs_bids.imaging.nifti import load_mask, load_volume
@@ -52,12 +53,10 @@ def isotropic_targets(inputs: SubjectInputs, config: StudyConfig) -> list[ImageF
 
 
 def _unusable(image: ImageFile) -> str | None:
-    if image.problem is not None or image.header is None:
-        return image.problem or "no header"
-    shape = image.header.shape
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or min(shape[:3]) < 2:
-        return f"shape {shape}, expected one 3-D volume"
-    sides_mm = voxel_sizes_mm(image.header.world_from_voxel)
+    problem = no_volume(image)
+    if problem is not None:
+        return problem
+    sides_mm = voxel_sizes_mm(image_header(image).world_from_voxel)
     if sides_mm.max() / sides_mm.min() > ISOTROPIC_ENOUGH:
         sides = " x ".join(f"{side:.3g}" for side in sides_mm)
         return f"voxels of {sides} mm, expected isotropic ones: there is no truth between thick slices"
