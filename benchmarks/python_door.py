@@ -32,10 +32,11 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = ag.Settings(device=arguments.device)
     images: dict[str, nib.Nifti1Image] = {}
-    for name, form in (("paths", Path), ("nibabel", nib.load)):
+    for name, form in (("paths", Path), ("nibabel", nib.Nifti1Image.from_filename)):
         started_s = time.perf_counter()
-        t1w, target = form(arguments.t1w), form(arguments.target)
-        found = ag.restore(t1w, target, thickness_mm=arguments.thickness, settings=settings)
+        found = ag.restore(
+            form(arguments.t1w), form(arguments.target), thickness_mm=arguments.thickness, settings=settings
+        )
         assert isinstance(found, ag.Result)
         images[name] = found.image
         print(f"{name}: {found.image.shape} in {time.perf_counter() - started_s:.0f} s", flush=True)
@@ -53,7 +54,7 @@ def _by_command(folder: Path, arguments: argparse.Namespace) -> nib.Nifti1Image:
     shutil.copy(arguments.t1w, anat / "sub-01_T1w.nii.gz")
     shutil.copy(arguments.target, anat / "sub-01_PDw.nii.gz")
     thickness = ["--slice-thickness", str(arguments.thickness)] if arguments.thickness else []
-    command = [sys.executable, "-m", "atlasgs_bids", folder / "bids", folder / "out", "participant"]
+    command = [sys.executable, "-m", "atlasgs_bids", str(folder / "bids"), str(folder / "out"), "participant"]
     command += ["--device", arguments.device, "--skip-bids-validation", *thickness, *arguments.options]
     subprocess.run(command, check=True)
     path = folder / "out" / "sub-01" / "anat" / "sub-01_space-T1w_res-iso_desc-sr_PDw.nii.gz"
