@@ -10,8 +10,8 @@ from atlasgs_bids.core.operators import LinearOperator
 
 @dataclass(frozen=True)
 class JointObservation:
-    """Several observations below each other, a row for each slice; the slice axis is 0."""
+    """Several observations below each other, a row for each slice, slice axis 0; or one as it is."""
 
-    slices: Float[Tensor, "n p 1"]
-    weights: Float[Tensor, "n p 1"]
+    slices: Float[Tensor, "n p q"]
+    weights: Float[Tensor, "n p q"]
     slices_from_amplitudes: LinearOperator
