@@ -8,6 +8,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 KERNELS = {f"atlasgs_bids.core.splat.{name}_kernels" for name in ("gram", "numba", "triton")}
@@ -24,6 +25,10 @@ class KernelFinder(MetaPathFinder):
 install_import_hook("atlasgs_bids.core", "beartype.beartype")
 sys.meta_path.insert(0, KernelFinder())
 
+
+# How long an example takes says how busy the machine is, and fails no test twice.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 # Where there is no GPU, Triton's interpreter runs its kernels on the CPU; read when Triton is imported.
 os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")

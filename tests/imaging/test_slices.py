@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from atlasgs_bids.errors import ConfigurationError, InputError
-from atlasgs_bids.imaging.profile import slice_profile, truncation_profile
+from atlasgs_bids.imaging.profile import read_slice_profile, slice_profile, truncation_profile
 from atlasgs_bids.imaging.slices import slice_geometry, slice_normal
 
 AXIAL = np.diag([0.9, 0.9, 5.0, 1.0])
@@ -196,7 +196,7 @@ def test_no_profile_without_a_thickness(thickness):
 def test_file_with_a_triangle(tmp_path):
     path = tmp_path / "my profile.txt"
     path.write_text("# offset weight\n-1  0\n0, 7\n\n1\t0  # end\n")
-    profile = slice_profile(path, 5.0)
+    profile = read_slice_profile(path)
     offsets = np.linspace(-1, 1, 21)
     expected = np.where(offsets < 0, (1 + offsets) ** 2 / 2, 1 - (1 - offsets) ** 2 / 2)
     np.testing.assert_allclose(
@@ -209,7 +209,7 @@ def test_file_with_a_triangle(tmp_path):
 def test_file_is_used_where_it_lies(tmp_path):
     path = tmp_path / "profile.txt"
     path.write_text("1 2\n3 2\n")
-    profile = slice_profile(str(path), 5.0)
+    profile = slice_profile(read_slice_profile(path), 5.0)
     mean, variance = mean_and_variance(profile)
     assert mean == pytest.approx(2.0)
     assert variance == pytest.approx(4 / 12)
@@ -235,12 +235,12 @@ def test_bad_files_are_named_with_what_is_wrong(tmp_path, text, seen):
     path = tmp_path / "profile.txt"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=r"profile\.txt") as error:
-        slice_profile(path, 5.0)
+        read_slice_profile(path)
     assert seen in str(error.value)
 
 
 def test_unknown_profile_name():
-    with pytest.raises(ConfigurationError, match="'boxx': not a readable text file"):
+    with pytest.raises(ConfigurationError, match="'boxx', expected box, gaussian or a SliceProfile"):
         slice_profile("boxx", 5.0)
 
 
@@ -248,4 +248,4 @@ def test_binary_file_is_no_profile(tmp_path):
     path = tmp_path / "profile.txt"
     path.write_bytes(bytes(range(256)))
     with pytest.raises(ConfigurationError, match="not a readable text file"):
-        slice_profile(path, 5.0)
+        read_slice_profile(path)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlasgs_bids.imaging.profile import slice_profile
+from atlasgs_bids.imaging.profile import read_slice_profile
 from atlasgs_bids.study.simulation.degrade import (
     Degradation,
     rigid_motion,
@@ -136,7 +136,7 @@ def test_the_app_is_told_the_profile_that_was_simulated(kind, tmp_path):
     factor = 6
     degradation = Degradation(kind, axis=2, factor=factor)
     np.savetxt(tmp_path / "profile.txt", np.column_stack(degradation.profile(1.0)))
-    profile = slice_profile(tmp_path / "profile.txt", float(factor))
+    profile = read_slice_profile(tmp_path / "profile.txt")
     middles = (profile.offsets_mm[1:] + profile.offsets_mm[:-1]) / 2
     variance = (np.diff(profile.cumulative) * middles**2).sum()
     responses = []
