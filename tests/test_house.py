@@ -66,5 +66,5 @@ def test_the_documents_name_files_that_exist():
         path for text in texts for path in re.findall(r"(?<![\w/.])[a-z_]+(?:/[a-z_]+)*/[a-z_]+\.py\b", text)
     }
     assert len(named) > 20
-    chosen = {"atlasgs_bids/core/priors/distance.py"}
+    chosen = {"atlasgs_bids/core/priors/alike.py"}
     assert sorted(p for p in named - chosen if not (ROOT / p).exists() and not (PACKAGE / p).exists()) == []
