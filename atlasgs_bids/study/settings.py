@@ -85,7 +85,7 @@ class StudyConfig:
     targets: tuple[str, ...] = TARGET_SUFFIXES
     factors: tuple[int, ...] = (3, 5, 7)
     axis: str = "slice"
-    """Voxel axis of the T1w that slices are cut along; ``slice``: the target's own (study/truth.py)."""
+    """Voxel axis of the T1w that slices are cut along; ``slice``: the target's own (simulation/truth.py)."""
     degradation: DegradationKind = "paper"
     noise_percent: float = 0.0
     """Rician noise of the slices, percent of the truth's 99th percentile in the mask."""
