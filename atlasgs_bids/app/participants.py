@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.failures import Failed, failed, record
 from atlasgs_bids.app.provenance import differences
+from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.outputs.locks import session_lock
-from atlasgs_bids.bids.outputs.names import target_outputs
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.targets import TargetPlan
 from atlasgs_bids.errors import InputError
@@ -39,11 +39,7 @@ def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
     """
     if config.overwrite or config.reports_only:
         return True
-    every = [
-        target_outputs(config.out_dir, target.entities, config.restoration.resolution)
-        for target in plan.targets
-    ]
-    if not all(outputs.finished for outputs in every):
+    if not all(TargetRun(plan, target, config).outputs.finished for target in plan.targets):
         return True
     try:
         with session_lock(config.out_dir, plan.participant, plan.session):

@@ -33,7 +33,7 @@ def redraw_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) -> 
     for target in plan.targets:
         run = TargetRun(plan, target, config)
         try:
-            with progress.stage(f"{run.label}: figures") as advance:
+            with progress.under(run.label).stage("figures") as advance:
                 _redraw(run, anchor)
                 advance(1)
             finished.append(target.label)

@@ -167,7 +167,7 @@ class AnchorOutputs:
 def target_outputs(
     out_dir: Path, target_entities: Mapping[str, str], resolution: str | float = "iso"
 ) -> TargetOutputs:
-    """Output paths of a target; ``resolution`` is RunConfig's."""
+    """Output paths of a target; ``resolution`` as ``--resolution`` has it."""
     suffix = target_entities["suffix"]
     on_grid = {"space": "T1w", "res": resolution_label(resolution)}
 

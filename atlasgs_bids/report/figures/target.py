@@ -46,6 +46,17 @@ _PLANES = (
 )
 
 
+@dataclass(frozen=True)
+class _View:
+    """What all panels of a figure show of images in RAS voxel order."""
+
+    point: npt.NDArray[np.int64]
+    """The voxel that all planes go through."""
+    box: tuple[slice, ...]
+    sizes_mm: npt.NDArray[np.float64]
+    """Of a voxel."""
+
+
 def target_figure(
     path: str | Path,
     anchor: npt.NDArray[Any],
@@ -73,11 +84,10 @@ def target_figure(
     inside = nib.orientations.apply_orientation(np.asarray(mask) > 0, to_ras)
     if not inside.any():
         inside = np.ones_like(inside)
-    point = _point_inside(inside)
-    box = _box_around(inside, sizes_mm)
+    view = _View(_point_inside(inside), _box_around(inside, sizes_mm), sizes_mm)
     windows = [_window([images[0]], inside), *[_window(images[1:], inside)] * 2]
 
-    extents_mm = np.array([span.stop - span.start for span in box]) * sizes_mm
+    extents_mm = np.array([span.stop - span.start for span in view.box]) * sizes_mm
     heights_mm = [extents_mm[plane.up] for plane in _PLANES]
     inches_per_mm = _COLUMN_WIDTH_INCHES / max(extents_mm[plane.across] for plane in _PLANES)
     lines = [line for text in warnings for line in textwrap.wrap(f"Warning: {text}", _WARNING_LETTERS)]
@@ -96,7 +106,7 @@ def target_figure(
     )
     for plane, row in zip(_PLANES, axes, strict=True):
         for image, window, panel in zip(images, windows, row, strict=True):
-            _draw(panel, plane, image, point, box, sizes_mm, window)
+            _draw(panel, plane, image, view, window)
         middle = row[0].get_position().y0 + row[0].get_position().height / 2
         label = figure.text(0.2 / size_inches[0], middle, plane.name, ha="center", va="center")
         label.set(color=_TEXT, fontsize=10, rotation=90)
@@ -106,7 +116,7 @@ def target_figure(
     for row_number, line in enumerate(lines):
         height = 1 - (0.45 + _LINE_INCHES * row_number) / size_inches[1]
         figure.text(0.5, height, line, color=_WARNING_TEXT, fontsize=8, ha="center", va="center")
-    point_world = ras_affine[:3, :3] @ point + ras_affine[:3, 3]
+    point_world = ras_affine[:3, :3] @ view.point + ras_affine[:3, 3]
     low, high = windows[2]
     caption = (
         f"planes through x {point_world[0]:.0f}, y {point_world[1]:.0f}, z {point_world[2]:.0f} mm (RAS); "
@@ -120,13 +130,11 @@ def _draw(
     panel: Axes,
     plane: _Plane,
     image: npt.NDArray[np.float32],
-    point: npt.NDArray[np.int64],
-    box: tuple[slice, ...],
-    sizes_mm: npt.NDArray[np.float64],
+    view: _View,
     window: tuple[float, float],
 ) -> None:
-    index: list[int | slice] = list(box)
-    index[plane.axis] = int(point[plane.axis])
+    index: list[int | slice] = list(view.box)
+    index[plane.axis] = int(view.point[plane.axis])
     picture = image[tuple(index)].T[:, ::-1]
     panel.imshow(
         picture,
@@ -134,7 +142,7 @@ def _draw(
         origin="lower",
         vmin=window[0],
         vmax=window[1],
-        aspect=float(sizes_mm[plane.up] / sizes_mm[plane.across]),
+        aspect=float(view.sizes_mm[plane.up] / view.sizes_mm[plane.across]),
     )
     panel.set_xticks([])
     panel.set_yticks([])
