@@ -1,6 +1,6 @@
 """Everything that the app writes for a fixed input and seed, as hashes: before and after a change.
 
-    python benchmarks/evidence.py record EVIDENCE.json      runs the app on a CPU (4 minutes on 2 cores)
+    python benchmarks/evidence.py record EVIDENCE.json      runs the app on a CPU (minutes on 2 cores)
     python benchmarks/evidence.py compare OLD.json NEW.json exit code 1 where they differ, and what differs
 
 One stack, joined stacks, a DWI and an ASL series, the movement of slices, every geometry, graph and learned.
@@ -31,7 +31,7 @@ ALONE = {"flair": {"acquisition": "none"}, "dwi": {"direction": "none"}, "asl": 
 """A filter file that leaves the T2w only."""
 RUNS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "graph": (False, ("--prior", "graph")),
-    "learned": (False, ("--prior", "learned")),
+    "learned": (True, ("--prior", "learned")),
     "motion": (True, ("--prior", "graph", "--motion", "slice")),
     "offset": (True, ("--prior", "graph", "--geometry", "offset")),
     "joint": (True, ("--prior", "graph", "--geometry", "joint")),
