@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from atlasgs_bids.core.adam import Adam
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.objective import Objective
@@ -16,6 +15,7 @@ from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings, RelaxationSettings
+from atlasgs_bids.core.solvers import Adam
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import render
 
@@ -66,18 +66,15 @@ def relax_geometry(
 ) -> Relaxation:
     """The Gaussians that ``settings.geometry.mode`` asks for, given a fit with the scaffold's geometry.
 
-    ``frozen``: ``gaussians`` itself. ``offset`` and ``joint``: means, scales and (joint) rotations θ that
-    lower Σ ‖M S(θ) a − b‖²_W + λ (a − a₀)ᵀ L (a − a₀), the objective of ``first_fit``. ``own``: a scaffold of
-    the interpolated target; ``gaussians`` play no part in it. The amplitudes, and a graph for ``own``, have
-    to be made anew. ``on_step(1)`` is called after each Adam step.
+    ``offset`` and ``joint``: means, scales and (joint) rotations θ that lower the objective of ``first_fit``,
+    Σ ‖A S(θ) a − y‖²_W + λ (a − a₀)ᵀ L (a − a₀). ``own``: a scaffold of the interpolated target; ``gaussians``
+    play no part in it. ``frozen`` asks for nothing, and there is nothing to call this for. The amplitudes, and
+    a graph for ``own``, have to be made anew. ``on_step(1)`` is called after each Adam step.
     """
-    mode = settings.geometry.mode
-    if mode == "frozen":
-        return Relaxation(gaussians, ())
-    if mode == "own":
+    if settings.geometry.mode == "own":
         own = fit_scaffold(target.interpolated, target.support, target.world_from_voxel, settings, on_step)
         return Relaxation(own.gaussians, ())
-    limits = settings.geometry.offset if mode == "offset" else settings.geometry.joint
+    limits = {"offset": settings.geometry.offset, "joint": settings.geometry.joint}[settings.geometry.mode]
     return _relax(gaussians, first_fit, target, limits, settings, on_step)
 
 

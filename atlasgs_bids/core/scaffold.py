@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from atlasgs_bids.core.adam import Adam
 from atlasgs_bids.core.gaussians import Gaussians, sample_positions, voxel_size_mm, world_points
 from atlasgs_bids.core.metrics import gradient_magnitude
 from atlasgs_bids.core.settings import CoreSettings
+from atlasgs_bids.core.solvers import Adam
 from atlasgs_bids.core.splat.render import splat
 
 _FIRST_RATES = 0.03, 0.03, 0.03, 0.02

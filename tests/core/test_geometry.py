@@ -129,13 +129,6 @@ def shifted() -> Case:
     return make_case(tissue_image(ANCHOR_OF_TISSUE), tissue_image(TARGET_OF_TISSUE, SHIFT_MM))
 
 
-def test_frozen_is_the_very_same_object(shifted: Case) -> None:
-    assert GeometrySettings().mode == "frozen"
-    gaussians, objectives = shifted.relaxed("frozen")
-    assert gaussians is shifted.gaussians
-    assert objectives == ()
-
-
 @pytest.mark.parametrize(("mode", "least_gain_db"), [("offset", 0.7), ("joint", 1.0)])
 def test_a_small_shift_is_followed(shifted: Case, mode: GeometryMode, least_gain_db: float) -> None:
     gaussians, objectives = shifted.relaxed(mode)
