@@ -10,15 +10,15 @@ from atlasgs_bids.core.appearance import (
     fit_expected_appearance,
     fit_guarded_appearance,
 )
-from atlasgs_bids.core.observation import JointObservation
+from atlasgs_bids.core.observation import LatticeObservation, join
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.uncertainty import estimate_uncertainty
 from atlasgs_bids.restoration.learning import learn
-from atlasgs_bids.restoration.observation import Observation, estimate_gains, join
+from atlasgs_bids.restoration.observation import estimate_gains
 from atlasgs_bids.restoration.result import StackResult, TargetFit
 from atlasgs_bids.restoration.scaffold import SessionScaffold, spatial_prior
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import PlacedStack, stack_noise_sd
+from atlasgs_bids.restoration.stack import PlacedStack
 from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def fit_stacks(
     placed: Sequence[PlacedStack],
-    observations: Sequence[Observation],
+    observations: Sequence[LatticeObservation],
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
@@ -37,42 +37,27 @@ def fit_stacks(
     ``expected`` is what a learned prior said of the same stacks before; None: it is asked, if wanted.
     """
     settings = config.core.appearance
-    axes = [stack.source.geometry.axis for stack in placed]
-    noise_sds = [stack_noise_sd(stack, own.weights) for stack, own in zip(placed, observations, strict=True)]
-    gains, slice_axis, problem = [1.0], axes[0], _alone(observations[0])
-    if len(placed) > 1:
-        gains = estimate_gains(observations, axes, scaffold.prior, settings)
-        slice_axis, problem = 0, join(observations, axes, gains, noise_sds)
+    observations = estimate_gains(placed, observations, scaffold.prior, settings)
+    problem = join(observations) if len(observations) > 1 else observations[0]
     if expected is None:
         expected = ()
         if config.image_prior == "learned":
-            levels = list(zip(axes, gains, noise_sds, strict=True))
-            expected = learn(observations, levels, scaffold, config, progress)
+            expected = learn(observations, scaffold, config, progress)
     expectations = [own.expectation for own in expected]
     n_solves = 1 + (len(settings.candidates) if settings.regularization is None else 0)
     with progress.stage("appearance", 1 if expectations else n_solves) as advance:
         if expectations:
-            appearance = fit_expected_appearance(
-                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior, expectations,
-                noise_sds[0], settings,
-            )  # fmt: skip
+            appearance = fit_expected_appearance(problem, scaffold.prior, expectations, settings)
             advance(1)
         elif len(placed) == 1:
-            appearance = fit_guarded_appearance(
-                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
-                partial(spatial_prior, scaffold.gaussians, config), slice_axis, settings, advance,
-            )  # fmt: skip
+            without_anchor = partial(spatial_prior, scaffold.gaussians, config)
+            appearance = fit_guarded_appearance(problem, scaffold.prior, without_anchor, settings, advance)
         else:
-            appearance = fit_appearance(
-                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
-                slice_axis, settings, advance,
-            )  # fmt: skip
+            appearance = fit_appearance(problem, scaffold.prior, settings, advance)
     uncertainty = None
     if config.estimate_uncertainty:
         with progress.stage("uncertainty") as advance:
-            uncertainty = estimate_uncertainty(
-                appearance.objective, expectations, slice_axis, noise_sds[0], settings, config.core.seed
-            )
+            uncertainty = estimate_uncertainty(appearance.objective, expectations, settings, config.core.seed)
             advance(1)
     log_fit(appearance, config, progress)
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
@@ -81,22 +66,16 @@ def fit_stacks(
             source=stack.source,
             acquired=stack.acquired,
             registration=stack.registration,
-            simulated=(gain * own.slices_from_amplitudes.forward(appearance.amplitudes)).cpu().numpy(),
+            simulated=own.slices_from_amplitudes.forward(appearance.amplitudes).cpu().numpy(),
             weights=own.weights.cpu().numpy(),
-            gain=gain,
-            noise_sd=sd,
+            gain=own.gain,
+            noise_sd=own.noise_sd,
             contradicted=None if evidence is None else (evidence.contradicted > 0).cpu().numpy(),
             anchor_gain=None if evidence is None else evidence.anchor_gain,
         )
-        for stack, own, gain, sd, evidence in zip(
-            placed, observations, gains, noise_sds, evidences, strict=True
-        )
+        for stack, own, evidence in zip(placed, observations, evidences, strict=True)
     )
     return TargetFit(appearance, uncertainty, results, tuple(expected))
-
-
-def _alone(observation: Observation) -> JointObservation:
-    return JointObservation(observation.slices, observation.weights, observation.slices_from_amplitudes)
 
 
 def log_fit(appearance: Appearance, config: RestorationSettings, progress: Progress) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from atlasgs_bids.core.operators import Identity, SliceRows, SparseOperator, StackedOperator
+from atlasgs_bids.core.operators import Identity, Scaled, SliceRows, SparseOperator, StackedOperator
 from atlasgs_bids.core.solvers import Adam, conjugate_gradient
 from tests.helpers import assert_adjoint, dense_matrix
 
@@ -94,7 +94,7 @@ def test_identity_gives_a_new_tensor() -> None:
 
 def test_stacks_below_each_other_take_columns() -> None:
     rows = [SliceRows((3, 4, 5), axis, 20) for axis in (0, 2)]
-    op = StackedOperator(rows, [1.0, 0.5])
+    op = StackedOperator([rows[0], Scaled(rows[1], 0.5)])
     assert_adjoint(op)
     columns, results = torch.rand(3, 4, 5, 2), torch.rand(*op.shape_out, 2)
     forward, adjoint = op.forward(columns), op.adjoint(results)
