@@ -110,7 +110,7 @@ def _evidence(restored: Restored) -> str:
     found = None if restored.expected is None else restored.expected.expectation.evidence
     if found is None:
         return ""
-    contradicted = float(found.contradicted.sum() / restored.appearance.objective.terms[0][2].sum())
+    contradicted = float(found.contradicted.sum() / restored.appearance.objective.terms[0].weights.sum())
     return f", the anchor gains {100 * found.anchor_gain:.1f} %, contradicted {100 * contradicted:.2f} %"
 
 

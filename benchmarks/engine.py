@@ -23,6 +23,7 @@ from torch import Tensor
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.gaussians import Gaussians, project
+from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.scaffold import Scaffold, fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings
@@ -332,10 +333,11 @@ def _subject(
     op = acquisition @ splat_op
     slices = op.forward(gaussians.amplitudes.square())
     weights = (op.forward(torch.ones_like(gaussians.amplitudes)) > 0.5).float()
+    observation = Observation(slices, weights, op, slice_axis=2)
     chosen = replace(settings.appearance, regularization=0.03)
     solve = Bench(bench.device, 3)
-    appearance = fit_appearance(op, slices, weights, prior, 2, chosen)
-    solve_seconds = solve.seconds(lambda: fit_appearance(op, slices, weights, prior, 2, chosen))
+    appearance = fit_appearance(observation, prior, chosen)
+    solve_seconds = solve.seconds(lambda: fit_appearance(observation, prior, chosen))
     return {
         "n": len(gaussians),
         "support voxels": int(support.sum()),

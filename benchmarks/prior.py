@@ -21,6 +21,8 @@ from scipy import integrate, ndimage
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.metrics import psnr_db, ssim
+from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.operators import Identity
 from atlasgs_bids.core.priors.learned.prior import Stack, predict, train_prior
 from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, LearnedSettings
 from atlasgs_bids.core.solvers import conjugate_gradient
@@ -76,28 +78,35 @@ def simulate(
         lattice[:, :, first : first + n] = torch.from_numpy(image[:, :, :n])
         on_lattice.append(lattice.to(device))
     weights = (acquisition.forward(on_lattice[1]) > 0.05).float()
-    stack = Stack(torch.from_numpy(data).to(device), weights, SLICE_AXIS, acquisition, on_lattice[0])
-    return Case(stack, truth[:, :, :n], (anchor > 0)[:, :, :n], first)
+    observation = LatticeObservation(
+        torch.from_numpy(data).to(device),
+        weights,
+        SLICE_AXIS,
+        acquisition=acquisition,
+        splat=Identity(acquisition.shape_in),
+        world_from_lattice=torch.eye(4, dtype=torch.float64),
+    )
+    return Case(Stack(observation, on_lattice[0]), truth[:, :, :n], (anchor > 0)[:, :, :n], first)
 
 
 def cubic(case: Case) -> npt.NDArray[np.float32]:
     """B-spline interpolation of the slices at the true centres."""
-    lattice = case.stack.acquisition.native_from_lattice
+    lattice = case.stack.observation.acquisition.native_from_lattice
     n_x, n_y, n_z = case.truth.shape
     slice_index = (case.first_cell + np.arange(n_z)) * float(lattice[2, 2]) + float(lattice[2, 3])
     grid = np.meshgrid(np.arange(n_x), np.arange(n_y), slice_index, indexing="ij")
-    slices = case.stack.slices.cpu().numpy()
+    slices = case.stack.observation.slices.cpu().numpy()
     return np.asarray(ndimage.map_coordinates(slices, np.stack(grid), order=3, mode="nearest"))
 
 
-def consistent(stack: Stack, image: torch.Tensor) -> torch.Tensor:
+def consistent(observation: LatticeObservation, image: torch.Tensor) -> torch.Tensor:
     """x with min ‖A x − y‖²_W + μ ‖x − p‖²."""
-    A, W = stack.acquisition, stack.weights
+    A, W = observation.acquisition, observation.weights
 
     def normal(x: torch.Tensor) -> torch.Tensor:
         return A.adjoint(W * A.forward(x)) + PRIOR_WEIGHT * x
 
-    right_side = A.adjoint(W * stack.slices) + PRIOR_WEIGHT * image
+    right_side = A.adjoint(W * observation.slices) + PRIOR_WEIGHT * image
     return conjugate_gradient(normal, right_side, start=image, tolerance=1e-5).value
 
 
@@ -144,7 +153,7 @@ def main() -> None:
         scores = [
             f"{psnr_db(case.truth, x, case.mask):.2f}"
             + ("" if options.psnr_only else f" / {ssim(case.truth, x, case.mask):.3f}")
-            for x in (cubic(case), image, case.on_truth(consistent(case.stack, prediction.image)))
+            for x in (cubic(case), image, case.on_truth(consistent(case.stack.observation, prediction.image)))
         ]
         error = (image - case.truth)[case.mask].astype(np.float64)
         expected = sd[case.mask].astype(np.float64)

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from atlasgs_bids.core.acquisition import AcquisitionOperator
 from atlasgs_bids.core.gaussians import CUTOFF, Gaussians, rotations
-from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.operators import Identity, LinearOperator
 
 
 def assert_adjoint(op: LinearOperator, relative_tolerance: float = 1e-10, device: str = "cpu") -> None:
@@ -16,6 +18,23 @@ def assert_adjoint(op: LinearOperator, relative_tolerance: float = 1e-10, device
     assert adjoint.shape == op.shape_in
     difference = abs(float((forward * y).sum() - (x * adjoint).sum()))
     assert difference <= relative_tolerance * float(forward.norm() * y.norm())
+
+
+def of_cells(
+    slices: Tensor,
+    slice_axis: int,
+    acquisition: AcquisitionOperator,
+    cell_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> LatticeObservation:
+    """Slices of a lattice without Gaussians: its cells are the amplitudes."""
+    return LatticeObservation(
+        slices,
+        torch.ones_like(slices),
+        slice_axis,
+        acquisition=acquisition,
+        splat=Identity(acquisition.shape_in),
+        world_from_lattice=torch.diag(torch.tensor([*cell_mm, 1.0], dtype=torch.float64)),
+    )
 
 
 def dense_matrix(op: LinearOperator) -> Tensor:

@@ -196,5 +196,5 @@ def _difference_to_noise(kinds: SeriesPlan, series: Series, means: _Means, fit: 
     acquired = _acquired_difference(kinds, series)
     observed = fit.observation.weights.cpu().numpy() > 0
     error = acquired - (means.simulated["control"] - means.simulated["label"])
-    noise = noise_sd(acquired, fit.slice_axis, observed)
+    noise = noise_sd(acquired, fit.observation.slice_axis, observed)
     return float(np.sqrt(np.mean(error[observed] ** 2)) / noise) if noise > 0 else None

@@ -106,6 +106,12 @@ class AcquisitionOperator(LinearOperator):
         self.shape_out = tuple(sampling.weights.shape[0] for sampling in samplings)
         self.shape_in = tuple(sampling.weights.shape[1] for sampling in samplings)
 
+    @classmethod
+    def of_cells(cls, shape: tuple[int, int, int]) -> "AcquisitionOperator":
+        """The identity: each cell of a lattice is acquired as it is."""
+        n_x, n_y, n_z = shape
+        return cls((point_sampling(n_x), point_sampling(n_y), point_sampling(n_z)), "cpu")
+
     @property
     def cell_noise(self) -> float:
         """Noise of a cell over that of a native voxel, if the voxel is the weighted mean of such cells."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from atlasgs_bids.core.gram import gram_matrices
 from atlasgs_bids.core.objective import Objective, held_out_slices, neighbours_rms
-from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.settings import AppearanceSettings
@@ -47,37 +47,30 @@ class Appearance:
 
 
 def fit_appearance(
-    slices_from_amplitudes: LinearOperator,
-    slices: Float[Tensor, "x y z *k"],
-    weights: Float[Tensor, "x y z"],
+    observation: Observation,
     prior: QuadraticPrior,
-    slice_axis: int,
     settings: AppearanceSettings,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> Appearance:
-    """min_a ‖A S a − y‖²_W + λ aᵀ L a by preconditioned conjugate gradients.
+    """min_a ‖T a − y‖²_W + λ aᵀ L a by preconditioned conjugate gradients.
 
-    ``slices`` may be several volumes of one acquisition, (x, y, z, k): they are solved together, with one λ.
-    ``weights`` is W (0: not observed). λ is taken from ``settings`` or chosen as the largest one that
-    predicts every fifth slice from the others about as well as any.
-    ``on_step(1)`` is called after each solve: one for each candidate and one more.
+    Several volumes of one acquisition, (x, y, z, k), are solved together, with one λ. It is taken from
+    ``settings`` or chosen as the largest one that predicts every fifth slice from the others about as well as
+    any. ``on_step(1)`` is called after each solve: one for each candidate and one more.
     """
-    objective = _graph_objective(slices_from_amplitudes, slices, weights, prior)
-    return _fitted(objective, slice_axis, settings, on_step)
+    return _fitted(_graph_objective(observation, prior), settings, on_step)
 
 
-def _graph_objective(
-    slices_from_amplitudes: LinearOperator, slices: Tensor, weights: Tensor, prior: QuadraticPrior
-) -> Objective:
+def _graph_objective(observation: Observation, prior: QuadraticPrior) -> Objective:
     """The objective whose λ is not yet chosen."""
-    of_volumes = weights.reshape(*weights.shape, *[1] * (slices.ndim - weights.ndim))
-    gram = gram_matrices(slices_from_amplitudes, weights)
-    return Objective(((slices_from_amplitudes, slices, of_volumes),), prior, regularization=0.0, gram=gram)
+    weights = observation.weights
+    gram = gram_matrices(observation.slices_from_amplitudes, weights)
+    of_volumes = weights.reshape(*weights.shape, *[1] * (observation.slices.ndim - weights.ndim))
+    return Objective((replace(observation, weights=of_volumes),), prior, regularization=0.0, gram=gram)
 
 
 def _fitted(
     objective: Objective,
-    slice_axis: int,
     settings: AppearanceSettings,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> Appearance:
@@ -85,7 +78,7 @@ def _fitted(
     start = None
     chosen = settings.regularization
     if chosen is None:
-        chosen, held_out_rms, start = _choose_regularization(objective, slice_axis, settings, on_step)
+        chosen, held_out_rms, start = _choose_regularization(objective, settings, on_step)
     objective = replace(objective, regularization=chosen)
     solution = objective.solve(start, settings.tolerance, settings.max_iterations)
     on_step(1)
@@ -93,12 +86,9 @@ def _fitted(
 
 
 def fit_guarded_appearance(
-    slices_from_amplitudes: LinearOperator,
-    slices: Float[Tensor, "x y z"],
-    weights: Float[Tensor, "x y z"],
+    observation: Observation,
     prior: QuadraticPrior,
     without_anchor: Callable[[], QuadraticPrior],
-    slice_axis: int,
     settings: AppearanceSettings,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> Appearance:
@@ -107,44 +97,40 @@ def fit_guarded_appearance(
     It is asked for only where ``prior`` is not much better than the mean of their neighbours, which it is for
     an anchor of the same head: to make a graph takes time.
     """
-    objective = _graph_objective(slices_from_amplitudes, slices, weights, prior)
-    guided = _fitted(objective, slice_axis, settings, on_step)
+    objective = _graph_objective(observation, prior)
+    guided = _fitted(objective, settings, on_step)
     if not guided.held_out_rms:
         return guided
     least = min(guided.held_out_rms.values())
-    if least < _CLEARLY_BETTER * neighbours_rms(slices, weights, slice_axis):
+    if least < _CLEARLY_BETTER * neighbours_rms(observation):
         return guided
-    blind = _fitted(replace(objective, prior=without_anchor()), slice_axis, settings)
+    blind = _fitted(replace(objective, prior=without_anchor()), settings)
     if min(blind.held_out_rms.values()) < least:
         return replace(blind, follows_anchor=False)
     return guided
 
 
 def fit_expected_appearance(
-    slices_from_amplitudes: LinearOperator,
-    slices: Float[Tensor, "x y z"],
-    weights: Float[Tensor, "x y z"],
+    observation: Observation,
     prior: QuadraticPrior,
     expectations: Sequence[Expectation],
-    noise_sd: float,
     settings: AppearanceSettings,
 ) -> Appearance:
-    """min_a ‖A S a − y‖²_W + μ Σ ‖S a − p‖²_V + λ (a − a₀)ᵀ L (a − a₀): slices and what is expected of them.
+    """min_a ‖T a − y‖²_W + μ Σ ‖S a − p‖²_V + λ (a − a₀)ᵀ L (a − a₀): slices and what is expected of them.
 
     There is an expectation for each stack. The slices have the last word: μ, 1 at first, is lowered until
-    their misfit is at most ``settings.misfit_bound`` times ``noise_sd``, the noise of a voxel of weight 1.
+    their misfit is at most ``settings.misfit_bound`` times their noise.
     """
     regularization = settings.regularization or settings.expected_regularization
     centre = _common_amplitudes(expectations)
     trust, start = 1.0, centre
     while True:
-        expected = [(e.image_from_amplitudes, e.image, trust * e.weights) for e in expectations]
-        terms = ((slices_from_amplitudes, slices, weights), *expected)
+        terms = (observation, *(e.trusted(trust) for e in expectations))
         objective = Objective(terms, prior, regularization, centre)
         solution = objective.solve(start, settings.tolerance, settings.max_iterations)
-        error = slices_from_amplitudes.forward(solution.value) - slices
-        misfit = _spread((weights.sqrt() * error)[weights > 0])
-        if not misfit > settings.misfit_bound * noise_sd or trust <= _LEAST_TRUST:
+        error = observation.slices_from_amplitudes.forward(solution.value) - observation.slices
+        misfit = _spread((observation.weights.sqrt() * error)[observation.weights > 0])
+        if not misfit > settings.misfit_bound * observation.noise_sd or trust <= _LEAST_TRUST:
             return Appearance(solution, objective, {}, trust)
         trust, start = trust / 4, solution.value
 
@@ -165,21 +151,22 @@ def _common_amplitudes(expectations: Sequence[Expectation]) -> Tensor:
 
 
 def _choose_regularization(
-    objective: Objective, slice_axis: int, settings: AppearanceSettings, on_step: Callable[[int], None]
+    objective: Objective, settings: AppearanceSettings, on_step: Callable[[int], None]
 ) -> tuple[float, dict[float, float], Tensor | None]:
-    ((op, slices, weights),) = objective.terms
-    held_out = held_out_slices(weights, slice_axis)
+    (observed,) = objective.terms
+    held_out = held_out_slices(observed)
     if held_out is None:
         # Too few slices to spare any: a middle candidate; the error is flat there on every scan tried.
         return sorted(settings.candidates)[len(settings.candidates) // 2], {}, None
-    training, validation = weights * (1 - held_out), weights * held_out
+    validation = observed.weights * held_out
+    training = replace(observed, weights=observed.weights * (1 - held_out))
     rms: dict[float, float] = {}
     solutions: dict[float, Tensor] = {}
     start = None
     for candidate in settings.candidates:
-        trial = replace(objective, terms=((op, slices, training),), regularization=candidate)
+        trial = replace(objective, terms=(training,), regularization=candidate)
         start = trial.solve(start, settings.search_tolerance, settings.max_iterations).value
-        error = op.forward(start) - slices
+        error = observed.slices_from_amplitudes.forward(start) - observed.slices
         rms[candidate] = float(((validation * error**2).sum() / validation.expand_as(error).sum()).sqrt())
         solutions[candidate] = start
         on_step(1)

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from atlasgs_bids.core.adam import Adam
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.objective import Objective
-from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings, RelaxationSettings
+from atlasgs_bids.core.solvers import Adam
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import render
 
@@ -24,23 +24,11 @@ _UNITS = {"means": 0.5, "log_scales": 0.2, "quaternions": 0.2}
 
 
 @dataclass(frozen=True)
-class Term:
-    """‖M S(θ) a − b‖²_W: what one stack says, or what is expected of it; S renders into its lattice."""
-
-    data_from_lattice: LinearOperator
-    """M: the acquisition, or the identity; differentiable by torch."""
-    data: Float[Tensor, "x y z"]
-    """b."""
-    weights: Float[Tensor, "x y z"]
-    """W."""
-    world_from_lattice: Float[Tensor, "4 4"]
-
-
-@dataclass(frozen=True)
 class TargetData:
     """A target as its stacks tell it, and interpolated between their slices."""
 
-    terms: tuple[Term, ...]
+    terms: tuple[LatticeObservation, ...]
+    """What the stacks show, and what is expected of them, weighted as in the objective; without gains."""
     interpolated: Float[Tensor, "x y z"]
     support: Bool[Tensor, "x y z"]
     """Where ``interpolated`` is known, and Gaussians are wanted."""
@@ -66,18 +54,15 @@ def relax_geometry(
 ) -> Relaxation:
     """The Gaussians that ``settings.geometry.mode`` asks for, given a fit with the scaffold's geometry.
 
-    ``frozen``: ``gaussians`` itself. ``offset`` and ``joint``: means, scales and (joint) rotations θ that
-    lower Σ ‖M S(θ) a − b‖²_W + λ (a − a₀)ᵀ L (a − a₀), the objective of ``first_fit``. ``own``: a scaffold of
-    the interpolated target; ``gaussians`` play no part in it. The amplitudes, and a graph for ``own``, have
-    to be made anew. ``on_step(1)`` is called after each Adam step.
+    ``offset`` and ``joint``: means, scales and (joint) rotations θ that lower the objective of the first fit,
+    Σ ‖A S(θ) a − y‖²_W + λ (a − a₀)ᵀ L (a − a₀). ``own``: a scaffold of the interpolated target; the given
+    Gaussians play no part in it. ``frozen`` asks for nothing, and this is not to be called. The amplitudes,
+    and a graph for ``own``, have to be made anew. ``on_step(1)`` is called after each Adam step.
     """
-    mode = settings.geometry.mode
-    if mode == "frozen":
-        return Relaxation(gaussians, ())
-    if mode == "own":
+    if settings.geometry.mode == "own":
         own = fit_scaffold(target.interpolated, target.support, target.world_from_voxel, settings, on_step)
         return Relaxation(own.gaussians, ())
-    limits = settings.geometry.offset if mode == "offset" else settings.geometry.joint
+    limits = {"offset": settings.geometry.offset, "joint": settings.geometry.joint}[settings.geometry.mode]
     return _relax(gaussians, first_fit, target, limits, settings, on_step)
 
 
@@ -168,36 +153,34 @@ def _penalty(bounded: dict[str, Tensor], prior: QuadraticPrior, limits: Relaxati
 
 
 def _misfit(
-    terms: Sequence[Term], gaussians: Gaussians, amplitudes: Tensor, chunk_elements: int
+    terms: Sequence[LatticeObservation], gaussians: Gaussians, amplitudes: Tensor, chunk_elements: int
 ) -> Float[Tensor, ""]:
-    """Σ ‖M S(θ) a − b‖²_W, differentiable in the geometry."""
+    """Σ ‖A S(θ) a − y‖²_W, differentiable in the geometry."""
     total = torch.zeros((), device=amplitudes.device)
     for term in terms:
-        shape = _lattice_shape(term)
-        image = render(gaussians, amplitudes, shape, term.world_from_lattice, chunk_elements)
-        error = term.data_from_lattice.forward(image) - term.data
+        image = render(gaussians, amplitudes, term.lattice_shape, term.world_from_lattice, chunk_elements)
+        error = term.acquisition.forward(image) - term.slices
         total = total + (term.weights * error**2).sum()
     return total
 
 
 def _amplitudes(
-    terms: Sequence[Term], gaussians: Gaussians, objective: Objective, start: Tensor, settings: CoreSettings
+    terms: Sequence[LatticeObservation],
+    gaussians: Gaussians,
+    objective: Objective,
+    start: Tensor,
+    settings: CoreSettings,
 ) -> Tensor:
     """The minimiser of the objective with these Gaussians."""
     with_moved = []
     for term in terms:
-        needed = term.data_from_lattice.adjoint(term.weights) > 0
+        needed = term.acquisition.adjoint(term.weights) > 0
         splat = SplatOperator(
-            gaussians, _lattice_shape(term), term.world_from_lattice, needed, settings.chunk_elements
+            gaussians, term.lattice_shape, term.world_from_lattice, needed, settings.chunk_elements
         )
-        with_moved.append((term.data_from_lattice @ splat, term.data, term.weights))
+        with_moved.append(replace(term, splat=splat))
     return (
         replace(objective, terms=tuple(with_moved))
         .solve(start, settings.appearance.search_tolerance, settings.appearance.max_iterations)
         .value
     )
-
-
-def _lattice_shape(term: Term) -> tuple[int, int, int]:
-    n_x, n_y, n_z = term.data_from_lattice.shape_in
-    return n_x, n_y, n_z

@@ -23,7 +23,12 @@ def psnr_db(truth: Image, image: Image, mask: Mask) -> float:
     """
     inside = truth[mask].astype(np.float64)
     error = float(np.mean((image[mask] - inside) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(float(np.ptp(inside)) ** 2 / error)
+    return decibels(error, float(np.ptp(inside)))
+
+
+def decibels(mean_square: float, peak: float) -> float:
+    """Peak signal-to-noise ratio 20 log₁₀ peak − 10 log₁₀ mean square error, dB; infinite without error."""
+    return math.inf if mean_square == 0 else 20 * math.log10(peak) - 10 * math.log10(mean_square)
 
 
 def ssim(truth: Image, image: Image, mask: Mask) -> float:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atlasgs_bids.core.gram import GramMatrices
-from atlasgs_bids.core.operators import LinearOperator
+from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.solvers import Solution, conjugate_gradient
 
@@ -18,10 +18,10 @@ _LEAST_SLICES = 6
 
 @dataclass(frozen=True)
 class Objective:
-    """‖T a − b‖²_W summed over the terms, + λ (a − a₀)ᵀ L (a − a₀)."""
+    """‖T a − y‖²_W summed over the terms, + λ (a − a₀)ᵀ L (a − a₀)."""
 
-    terms: tuple[tuple[LinearOperator, Tensor, Tensor], ...]
-    """(T, b, W)."""
+    terms: tuple[Observation, ...]
+    """The slices, and what is expected of them."""
     prior: QuadraticPrior
     regularization: float
     centre: Tensor | None = None
@@ -30,30 +30,31 @@ class Objective:
     """Of the first T, where its Tᵀ W T is quicker as a matrix; None: products with T and Tᵀ each time."""
 
     def solve(self, start: Tensor | None, tolerance: float, max_iterations: int) -> Solution:
-        right_side = sum(op.adjoint(weights * data) for op, data, weights in self.terms)
+        right_side = sum(own.slices_from_amplitudes.adjoint(own.weights * own.slices) for own in self.terms)
         assert isinstance(right_side, Tensor)
         if self.centre is not None:
             right_side = right_side + self.regularization * self.prior.forward(self.centre)
         return self._solution(right_side, start, tolerance, max_iterations)
 
     def deviations(
-        self, noise_sd: float, n_probes: int, seed: int, tolerance: float, max_iterations: int
+        self, n_probes: int, seed: int, tolerance: float, max_iterations: int
     ) -> Float[Tensor, "n probes"]:
         """Draws from the posterior of the amplitudes, less its mean (perturb and optimise: Papandreou 2010).
 
-        The slices (the first term) are perturbed by their noise and the graph by its own, in units in which
-        weight 1 means ``noise_sd``; a second term, an expectation, is not: its error is not white.
+        The slices (the first term) are perturbed by their noise and the graph by its own, in units of that
+        noise; a second term, an expectation, is not: its error is not white.
         """
-        op, data, weights = self.terms[0]
+        observed = self.terms[0]
+        slices, weights = observed.slices, observed.weights
         generator = torch.Generator().manual_seed(seed)
         draws = []
         for probe in range(n_probes):
-            noise = torch.randn(data.shape[: weights.ndim], generator=generator).to(data)
-            drawn = op.adjoint(weights.sqrt() * noise)
+            noise = torch.randn(slices.shape[: weights.ndim], generator=generator).to(slices)
+            drawn = observed.slices_from_amplitudes.adjoint(weights.sqrt() * noise)
             if len(self.terms) == 1:
                 drawn += self.regularization**0.5 * self.prior.square_root_noise(seed + probe)
             # One after the other: two images side by side take four times as long on a CPU as one.
-            draws.append(self._solution(noise_sd * drawn, None, tolerance, max_iterations).value)
+            draws.append(self._solution(observed.noise_sd * drawn, None, tolerance, max_iterations).value)
         return torch.stack(draws, dim=1)
 
     def _solution(
@@ -75,13 +76,14 @@ class Objective:
     def _misfit(self, a: Tensor) -> Tensor:
         """Σ Tᵀ W T a."""
         total = torch.zeros_like(a)
-        for position, (op, _, weights) in enumerate(self.terms):
+        for position, term in enumerate(self.terms):
             if position == 0 and self.gram is not None:
-                total += self.gram.of(weights) @ a
+                total += self.gram.of(term.weights) @ a
                 continue
+            op = term.slices_from_amplitudes
             predicted = op.forward(a)
             # As many axes as the prediction: that of the diagonal has no volumes, whatever the data have.
-            own = weights.reshape(*op.shape_out, *[1] * (predicted.ndim - len(op.shape_out)))
+            own = term.weights.reshape(*op.shape_out, *[1] * (predicted.ndim - len(op.shape_out)))
             total += op.adjoint(own * predicted)
         return total
 
@@ -93,8 +95,9 @@ class Objective:
         return total.clamp_min(float(total.max()) * 1e-6)
 
 
-def held_out_slices(weights: Tensor, slice_axis: int) -> Tensor | None:
+def held_out_slices(observation: Observation) -> Tensor | None:
     """1 on every fifth of the observed slices, 0 elsewhere; None where there are too few to spare any."""
+    weights, slice_axis = observation.weights, observation.slice_axis
     observed = torch.movedim(weights > 0, slice_axis, 0).flatten(1).any(1).nonzero().squeeze(1)
     if len(observed) < _LEAST_SLICES:
         return None
@@ -103,12 +106,13 @@ def held_out_slices(weights: Tensor, slice_axis: int) -> Tensor | None:
     return held_out
 
 
-def neighbours_rms(slices: Float[Tensor, "x y z"], weights: Float[Tensor, "x y z"], slice_axis: int) -> float:
+def neighbours_rms(observation: Observation) -> float:
     """RMS error of the mean of its two neighbours as a guess at each held-out slice; infinite without any."""
-    held_out = held_out_slices(weights, slice_axis)
+    held_out = held_out_slices(observation)
     if held_out is None:
         return math.inf
-    y, seen, asked = (torch.movedim(x, slice_axis, 0) for x in (slices, weights > 0, held_out > 0))
+    images = observation.slices, observation.weights > 0, held_out > 0
+    y, seen, asked = (torch.movedim(image, observation.slice_axis, 0) for image in images)
     known = seen[:-2] & seen[1:-1] & seen[2:] & asked[1:-1]
     error = (y[1:-1] - 0.5 * (y[:-2] + y[2:]))[known]
     return float(error.square().mean().sqrt()) if len(error) else math.inf

@@ -100,35 +100,52 @@ class SliceRows(LinearOperator):
         return sparse.csr_matrix(entries, shape=(len(source), len(rows)))
 
 
-class StackedOperator(LinearOperator):
-    """Several operators on one operand, each scaled, their results one below the other along axis 0."""
+class Scaled(LinearOperator):
+    """A multiple of an operator."""
 
-    def __init__(self, parts: Sequence[LinearOperator], scales: Sequence[float]) -> None:
+    def __init__(self, op: LinearOperator, scale: float) -> None:
+        self.op, self.scale = op, scale
+        self.shape_in, self.shape_out = op.shape_in, op.shape_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.op.forward(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.scale * self.op.adjoint(y)
+
+    def as_matrix(self) -> sparse.csr_matrix | None:
+        matrix = self.op.as_matrix()
+        return None if matrix is None else np.float32(self.scale) * matrix
+
+
+class StackedOperator(LinearOperator):
+    """Several operators on one operand, their results one below the other along axis 0."""
+
+    def __init__(self, parts: Sequence[LinearOperator]) -> None:
         if len({(part.shape_in, part.shape_out[1:]) for part in parts}) != 1:
             shapes = [(part.shape_in, part.shape_out) for part in parts]
             raise ValueError(f"cannot stack {shapes}: only the first output axis may differ")
-        self.parts, self.scales = tuple(parts), tuple(scales)
+        self.parts = tuple(parts)
         self._lengths = [part.shape_out[0] for part in parts]
         self.shape_in = parts[0].shape_in
         self.shape_out = (sum(self._lengths), *parts[0].shape_out[1:])
 
     def forward(self, x: Tensor) -> Tensor:
-        pairs = zip(self.parts, self.scales, strict=True)
-        return torch.cat([scale * part.forward(x) for part, scale in pairs])
+        return torch.cat([part.forward(x) for part in self.parts])
 
     def adjoint(self, y: Tensor) -> Tensor:
         total = y.new_zeros((*self.shape_in, *y.shape[len(self.shape_out) :]))
-        for part, scale, own in zip(self.parts, self.scales, torch.split(y, self._lengths), strict=True):
-            total += scale * part.adjoint(own)
+        for part, own in zip(self.parts, torch.split(y, self._lengths), strict=True):
+            total += part.adjoint(own)
         return total
 
     def as_matrix(self) -> sparse.csr_matrix | None:
         matrices = []
-        for part, scale in zip(self.parts, self.scales, strict=True):
+        for part in self.parts:
             matrix = part.as_matrix()
             if matrix is None:
                 return None
-            matrices.append(np.float32(scale) * matrix)
+            matrices.append(matrix)
         return sparse.vstack(matrices, format="csr")
 
 

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from atlasgs_bids.core.adam import Adam
 from atlasgs_bids.core.gaussians import Gaussians, sample_positions, voxel_size_mm, world_points
-from atlasgs_bids.core.metrics import gradient_magnitude
+from atlasgs_bids.core.metrics import decibels, gradient_magnitude
 from atlasgs_bids.core.settings import CoreSettings
+from atlasgs_bids.core.solvers import Adam
 from atlasgs_bids.core.splat.render import splat
 
 _FIRST_RATES = 0.03, 0.03, 0.03, 0.02
@@ -125,7 +125,7 @@ def _rates(progress: float) -> list[float]:
 
 def _psnr_db(loss: Tensor, n_support: float) -> float:
     mean_square = float(loss.detach()) / n_support
-    return -10 * math.log10(max(mean_square, 1e-20))
+    return decibels(max(mean_square, 1e-20), 1.0)
 
 
 def _initial_positions(target: Tensor, support: Tensor, settings: CoreSettings) -> Tensor:

@@ -32,15 +32,15 @@ def missing_image(
     settings: AppearanceSettings,
 ) -> Missing:
     """The voxels' solution of ‖A x − y‖²_W + μ ‖x − p‖²_V, less S a; 0 outside the support."""
-    stack, expectation = expected.stack, expected.expectation
-    weights = trust * expectation.weights
+    observation, expectation = expected.observation, expected.expectation
+    A, W = observation.acquisition, observation.weights
+    weights = expectation.trusted(trust).weights
 
     def normal(x: Tensor) -> Tensor:
         image = x.view(expectation.image.shape)
-        seen = stack.acquisition.adjoint(stack.weights * stack.acquisition.forward(image))
-        return (seen + weights * image).reshape(-1)
+        return (A.adjoint(W * A.forward(image)) + weights * image).reshape(-1)
 
-    right_side = stack.acquisition.adjoint(stack.weights * stack.slices) + weights * expectation.image
+    right_side = A.adjoint(W * observation.slices) + weights * expectation.image
     solution = conjugate_gradient(
         normal,
         right_side.reshape(-1),
@@ -48,8 +48,8 @@ def missing_image(
         tolerance=settings.tolerance,
         max_iterations=settings.max_iterations,
     )
-    rendered = stack.splat.forward(amplitudes)
-    reached = stack.support & (stack.splat.forward(torch.ones_like(amplitudes)) > 0.5)
+    rendered = observation.splat.forward(amplitudes)
+    reached = expected.support & (observation.splat.forward(torch.ones_like(amplitudes)) > 0.5)
     difference = torch.where(reached, solution.value.view(rendered.shape) - rendered, 0.0)
     expected_rms = float(expectation.sd[reached].square().mean().sqrt())
     return Missing(difference, expected_rms * (10 ** (settings.specific_loss_db / 10) - 1) ** 0.5)
@@ -68,7 +68,6 @@ def specific_gaussians(
     parts = []
     budget = int(settings.specific_fraction * n_shared) // len(expected)
     for gap, own in zip(missing, expected, strict=True):
-        stack = own.stack
         energy = gap.image.square().reshape(-1)
         n_voxels = int((gap.image != 0).sum())
         if n_voxels == 0 or float(energy.sum()) <= gap.allowed_rms**2 * n_voxels:
@@ -79,8 +78,8 @@ def specific_gaussians(
         wanted = int((left > 0.5 * gap.allowed_rms**2 * n_voxels).sum()) + 1
         chosen = voxels[: min(wanted, budget)]
         points = torch.stack(torch.unravel_index(chosen, gap.image.shape), dim=1).float()
-        size_mm = voxel_size_mm(stack.world_from_lattice)
-        world = stack.world_from_lattice.to(points)
+        size_mm = voxel_size_mm(own.observation.world_from_lattice)
+        world = own.observation.world_from_lattice.to(points)
         quaternions = points.new_zeros(len(points), 4)
         quaternions[:, 0] = 1.0
         parts.append(

@@ -33,8 +33,6 @@ class Uncertainty:
 
 def graph_uncertainty(
     objective: Objective,
-    slice_axis: int,
-    noise_sd: float,
     settings: AppearanceSettings,
     seed: int,
 ) -> Uncertainty:
@@ -44,33 +42,33 @@ def graph_uncertainty(
     """
     n_probes, steps = settings.n_probes, settings.max_iterations
     factor = 1.0
-    op, slices, weights = objective.terms[0]
-    held_out = held_out_slices(weights, slice_axis)
+    observed = objective.terms[0]
+    held_out = held_out_slices(observed)
     if held_out is not None:
-        trial = replace(objective, terms=((op, slices, weights * (1 - held_out)),))
+        training = replace(observed, weights=observed.weights * (1 - held_out))
+        trial = replace(objective, terms=(training,))
         # From nothing: the full fit as a start would already know the slices that are held out.
         solution = trial.solve(None, settings.search_tolerance, steps)
-        deviations = trial.deviations(noise_sd, n_probes, seed, _TOLERANCE, steps)
+        deviations = trial.deviations(n_probes, seed, _TOLERANCE, steps)
+        op = observed.slices_from_amplitudes
         variance = op.forward(deviations).square().mean(-1)
-        error = (op.forward(solution.value) - slices).abs()
-        seen = weights * held_out > 0
-        factor = _calibration(error[seen], variance[seen], n_probes, noise_sd)
-    deviations = objective.deviations(noise_sd, n_probes, seed, _TOLERANCE, steps)
+        error = (op.forward(solution.value) - observed.slices).abs()
+        seen = observed.weights * held_out > 0
+        factor = _calibration(error[seen], variance[seen], n_probes, observed.noise_sd)
+    deviations = objective.deviations(n_probes, seed, _TOLERANCE, steps)
     return Uncertainty(factor * deviations, None)
 
 
 def estimate_uncertainty(
     objective: Objective,
     expectations: Sequence[Expectation],
-    slice_axis: int,
-    noise_sd: float,
     settings: AppearanceSettings,
     seed: int,
 ) -> Uncertainty:
     """That of the graph, or, with expectations, the slices' noise beside the expectations' own error."""
     if not expectations:
-        return graph_uncertainty(objective, slice_axis, noise_sd, settings, seed)
-    deviations = objective.deviations(noise_sd, settings.n_probes, seed, _TOLERANCE, settings.max_iterations)
+        return graph_uncertainty(objective, settings, seed)
+    deviations = objective.deviations(settings.n_probes, seed, _TOLERANCE, settings.max_iterations)
     precision = torch.stack([e.amplitude_weights / e.amplitude_sd.square() for e in expectations])
     weights = torch.stack([e.amplitude_weights for e in expectations])
     return Uncertainty(deviations, (weights.sum(0) / precision.sum(0)).sqrt())

@@ -10,15 +10,15 @@ from atlasgs_bids.core.appearance import (
     fit_expected_appearance,
     fit_guarded_appearance,
 )
-from atlasgs_bids.core.observation import JointObservation
+from atlasgs_bids.core.observation import LatticeObservation, join
 from atlasgs_bids.core.priors.expectation import Evidence, Expectation, ExpectedStack
 from atlasgs_bids.core.uncertainty import Uncertainty, estimate_uncertainty
 from atlasgs_bids.restoration.learning import learn
-from atlasgs_bids.restoration.observation import Observation, estimate_gains, join
+from atlasgs_bids.restoration.observation import estimate_gains
 from atlasgs_bids.restoration.result import StackResult, TargetFit
 from atlasgs_bids.restoration.scaffold import SessionScaffold, spatial_prior
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import PlacedStack, stack_noise_sd
+from atlasgs_bids.restoration.stack import PlacedStack
 from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def fit_stacks(
     placed: Sequence[PlacedStack],
-    observations: Sequence[Observation],
+    observations: Sequence[LatticeObservation],
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
@@ -37,40 +37,27 @@ def fit_stacks(
     ``expected`` is what a learned prior said of the same stacks before; None: it is asked, if wanted.
     """
     settings = config.core.appearance
-    axes = [stack.source.geometry.axis for stack in placed]
-    noise_sds = [stack_noise_sd(stack, own.weights) for stack, own in zip(placed, observations, strict=True)]
-    gains, slice_axis, problem = [1.0], axes[0], _alone(observations[0])
-    if len(placed) > 1:
-        gains = estimate_gains(observations, axes, scaffold.prior, settings)
-        slice_axis, problem = 0, join(observations, axes, gains, noise_sds)
+    observations = estimate_gains(placed, observations, scaffold.prior, settings)
+    problem = join(observations) if len(observations) > 1 else observations[0]
     if expected is None:
         expected = ()
         if config.image_prior == "learned":
-            levels = list(zip(axes, gains, noise_sds, strict=True))
-            expected = learn(observations, levels, scaffold, config, progress)
+            expected = learn(observations, scaffold, config, progress)
     expectations = [own.expectation for own in expected]
     n_solves = 1 + (len(settings.candidates) if settings.regularization is None else 0)
     with progress.stage("appearance", 1 if expectations else n_solves) as advance:
         if expectations:
-            appearance = fit_expected_appearance(
-                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior, expectations,
-                noise_sds[0], settings,
-            )  # fmt: skip
+            appearance = fit_expected_appearance(problem, scaffold.prior, expectations, settings)
             advance(1)
         elif len(placed) == 1:
-            appearance = fit_guarded_appearance(
-                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
-                partial(spatial_prior, scaffold.gaussians, config), slice_axis, settings, advance,
-            )  # fmt: skip
+            without_anchor = partial(spatial_prior, scaffold.gaussians, config)
+            appearance = fit_guarded_appearance(problem, scaffold.prior, without_anchor, settings, advance)
         else:
-            appearance = fit_appearance(
-                problem.slices_from_amplitudes, problem.slices, problem.weights, scaffold.prior,
-                slice_axis, settings, advance,
-            )  # fmt: skip
-    uncertainty = _uncertainty(appearance, expectations, slice_axis, noise_sds[0], config, progress)
+            appearance = fit_appearance(problem, scaffold.prior, settings, advance)
+    uncertainty = _uncertainty(appearance, expectations, config, progress)
     log_fit(appearance, config, progress)
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
-    stacks = zip(placed, observations, gains, noise_sds, evidences, strict=True)
+    stacks = zip(placed, observations, evidences, strict=True)
     results = tuple(_stack_result(*own, appearance) for own in stacks)
     return TargetFit(appearance, uncertainty, results, tuple(expected))
 
@@ -78,52 +65,35 @@ def fit_stacks(
 def _uncertainty(
     appearance: Appearance,
     expectations: Sequence[Expectation],
-    slice_axis: int,
-    noise_sd: float,
     config: RestorationSettings,
     progress: Progress,
 ) -> Uncertainty | None:
     """How far the amplitudes may be off; None: not asked for."""
     if not config.estimate_uncertainty:
         return None
+    core = config.core
     with progress.stage("uncertainty") as advance:
-        uncertainty = estimate_uncertainty(
-            appearance.objective,
-            expectations,
-            slice_axis,
-            noise_sd,
-            config.core.appearance,
-            config.core.seed,
-        )
+        uncertainty = estimate_uncertainty(appearance.objective, expectations, core.appearance, core.seed)
         advance(1)
     return uncertainty
 
 
 def _stack_result(
-    stack: PlacedStack,
-    observation: Observation,
-    gain: float,
-    noise_sd: float,
-    evidence: Evidence | None,
-    appearance: Appearance,
+    stack: PlacedStack, observation: LatticeObservation, evidence: Evidence | None, appearance: Appearance
 ) -> StackResult:
     """What the amplitudes say of one stack."""
-    simulated = gain * observation.slices_from_amplitudes.forward(appearance.amplitudes)
+    simulated = observation.slices_from_amplitudes.forward(appearance.amplitudes)
     return StackResult(
         source=stack.source,
         acquired=stack.acquired,
         registration=stack.registration,
         simulated=simulated.cpu().numpy(),
         weights=observation.weights.cpu().numpy(),
-        gain=gain,
-        noise_sd=noise_sd,
+        gain=observation.gain,
+        noise_sd=observation.noise_sd,
         contradicted=None if evidence is None else (evidence.contradicted > 0).cpu().numpy(),
         anchor_gain=None if evidence is None else evidence.anchor_gain,
     )
-
-
-def _alone(observation: Observation) -> JointObservation:
-    return JointObservation(observation.slices, observation.weights, observation.slices_from_amplitudes)
 
 
 def log_fit(appearance: Appearance, config: RestorationSettings, progress: Progress) -> None:

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.core.appearance import Appearance, fit_appearance
+from atlasgs_bids.core.observation import LatticeObservation, join
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.uncertainty import estimate_uncertainty
 from atlasgs_bids.errors import InputError
@@ -17,11 +18,11 @@ from atlasgs_bids.imaging.profile import slice_profile
 from atlasgs_bids.imaging.slice_motion import AT_REST, SliceMatcher, SlicePosition, shots_of
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.fit import log_fit
-from atlasgs_bids.restoration.observation import Observation, estimate_gains, join, observe
+from atlasgs_bids.restoration.observation import estimate_gains, observe
 from atlasgs_bids.restoration.result import StackResult, TargetFit
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import PlacedStack, stack_noise_sd
+from atlasgs_bids.restoration.stack import PlacedStack
 from atlasgs_bids.runtime.progress import Progress
 
 _MIN_EXPLAINED = 0.1
@@ -32,7 +33,7 @@ Positions = Mapping[int, SlicePosition]
 
 def fit_moving_stacks(
     placed: Sequence[PlacedStack],
-    observations: Sequence[Observation],
+    observations: Sequence[LatticeObservation],
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
@@ -43,17 +44,13 @@ def fit_moving_stacks(
     it again with what the other slices say made positions worse (docs/decisions/0011-slice-motion.md).
     """
     settings = config.core.appearance
-    axes = [stack.source.geometry.axis for stack in placed]
-    noise_sds = [stack_noise_sd(stack, own.weights) for stack, own in zip(placed, observations, strict=True)]
-    gains = [1.0]
-    if len(placed) > 1:
-        gains = estimate_gains(observations, axes, scaffold.prior, settings)
     moving = []
+    with_gains = estimate_gains(placed, observations, scaffold.prior, settings)
     with progress.stage("movement", len(placed)) as advance:
-        for stack, gain, noise_sd in zip(placed, gains, noise_sds, strict=True):
+        for stack, whole in zip(placed, with_gains, strict=True):
             positions = _positions(stack, scaffold, config, progress)
-            parts = _observed(stack, positions, scaffold, config)
-            moving.append(_MovingStack(stack, positions, parts, gain, noise_sd))
+            parts = _observed(stack, whole, positions, scaffold, config)
+            moving.append(_MovingStack(stack, whole, positions, parts))
             advance(1)
     with progress.stage("appearance") as advance:
         appearance = _fit(moving, scaffold, settings)
@@ -61,9 +58,7 @@ def fit_moving_stacks(
     uncertainty = None
     if config.estimate_uncertainty:
         with progress.stage("uncertainty") as advance:
-            uncertainty = estimate_uncertainty(
-                appearance.objective, [], 0, noise_sds[0], settings, config.core.seed
-            )
+            uncertainty = estimate_uncertainty(appearance.objective, [], settings, config.core.seed)
             advance(1)
     log_fit(appearance, config, progress)
     return TargetFit(appearance, uncertainty, tuple(_result(own, appearance) for own in moving), ())
@@ -72,11 +67,11 @@ def fit_moving_stacks(
 @dataclass(frozen=True)
 class _MovingStack:
     placed: PlacedStack
+    whole: LatticeObservation
+    """All slices as if they had lain still."""
     positions: Positions
-    parts: Mapping[int, Observation]
+    parts: Mapping[int, LatticeObservation]
     """Slice -> a stack of this slice alone, for those that cross the foreground."""
-    gain: float
-    noise_sd: float
 
 
 def _positions(
@@ -116,8 +111,12 @@ def _matcher(placed: PlacedStack, scaffold: SessionScaffold, config: Restoration
 
 
 def _observed(
-    placed: PlacedStack, positions: Positions, scaffold: SessionScaffold, config: RestorationSettings
-) -> dict[int, Observation]:
+    placed: PlacedStack,
+    whole: LatticeObservation,
+    positions: Positions,
+    scaffold: SessionScaffold,
+    config: RestorationSettings,
+) -> dict[int, LatticeObservation]:
     """Every slice that crosses the foreground as a stack of its own, where the head was at its time."""
     axis = placed.source.geometry.axis
     matcher = _matcher(placed, scaffold, config)
@@ -130,11 +129,12 @@ def _observed(
         volume = Volume(data, affine, None if observed is None else observed.take([k], axis))
         target_from_anchor = position.moved(matcher.centre_world) @ placed.registration.target_from_anchor
         try:
-            parts[k] = observe(
+            part = observe(
                 placed.source, volume, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
             )
         except InputError:  # beyond the head: nothing to explain
             continue
+        parts[k] = replace(part, gain=whole.gain * position.gain, noise_sd=whole.noise_sd)
     if not parts:
         raise InputError(
             f"{placed.source.name}: no slice crosses the anchor's foreground; check the "
@@ -147,24 +147,15 @@ def _fit(
     moving: Sequence[_MovingStack], scaffold: SessionScaffold, settings: AppearanceSettings
 ) -> Appearance:
     """All slices of all stacks together."""
-    own = [(stack, k, part) for stack in moving for k, part in stack.parts.items()]
-    joint = join(
-        [part for _, _, part in own],
-        [stack.placed.source.geometry.axis for stack, _, _ in own],
-        [stack.gain * stack.positions[k].gain for stack, k, _ in own],
-        [stack.noise_sd for stack, _, _ in own],
-    )
-    return fit_appearance(
-        joint.slices_from_amplitudes, joint.slices, joint.weights, scaffold.prior, 0, settings
-    )
+    joint = join([part for stack in moving for part in stack.parts.values()])
+    return fit_appearance(joint, scaffold.prior, settings)
 
 
 def _result(stack: _MovingStack, appearance: Appearance) -> StackResult:
     placed, axis = stack.placed, stack.placed.source.geometry.axis
     simulated, weights = (np.zeros_like(placed.acquired.data) for _ in range(2))
     for k, own in stack.parts.items():
-        gain = stack.gain * stack.positions[k].gain
-        image = gain * own.slices_from_amplitudes.forward(appearance.amplitudes)
+        image = own.slices_from_amplitudes.forward(appearance.amplitudes)
         _put(simulated, image.cpu().numpy(), k, axis)
         _put(weights, own.weights.cpu().numpy(), k, axis)
     return StackResult(
@@ -173,8 +164,8 @@ def _result(stack: _MovingStack, appearance: Appearance) -> StackResult:
         registration=placed.registration,
         simulated=simulated,
         weights=weights,
-        gain=stack.gain,
-        noise_sd=stack.noise_sd,
+        gain=stack.whole.gain,
+        noise_sd=stack.whole.noise_sd,
         motion=tuple(stack.positions.get(k, AT_REST) for k in range(placed.acquired.data.shape[axis])),
     )
 

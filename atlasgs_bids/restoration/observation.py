@@ -1,19 +1,18 @@
 """What one stack says about the amplitudes: y = A S a + noise, with a weight for each voxel of y."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, profile_sampling, slice_sampling
 from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.gaussians import Gaussians
-from atlasgs_bids.core.observation import JointObservation
-from atlasgs_bids.core.operators import LinearOperator, SliceRows, StackedOperator
+from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
@@ -24,34 +23,11 @@ from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import PlacedStack, StackInput
+from atlasgs_bids.restoration.stack import PlacedStack, StackInput, stack_noise_sd
 
 _GAIN_LIMITS = (0.2, 5.0)
 
 _COVERED, _UNCOVERED = 0.95, 0.05
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A stack and the operators that predict it."""
-
-    slices: Float[Tensor, "x y z"]
-    """y, native intensities."""
-    weights: Float[Tensor, "x y z"]
-    """W; 0 where nothing was acquired, or where the scaffold cannot explain what was."""
-    acquisition: AcquisitionOperator
-    """A: lattice -> native slices."""
-    splat: SplatOperator
-    """S: amplitudes -> lattice."""
-    lattice: Grid
-    """The fine grid in the target's own frame, in the anchor's world."""
-    native: Grid
-    """The grid of the slices, in the anchor's world."""
-
-    @property
-    def slices_from_amplitudes(self) -> LinearOperator:
-        """A S."""
-        return self.acquisition @ self.splat
 
 
 def observe(
@@ -61,7 +37,7 @@ def observe(
     anchor: Anchor,
     gaussians: Gaussians,
     config: RestorationSettings,
-) -> Observation:
+) -> LatticeObservation:
     """The operators and weights of a registered stack; InputError where it does not meet the anchor."""
     native = acquired.grid
     acquisition = _acquisition(stack, native, anchor, config)
@@ -94,9 +70,14 @@ def observe(
             f"{stack.name}: no slice crosses the anchor's foreground; check the orientation "
             "in both headers, or register the scans beforehand"
         )
-    slices = torch.from_numpy(acquired.data).to(config.device)
-    native_in_anchor_world = Grid(native.shape, anchor_world_from_native)
-    return Observation(slices, weights, acquisition, splat, lattice, native_in_anchor_world)
+    return LatticeObservation(
+        slices=torch.from_numpy(acquired.data).to(config.device),
+        weights=weights,
+        slice_axis=stack.geometry.axis,
+        acquisition=acquisition,
+        splat=splat,
+        world_from_lattice=torch.from_numpy(anchor_world_from_lattice),
+    )
 
 
 def _acquisition(
@@ -129,61 +110,53 @@ def _acquisition(
     return AcquisitionOperator((samplings[0], samplings[1], samplings[2]), config.device)
 
 
-def join(
-    observations: Sequence[Observation],
-    slice_axes: Sequence[int],
-    gains: Sequence[float],
-    noise_sds: Sequence[float],
-) -> JointObservation:
-    """The joint problem Σ_s (σ_0/σ_s)² ‖g_s A_s S a − y_s‖²: the first stack's noise is the unit."""
-    stacks = list(zip(observations, slice_axes, strict=True))
-    n_pixels = max(own.slices.numel() // own.slices.shape[axis] for own, axis in stacks)
-    rows = [SliceRows(tuple(own.slices.shape), axis, n_pixels) for own, axis in stacks]
-    pairs = list(zip(rows, observations, strict=True))
-    scales = [(noise_sds[0] / noise_sd) ** 2 for noise_sd in noise_sds]
-    weights = [row.forward(own.weights) for row, own in pairs]
-    return JointObservation(
-        slices=torch.cat([row.forward(own.slices) for row, own in pairs]),
-        weights=torch.cat([scale * own for scale, own in zip(scales, weights, strict=True)]),
-        slices_from_amplitudes=StackedOperator(
-            [row @ own.slices_from_amplitudes for row, own in pairs], gains
-        ),
-    )
-
-
 def estimate_gains(
-    observations: Sequence[Observation],
-    slice_axes: Sequence[int],
+    placed: Sequence[PlacedStack],
+    observations: Sequence[LatticeObservation],
     prior: QuadraticPrior,
     settings: AppearanceSettings,
-) -> list[float]:
-    """Intensity of each stack over that of the first, where both saw the same.
+) -> list[LatticeObservation]:
+    """The stacks with their gains: intensity of each over that of the first, where both saw the same.
 
     The first stack's own solution predicts the others; a ratio of sums, since noise in the prediction would
-    pull a regression coefficient towards 0.
+    pull a regression coefficient towards 0. One alone has the gain 1.
     """
+    if len(observations) == 1:
+        return list(observations)
     first = observations[0]
     middle = settings.regularization or sorted(settings.candidates)[len(settings.candidates) // 2]
     quick = replace(settings, regularization=middle, tolerance=settings.search_tolerance)
-    amplitudes = fit_appearance(
-        first.slices_from_amplitudes, first.slices, first.weights, prior, slice_axes[0], quick
-    ).amplitudes
-    gains = [1.0]
-    for observation in observations[1:]:
-        shared = torch.from_numpy(fov_mask(first.native, observation.native)).to(observation.weights)
-        shared *= observation.weights
-        predicted = float((shared * observation.slices_from_amplitudes.forward(amplitudes)).sum())
-        seen = float((shared * observation.slices).sum())
+    amplitudes = fit_appearance(first, prior, quick).amplitudes
+    with_gains = [first]
+    for stack, own in zip(placed[1:], observations[1:], strict=True):
+        shared = torch.from_numpy(fov_mask(_native_grid(placed[0]), _native_grid(stack))).to(own.weights)
+        shared *= own.weights
+        predicted = float((shared * own.slices_from_amplitudes.forward(amplitudes)).sum())
+        seen = float((shared * own.slices).sum())
         gain = seen / predicted if predicted > 0 else 1.0
-        gains.append(float(np.clip(gain, *_GAIN_LIMITS)) if seen > 0 else 1.0)
-    return gains
+        with_gains.append(replace(own, gain=float(np.clip(gain, *_GAIN_LIMITS)) if seen > 0 else 1.0))
+    return with_gains
 
 
 def observe_placed(
     placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings
-) -> Observation:
-    """The operators and weights of a stack in its position."""
+) -> LatticeObservation:
+    """The operators, weights and noise of a stack in its position."""
     target_from_anchor = placed.registration.target_from_anchor
-    return observe(
+    observation = observe(
         placed.source, placed.acquired, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
     )
+    return replace(observation, noise_sd=stack_noise_sd(placed, observation.weights))
+
+
+def support_of(observation: LatticeObservation, anchor: Anchor) -> Bool[Tensor, "X Y Z"]:
+    """Cells of the lattice in which Gaussians were placed."""
+    lattice = Grid(observation.lattice_shape, observation.world_from_lattice.numpy())
+    return torch.from_numpy(anchor.support_on(lattice)).to(observation.slices.device)
+
+
+def _native_grid(placed: PlacedStack) -> Grid:
+    """Of the slices, in the anchor's world."""
+    native = placed.acquired.grid
+    anchor_from_target = np.linalg.inv(placed.registration.target_from_anchor)
+    return Grid(native.shape, anchor_from_target @ native.world_from_voxel)

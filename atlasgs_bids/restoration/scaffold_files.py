@@ -15,6 +15,7 @@ from plyfile import PlyData, PlyParseError
 from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians, world_points
+from atlasgs_bids.core.metrics import decibels
 from atlasgs_bids.core.solvers import conjugate_gradient
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.errors import InputError
@@ -211,7 +212,7 @@ def given_scaffold(path: Path, anchor: Anchor, config: RestorationSettings) -> t
         gaussians = replace(gaussians, amplitudes=_anchor_amplitudes(splat_op, image))
     error = (splat_op.forward(gaussians.amplitudes) - image)[support]
     mean_square = max(float((error**2).mean()), 1e-20)
-    return gaussians, float(20 * np.log10(float(image[support].abs().max())) - 10 * np.log10(mean_square))
+    return gaussians, decibels(mean_square, float(image[support].abs().max()))
 
 
 def _anchor_amplitudes(splat_op: SplatOperator, image: Tensor) -> Tensor:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance
+from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.imaging.series import Series, SeriesKinds
 from atlasgs_bids.restoration.learning import learn_together
-from atlasgs_bids.restoration.observation import Observation, observe_placed
+from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.restoration.result import TargetResult, rendered_result, rendered_volume
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -49,13 +50,12 @@ class SeriesFit:
 
     series: Series
     kinds: SeriesKinds
-    slice_axis: int
     reference: FittedTarget
     contrasts: Mapping[str, ContrastFit]
     config: RestorationSettings
 
     @property
-    def observation(self) -> Observation:
+    def observation(self) -> LatticeObservation:
         """Of every volume: they share one position."""
         return self.reference.observations[0]
 
@@ -133,7 +133,7 @@ def fit_series(
     # What the reference chose holds for all volumes: a graph without the anchor, if that was better.
     chosen = replace(reference.scaffold, prior=reference.fit.appearance.objective.prior)
     reference = replace(reference, scaffold=chosen)
-    without = SeriesFit(series, kinds, placed.source.geometry.axis, reference, {}, config)
+    without = SeriesFit(series, kinds, reference, {}, config)
     names = list(dict.fromkeys(kinds.contrasts))
     contrasts = {}
     with progress.stage("contrasts", len(names)) as advance:
@@ -158,15 +158,15 @@ def _expected_of_contrasts(
     # Only where it is asked for: what it gains on series has not been shown (decision 13).
     if config.prior != "learned":
         return {}
-    axis = placed.source.geometry.axis
-    observation = observe_placed(placed, scaffold, config)
+    reference = observe_placed(placed, scaffold, config)
     names = list(dict.fromkeys(kinds.contrasts))
-    images = []
+    means = []
     for name in names:
         mean = series.mean(kinds.of_contrast(name))
-        noise_sd = stack_noise_sd(replace(placed, acquired=mean), observation.weights)
-        images.append((torch.from_numpy(mean.data).to(config.device), noise_sd))
-    found = learn_together(observation, images, axis, scaffold, config, progress)
+        noise_sd = stack_noise_sd(replace(placed, acquired=mean), reference.weights)
+        slices = torch.from_numpy(mean.data).to(config.device)
+        means.append(replace(reference, slices=slices, noise_sd=noise_sd))
+    found = learn_together(means, scaffold, config, progress)
     return dict(zip(names, found, strict=True)) if found else {}
 
 
@@ -175,13 +175,13 @@ def _with_mean(fit: SeriesFit, expected: ExpectedStack, *, is_reference: bool) -
     if is_reference:
         appearance = fit.reference.fit.appearance
     else:
-        observation, scaffold = fit.observation, fit.scaffold
+        scaffold, mean = fit.scaffold, expected.observation
+        observation = replace(fit.observation, slices=mean.slices, noise_sd=mean.noise_sd)
         expectation = expected.on(observation.splat, scaffold.gaussians).expectation
         appearance = fit_expected_appearance(
-            observation.slices_from_amplitudes, expected.stack.slices, observation.weights, scaffold.prior,
-            [expectation], expected.stack.noise_sd, fit.config.core.appearance,
-        )  # fmt: skip
-    return ContrastFit(appearance.regularization, expected.stack.slices, appearance.amplitudes)
+            observation, scaffold.prior, [expectation], fit.config.core.appearance
+        )
+    return ContrastFit(appearance.regularization, expected.observation.slices, appearance.amplitudes)
 
 
 def _prior_weight(fit: SeriesFit, name: str, contrast: ContrastFit) -> float:
@@ -203,10 +203,8 @@ def _solve(
     volumes = volumes.to(fit.config.device)
     if contrast.mean is not None:
         volumes = volumes - contrast.mean[..., None]
-    appearance = fit_appearance(
-        fit.observation.slices_from_amplitudes, volumes, fit.observation.weights, fit.scaffold.prior,
-        fit.slice_axis, replace(fit.config.core.appearance, regularization=regularization),
-    )  # fmt: skip
+    settings = replace(fit.config.core.appearance, regularization=regularization)
+    appearance = fit_appearance(replace(fit.observation, slices=volumes), fit.scaffold.prior, settings)
     return appearance.amplitudes, appearance.regularization
 
 

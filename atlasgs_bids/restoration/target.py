@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from atlasgs_bids.core.gaussians import joined
-from atlasgs_bids.core.geometry import Relaxation, TargetData, Term, relax_geometry
-from atlasgs_bids.core.operators import Identity
+from atlasgs_bids.core.geometry import Relaxation, TargetData, relax_geometry
+from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.priors.quadratic import PartialLaplacian
 from atlasgs_bids.core.specific import missing_image, specific_gaussians
@@ -17,7 +17,7 @@ from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.fit import fit_stacks
 from atlasgs_bids.restoration.motion import fit_moving_stacks
-from atlasgs_bids.restoration.observation import Observation, observe_placed
+from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.restoration.result import StackResult, TargetFit, mean_interpolated
 from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -33,7 +33,8 @@ class FittedTarget:
 
     scaffold: SessionScaffold
     """The session's, or that with Gaussians and a graph of this target."""
-    observations: tuple[Observation, ...]
+    observations: tuple[LatticeObservation, ...]
+    """As the stacks are observed one by one: without gains."""
     fit: TargetFit
 
 
@@ -116,24 +117,13 @@ def _fitted(
     return FittedTarget(scaffold, observations, fit)
 
 
-def _terms(fitted: FittedTarget) -> tuple[Term, ...]:
-    """Σ_s (σ_0/σ_s)² ‖g_s A_s S a − y_s‖², as the fit weighs the stacks, and what was expected of them."""
-    unit = fitted.fit.stacks[0].noise_sd
-    worlds = [torch.from_numpy(own.lattice.world_from_voxel) for own in fitted.observations]
-    acquired = [
-        Term(
-            data_from_lattice=own.acquisition,
-            data=own.slices / stack.gain,
-            weights=own.weights * (stack.gain * unit / stack.noise_sd) ** 2,
-            world_from_lattice=world,
-        )
-        for own, stack, world in zip(fitted.observations, fitted.fit.stacks, worlds, strict=True)
-    ]
-    expectations = fitted.fit.appearance.objective.terms[1:]
-    expected = [
-        Term(Identity(tuple(image.shape)), image, weights, world)
-        for (_, image, weights), world in zip(expectations, worlds, strict=bool(expectations))
-    ]
+def _terms(fitted: FittedTarget) -> tuple[LatticeObservation, ...]:
+    """Σ_s (σ_0/σ_s)² ‖g_s A_s S a − y_s‖²_W, as the fit weighs the stacks, and what was expected of them."""
+    fit = fitted.fit
+    pairs = zip(fitted.observations, fit.stacks, strict=True)
+    acquired = [replace(own, gain=stack.gain).beside(fit.stacks[0].noise_sd) for own, stack in pairs]
+    trust = fit.appearance.trust
+    expected = [] if trust is None else [own.expectation.trusted(trust) for own in fit.expected]
     return (*acquired, *expected)
 
 

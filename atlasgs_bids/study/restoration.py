@@ -12,7 +12,8 @@ from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import Appearance, fit_expected_appearance, fit_guarded_appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.metrics import noise_sd
-from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack
+from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.priors.learned.prior import expect
 from atlasgs_bids.core.scaffold import fit_scaffold
@@ -114,29 +115,27 @@ def restore_simulated(
     lattice = torch.from_numpy(native) @ acquisition.native_from_lattice
     n_x, n_y, n_z = acquisition.shape_in
     splat = SplatOperator(scaffold.gaussians, (n_x, n_y, n_z), lattice)
-    op = acquisition @ splat
     slices = torch.from_numpy(data).to(device)
     ones = torch.ones(len(scaffold.gaussians), device=device)
-    weights = (op.forward(ones) > 0.05).float()
+    weights = (acquisition.forward(splat.forward(ones)) > 0.05).float()
     observed = weights.cpu().numpy() > 0
     sd = max(noise_sd(data, SLICE_AXIS, observed), LEAST_NOISE * float(np.abs(data[observed]).mean()))
+    observation = LatticeObservation(
+        slices, weights, SLICE_AXIS, sd, acquisition=acquisition, splat=splat, world_from_lattice=lattice
+    )
     expected = None
     if network is None:
         appearance = fit_guarded_appearance(
-            op,
-            slices,
-            weights,
+            observation,
             scaffold.prior,
             lambda: GraphLaplacian(scaffold.gaussians, ones[:, None], settings.graph),
-            SLICE_AXIS,
             settings.appearance,
         )
     else:
         inside = splat.forward(ones) > 0.5
-        stack = ObservedStack(slices, weights, inside, SLICE_AXIS, sd, acquisition, splat, lattice)
-        expected = expect(stack, scaffold.gaussians, network, settings.seed)
+        expected = expect(observation, inside, scaffold.gaussians, network, settings.seed)
         appearance = fit_expected_appearance(
-            op, slices, weights, scaffold.prior, [expected.expectation], sd, settings.appearance
+            observation, scaffold.prior, [expected.expectation], settings.appearance
         )
     image = np.maximum(scaffold.render(appearance.amplitudes, settings.chunk_elements), np.float32(0))
     return Restored(image, data, factor, appearance, expected, sd)
@@ -148,8 +147,6 @@ def restored_sd(restored: Restored, scaffold: StudyScaffold, settings: CoreSetti
     found = estimate_uncertainty(
         restored.appearance.objective,
         expectations,
-        SLICE_AXIS,
-        restored.noise_sd,
         settings.appearance,
         settings.seed,
     )

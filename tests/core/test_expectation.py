@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
-from atlasgs_bids.core.priors.expectation import ExpectedStack, ObservedStack
+from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.priors.learned.prior import Stack, expect, predict, train_prior
 from atlasgs_bids.core.settings import LEARNED_CPU
 from atlasgs_bids.core.splat.operator import SplatOperator
@@ -19,7 +20,7 @@ QUICK = dataclasses.replace(
 IN_PLANE_MM, CELL_MM, FACTOR = 0.5, 1.0, 4
 
 
-def _observed() -> tuple[ObservedStack, ExpectedStack, torch.Tensor]:
+def _observed() -> tuple[LatticeObservation, ExpectedStack, torch.Tensor]:
     """Slices of 0.5 × 0.5 × 4 mm beside an anchor of 1 mm, what is expected of them, and the anchor."""
     torch.manual_seed(0)
     shape = (48, 44, 4)
@@ -32,16 +33,19 @@ def _observed() -> tuple[ObservedStack, ExpectedStack, torch.Tensor]:
     splat = SplatOperator(gaussians, (n_x, n_y, n_z), lattice)
     slices = 100 + 20 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
     support = torch.ones(n_x, n_y, n_z, dtype=torch.bool)
-    stack = ObservedStack(slices, torch.ones(shape), support, 2, 1.0, acquisition, splat, lattice)
-    return stack, expect(stack, gaussians, QUICK, 0), splat.forward(gaussians.amplitudes)
+    observation = LatticeObservation(
+        slices, torch.ones(shape), 2, acquisition=acquisition, splat=splat, world_from_lattice=lattice
+    )
+    return observation, expect(observation, support, gaussians, QUICK, 0), splat.forward(gaussians.amplitudes)
 
 
 def test_a_network_is_trained_at_the_ratio_of_the_cells_sides() -> None:
-    stack, expected, anchor = _observed()
-    assert stack.cell_mm == pytest.approx((IN_PLANE_MM, IN_PLANE_MM, CELL_MM))
+    observation, expected, anchor = _observed()
+    assert observation.cell_mm == pytest.approx((IN_PLANE_MM, IN_PLANE_MM, CELL_MM))
     image = {}
     for cell_mm in ((IN_PLANE_MM, IN_PLANE_MM, CELL_MM), (1.0, 1.0, 1.0)):
-        data = Stack(stack.slices, stack.weights, 2, stack.acquisition, anchor, cell_mm)
+        world = torch.diag(torch.tensor([*cell_mm, 1.0], dtype=torch.float64))
+        data = Stack(dataclasses.replace(observation, world_from_lattice=world), anchor)
         image[cell_mm[0]] = predict(train_prior([data], QUICK, 0), data).image
     assert torch.equal(expected.expectation.image, image[IN_PLANE_MM])
     assert not torch.equal(expected.expectation.image, image[1.0])

@@ -9,7 +9,8 @@ import torch
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import fit_appearance, fit_guarded_appearance
 from atlasgs_bids.core.gram import gram_matrices
-from atlasgs_bids.core.operators import Identity, LinearOperator, SliceRows, StackedOperator
+from atlasgs_bids.core.observation import Observation
+from atlasgs_bids.core.operators import Identity, LinearOperator, Scaled, SliceRows, StackedOperator
 from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.settings import AppearanceSettings, GraphSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
@@ -65,7 +66,7 @@ def joint_op(gaussians):
     """Two orthogonal stacks, one of them brighter, as rows of unequal length."""
     parts = [slices_op(gaussians, axis) for axis in (2, 0)]
     rows = [SliceRows(part.shape_out, axis, 230) for part, axis in zip(parts, (2, 0), strict=True)]
-    return StackedOperator([row @ part for row, part in zip(rows, parts, strict=True)], [1.0, 1.7])
+    return StackedOperator([rows[0] @ parts[0], rows[1] @ Scaled(parts[1], 1.7)])
 
 
 @pytest.mark.parametrize("make", [lambda g: slices_op(g, 1), joint_op], ids=["one stack", "joint stacks"])
@@ -102,13 +103,13 @@ def test_fine_pixels_cost_a_handful_of_products(gaussians):
     slices = op.forward(torch.rand(N)) + 0.05 * torch.randn(op.shape_out)
     weights = (op.forward(torch.ones(N)) > 0.5).float()
     op.n_images = 0
-    appearance = fit_appearance(op, slices, weights, prior, 2, SETTINGS)
-    found = graph_uncertainty(appearance.objective, 2, 0.05, SETTINGS, 0)
+    appearance = fit_appearance(Observation(slices, weights, op, 2, 0.05), prior, SETTINGS)
+    found = graph_uncertainty(appearance.objective, SETTINGS, 0)
     assert op.n_images <= 15
     # The same problem through the operator.
     by_products = replace(appearance.objective, gram=None)
     op.n_images = 0
-    expected = graph_uncertainty(by_products, 2, 0.05, SETTINGS, 0)
+    expected = graph_uncertainty(by_products, SETTINGS, 0)
     assert op.n_images > 60
     solutions = [own.solve(None, 1e-6, 500).value for own in (appearance.objective, by_products)]
     torch.testing.assert_close(*solutions, rtol=1e-3, atol=1e-3)
@@ -120,13 +121,11 @@ def test_volumes_of_a_series_are_solved_together(gaussians):
     prior = GraphLaplacian(gaussians, torch.zeros(N, 1), GraphSettings(6))
     slices = op.forward(torch.rand(N, 3))
     settings = replace(SETTINGS, regularization=0.03, tolerance=1e-5)
-    together = fit_appearance(op, slices, torch.ones(op.shape_out), prior, 2, settings)
+    together = fit_appearance(Observation(slices, torch.ones(op.shape_out), op, 2), prior, settings)
     assert together.objective.gram is not None
     for volume in range(3):
-        alone = replace(together.objective, gram=None).terms[0]
-        objective = replace(
-            together.objective, gram=None, terms=((op, alone[1][..., volume], torch.ones(op.shape_out)),)
-        )
+        alone = Observation(slices[..., volume], torch.ones(op.shape_out), op, 2)
+        objective = replace(together.objective, gram=None, terms=(alone,))
         expected = objective.solve(None, 1e-5, 300).value
         torch.testing.assert_close(together.amplitudes[:, volume], expected, rtol=1e-2, atol=1e-3)
 
@@ -143,6 +142,6 @@ def test_a_graph_without_the_anchor_uses_the_same_matrices(gaussians):
 
     # Noise: no graph predicts the slices that are held out.
     slices, weights = torch.randn(op.shape_out), torch.ones(op.shape_out)
-    fit_guarded_appearance(op, slices, weights, prior, without_anchor, 2, SETTINGS)
+    fit_guarded_appearance(Observation(slices, weights, op, 2), prior, without_anchor, SETTINGS)
     assert len(asked) == 1
     assert op.n_matrices == 1

@@ -15,6 +15,7 @@ from atlasgs_bids.core.priors.expectation import Prediction
 from atlasgs_bids.core.priors.learned.degradation import interpolation, sampling_of
 from atlasgs_bids.core.priors.learned.prior import Stack, TooLittleDataError, predict, train_prior
 from atlasgs_bids.core.settings import LEARNED_CPU
+from tests.helpers import of_cells
 
 QUICK = dataclasses.replace(
     LEARNED_CPU, width=8, n_blocks=1, n_first_steps=2, n_cycles=2, n_cycle_steps=2, batch_voxels=2000
@@ -37,17 +38,19 @@ def _stack(
     sizes_mm: tuple[float, float, float] = (1.0, 1.0, 4.0),
     slice_axis: int = 2,
     device: str = "cpu",
+    cell_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Stack:
     generator = torch.Generator().manual_seed(1)
     acquisition = _acquisition(shape, sizes_mm, slice_axis, device)
     n_x, n_y, n_z = acquisition.shape_in
-    return Stack(
-        slices=(100 + 20 * torch.randn(shape, generator=generator)).to(device),
-        weights=torch.ones(shape, device=device),
-        slice_axis=slice_axis,
-        acquisition=acquisition,
-        anchor=(50 + 10 * torch.randn(n_x, n_y, n_z, generator=generator)).to(device),
-    )
+    slices = (100 + 20 * torch.randn(shape, generator=generator)).to(device)
+    anchor = (50 + 10 * torch.randn(n_x, n_y, n_z, generator=generator)).to(device)
+    return Stack(of_cells(slices, slice_axis, acquisition, cell_mm), anchor)
+
+
+def _changed(stack: Stack, **changes: torch.Tensor) -> Stack:
+    """With other slices or weights."""
+    return dataclasses.replace(stack, observation=dataclasses.replace(stack.observation, **changes))
 
 
 def _run(stack: Stack, seed: int = 0) -> Prediction:
@@ -61,12 +64,12 @@ def test_any_slice_axis_and_coarse_planes(slice_axis: int, in_plane_mm: float) -
     shape[slice_axis], sizes_mm[slice_axis] = 3, 4.0
     stack = _stack(tuple(shape), tuple(sizes_mm), slice_axis)
     prediction = _run(stack)
-    assert prediction.image.shape == prediction.sd.shape == stack.acquisition.shape_in
+    assert prediction.image.shape == prediction.sd.shape == stack.observation.acquisition.shape_in
     assert prediction.image.isfinite().all()
     assert (prediction.sd > 0).all()
     # The acquired slices are honoured whatever the network says.
-    seen = stack.acquisition.forward(prediction.image)
-    assert float((seen - stack.slices).abs().max()) < 1.0
+    seen = stack.observation.acquisition.forward(prediction.image)
+    assert float((seen - stack.observation.slices).abs().max()) < 1.0
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -91,7 +94,7 @@ def test_a_gpu_that_is_not_the_current_one_trains_the_same(two_gpus: tuple[str, 
 
 
 def test_fine_planes_are_trained_at_the_scale_of_the_slices() -> None:
-    stack = dataclasses.replace(_stack(shape=(48, 44, 4)), cell_mm=(0.5, 0.5, 1.0))
+    stack = _stack(shape=(48, 44, 4), cell_mm=(0.5, 0.5, 1.0))
     prediction = _run(stack)
     assert prediction.image.isfinite().all()
     assert not torch.equal(prediction.image, _run(_stack(shape=(48, 44, 4))).image)
@@ -99,21 +102,21 @@ def test_fine_planes_are_trained_at_the_scale_of_the_slices() -> None:
 
 def test_unobserved_voxels_have_no_influence() -> None:
     stack = _stack()
-    weights = stack.weights.clone()
+    weights = stack.observation.weights.clone()
     weights[3:9, 5:12] = 0
-    changed = torch.where(weights > 0, stack.slices, 1e6)
-    first = _run(dataclasses.replace(stack, weights=weights))
-    second = _run(dataclasses.replace(stack, weights=weights, slices=changed))
+    changed = torch.where(weights > 0, stack.observation.slices, 1e6)
+    first = _run(_changed(stack, weights=weights))
+    second = _run(_changed(stack, weights=weights, slices=changed))
     assert torch.equal(first.image, second.image)
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda stack: dataclasses.replace(stack, slices=torch.zeros_like(stack.slices)),
+        lambda stack: _changed(stack, slices=torch.zeros_like(stack.observation.slices)),
         lambda stack: dataclasses.replace(stack, anchor=torch.zeros_like(stack.anchor)),
-        lambda stack: dataclasses.replace(
-            stack, slices=stack.slices * (torch.rand(stack.slices.shape) > 0.999)
+        lambda stack: _changed(
+            stack, slices=stack.observation.slices * (torch.rand(stack.observation.slices.shape) > 0.999)
         ),
     ],
     ids=["constant slices", "no anchor", "almost nothing but air"],
@@ -127,7 +130,7 @@ def test_degenerate_input_stays_finite(spoil: Callable[[Stack], Stack]) -> None:
 def test_too_little_data_says_so() -> None:
     stack = _stack()
     with pytest.raises(TooLittleDataError, match="0 observed voxels"):
-        train_prior([dataclasses.replace(stack, weights=torch.zeros_like(stack.weights))], QUICK, 0)
+        train_prior([_changed(stack, weights=torch.zeros_like(stack.observation.weights))], QUICK, 0)
     with pytest.raises(TooLittleDataError, match="6 × 6"):
         train_prior([_stack(shape=(6, 6, 30))], QUICK, 0)
 
@@ -176,7 +179,7 @@ def _simulated(truth: np.ndarray, anchor: np.ndarray) -> tuple[Stack, np.ndarray
     n_slices = SIZE // FACTOR
     acquisition = _acquisition((SIZE, SIZE, n_slices), (1.0, 1.0, float(FACTOR)), 2)
     slices = acquisition.forward(torch.from_numpy(truth).float())
-    stack = Stack(slices, torch.ones_like(slices), 2, acquisition, torch.from_numpy(anchor).float())
+    stack = Stack(of_cells(slices, 2, acquisition), torch.from_numpy(anchor).float())
     centres = (np.arange(SIZE) + 0.5) / FACTOR - 0.5
     grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE), centres, indexing="ij"))
     return stack, ndimage.map_coordinates(slices.numpy(), grid, order=3, mode="nearest")

@@ -26,6 +26,7 @@ from atlasgs_bids.study.simulation.phantom import (
     leaked_contrast,
     make_phantom,
 )
+from tests.helpers import of_cells
 
 SHAPE, FACTOR = (48, 48, 40), 5
 LESION, DECOY = Structure((14.3, 15.6, 18.4), 6.0), Structure((33.2, 32.7, 21.8), 5.0)
@@ -61,9 +62,10 @@ def _restored(contrast: str, kind: str, prior: str) -> Restored:
 
 def _disagreement(restored: Restored) -> float:
     """What the app writes as ``prior_disagrees``."""
-    op, slices, weights = restored.appearance.objective.terms[0]
-    residual = (slices - op.forward(restored.appearance.amplitudes)).numpy()
-    found = misfit_beyond_noise(residual, SLICE_AXIS, weights.numpy() > 0, restored.noise_sd)
+    observed = restored.appearance.objective.terms[0]
+    predicted = observed.slices_from_amplitudes.forward(restored.appearance.amplitudes)
+    residual = (observed.slices - predicted).numpy()
+    found = misfit_beyond_noise(residual, SLICE_AXIS, observed.weights.numpy() > 0, restored.noise_sd)
     evidence = None if restored.expected is None else restored.expected.expectation.evidence
     if evidence is not None:
         found = found | (evidence.contradicted.numpy() > 0)
@@ -120,7 +122,7 @@ def _stack(truth: np.ndarray, anchor: np.ndarray) -> Stack:
     sampling = slice_sampling(shape, (1.0, 1.0, float(FACTOR)), SLICE_AXIS, box, 1.0)
     acquisition = AcquisitionOperator(sampling, "cpu")
     slices = acquisition.forward(torch.from_numpy(truth))
-    return Stack(slices, torch.ones_like(slices), SLICE_AXIS, acquisition, torch.from_numpy(anchor))
+    return Stack(of_cells(slices, SLICE_AXIS, acquisition), torch.from_numpy(anchor))
 
 
 def test_a_network_that_never_saw_them_apart_is_held_back() -> None:

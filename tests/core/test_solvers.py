@@ -1,10 +1,10 @@
-"""Conjugate gradients and composed operators against dense algebra."""
+"""Conjugate gradients and composed operators against dense algebra; Adam against torch's."""
 
 import pytest
 import torch
 
-from atlasgs_bids.core.operators import Identity, SliceRows, SparseOperator, StackedOperator
-from atlasgs_bids.core.solvers import conjugate_gradient
+from atlasgs_bids.core.operators import Identity, Scaled, SliceRows, SparseOperator, StackedOperator
+from atlasgs_bids.core.solvers import Adam, conjugate_gradient
 from tests.helpers import assert_adjoint, dense_matrix
 
 
@@ -94,10 +94,35 @@ def test_identity_gives_a_new_tensor() -> None:
 
 def test_stacks_below_each_other_take_columns() -> None:
     rows = [SliceRows((3, 4, 5), axis, 20) for axis in (0, 2)]
-    op = StackedOperator(rows, [1.0, 0.5])
+    op = StackedOperator([rows[0], Scaled(rows[1], 0.5)])
     assert_adjoint(op)
     columns, results = torch.rand(3, 4, 5, 2), torch.rand(*op.shape_out, 2)
     forward, adjoint = op.forward(columns), op.adjoint(results)
     for k in range(2):
         torch.testing.assert_close(forward[..., k], op.forward(columns[..., k]))
         torch.testing.assert_close(adjoint[..., k], op.adjoint(results[..., k]))
+
+
+def test_steps_of_adam_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    ours = [torch.randn(50, 3, requires_grad=True), torch.randn(50, requires_grad=True)]
+    theirs = [value.detach().clone().requires_grad_() for value in ours]
+    rates = [0.1, 0.02]
+    optimizer = Adam(ours)
+    groups = [{"params": [value], "lr": rate} for value, rate in zip(theirs, rates, strict=True)]
+    reference = torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+    def loss(values: list[torch.Tensor]) -> torch.Tensor:
+        return (values[0].sin() * values[1][:, None]).square().sum()
+
+    for step in range(20):
+        loss(ours).backward()
+        optimizer.step([rate / (1 + step) for rate in rates])
+        reference.zero_grad()
+        loss(theirs).backward()
+        for group, rate in zip(reference.param_groups, rates, strict=True):
+            group["lr"] = rate / (1 + step)
+        reference.step()
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+        assert own.grad is None

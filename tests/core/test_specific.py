@@ -8,7 +8,8 @@ import torch
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import fit_expected_appearance
 from atlasgs_bids.core.gaussians import Gaussians, joined, world_points
-from atlasgs_bids.core.priors.expectation import Expectation, ExpectedStack, ObservedStack, sample_lattice
+from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.priors.expectation import Expectation, ExpectedStack, sample_lattice
 from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.priors.quadratic import PartialLaplacian
 from atlasgs_bids.core.scaffold import fit_scaffold
@@ -21,7 +22,7 @@ SIZE, FACTOR = 24, 4
 SETTINGS = AppearanceSettings(specific_fraction=3.0)
 
 
-def _scene(n_gaussians: int) -> tuple[Gaussians, ObservedStack, Expectation]:
+def _scene(n_gaussians: int) -> tuple[Gaussians, LatticeObservation, Expectation]:
     """A scaffold of a smooth anchor that fades at its border, and a target with a lesion of its own."""
     axes = torch.meshgrid(*[torch.arange(SIZE, dtype=torch.float32)] * 3, indexing="ij")
     radius = sum((axis - 11.5) ** 2 for axis in axes).sqrt()
@@ -40,7 +41,9 @@ def _scene(n_gaussians: int) -> tuple[Gaussians, ObservedStack, Expectation]:
     slices = acquisition.forward(target)
     splat = SplatOperator(gaussians, (SIZE, SIZE, SIZE), lattice)
     weights = torch.ones_like(slices)
-    stack = ObservedStack(slices, weights, _support(), 2, 1.0, acquisition, splat, lattice)
+    stack = LatticeObservation(
+        slices, weights, 2, acquisition=acquisition, splat=splat, world_from_lattice=lattice
+    )
     return gaussians, stack, _expectation(target, stack, gaussians)
 
 
@@ -49,22 +52,34 @@ def _support() -> torch.Tensor:
     return sum((axis - 11.5) ** 2 for axis in axes).sqrt() < 11
 
 
-def _expectation(image: torch.Tensor, stack: ObservedStack, gaussians: Gaussians) -> Expectation:
+def _expectation(image: torch.Tensor, stack: LatticeObservation, gaussians: Gaussians) -> Expectation:
     """The truth itself, said to be off by 2."""
     lattice_from_world = torch.linalg.inv(stack.world_from_lattice).float()
     points = world_points(gaussians.means_mm, lattice_from_world)
     sd = torch.full_like(image, 2.0)
-    weights = 0.25 * torch.ones_like(image)
-    ones = torch.ones(len(gaussians))
-    return Expectation(stack.splat, image, sd, weights, sample_lattice(image, points), 2 * ones, ones)
-
-
-def _fitted_rms(stack: ObservedStack, expectation: Expectation, prior: object) -> tuple[torch.Tensor, float]:
-    appearance = fit_expected_appearance(
-        stack.acquisition @ stack.splat, stack.slices, stack.weights, prior, [expectation], 1.0, SETTINGS
+    cells = replace(
+        stack,
+        slices=image,
+        weights=0.25 * torch.ones_like(image),
+        acquisition=AcquisitionOperator.of_cells((SIZE, SIZE, SIZE)),
     )
+    ones = torch.ones(len(gaussians))
+    return Expectation(cells, sd, sample_lattice(image, points), 2 * ones, ones)
+
+
+def _said(stack: LatticeObservation, expectation: Expectation) -> ExpectedStack:
+    return ExpectedStack(stack, _support(), expectation)
+
+
+def _fitted_rms(
+    stack: LatticeObservation, expectation: Expectation, prior: object
+) -> tuple[torch.Tensor, float]:
+    appearance = fit_expected_appearance(stack, prior, [expectation], SETTINGS)
     gap = missing_image(
-        ExpectedStack(stack, expectation), appearance.amplitudes, appearance.trust or 0.0, SETTINGS
+        _said(stack, expectation),
+        appearance.amplitudes,
+        appearance.trust or 0.0,
+        SETTINGS,
     )
     return appearance.amplitudes, float(gap.image[gap.image != 0].square().mean().sqrt()) / gap.allowed_rms
 
@@ -74,8 +89,8 @@ def test_a_sparse_scaffold_gets_the_gaussians_that_it_lacks() -> None:
     prior = GraphLaplacian(gaussians, torch.zeros(len(gaussians), 1), GraphSettings())
     amplitudes, before = _fitted_rms(stack, expectation, prior)
     assert before > 1.5
-    gap = missing_image(ExpectedStack(stack, expectation), amplitudes, 1.0, SETTINGS)
-    more = specific_gaussians([gap], [ExpectedStack(stack, expectation)], len(gaussians), SETTINGS)
+    gap = missing_image(_said(stack, expectation), amplitudes, 1.0, SETTINGS)
+    more = specific_gaussians([gap], [_said(stack, expectation)], len(gaussians), SETTINGS)
     assert more is not None
     assert len(more) <= 3 * len(gaussians)
     together = joined([gaussians, more])
@@ -92,8 +107,8 @@ def test_a_dense_scaffold_gets_none() -> None:
     prior = GraphLaplacian(gaussians, torch.zeros(len(gaussians), 1), GraphSettings())
     amplitudes, share = _fitted_rms(stack, expectation, prior)
     assert share < 1
-    gap = missing_image(ExpectedStack(stack, expectation), amplitudes, 1.0, SETTINGS)
-    assert specific_gaussians([gap], [ExpectedStack(stack, expectation)], len(gaussians), SETTINGS) is None
+    gap = missing_image(_said(stack, expectation), amplitudes, 1.0, SETTINGS)
+    assert specific_gaussians([gap], [_said(stack, expectation)], len(gaussians), SETTINGS) is None
 
 
 def test_partial_laplacian() -> None:

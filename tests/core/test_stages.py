@@ -10,6 +10,7 @@ from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.metrics import psnr_db
+from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.scaffold import Scaffold, default_n_gaussians, fit_scaffold
 from atlasgs_bids.core.settings import CoreSettings, GraphSettings, ScaffoldSettings
@@ -148,7 +149,9 @@ def test_target_is_restored_beyond_interpolation(scaffold: Scaffold, slice_axis:
     prior = GraphLaplacian(gaussians, features, settings.graph)
     steps = []
     weights = torch.ones_like(slices)
-    appearance = fit_appearance(op, slices, weights, prior, slice_axis, settings.appearance, steps.append)
+    appearance = fit_appearance(
+        Observation(slices, weights, op, slice_axis), prior, settings.appearance, steps.append
+    )
     assert appearance.solution.converged
     assert appearance.regularization in settings.appearance.candidates
     assert len(steps) == len(settings.appearance.candidates) + 1
@@ -182,7 +185,7 @@ def test_unobserved_slices_have_no_say(scaffold: Scaffold) -> None:
     features = torch.zeros(len(scaffold.gaussians), 2)
     prior = GraphLaplacian(scaffold.gaussians, features, GraphSettings())
     settings = dataclasses.replace(CoreSettings().appearance, regularization=0.1)
-    fits = [fit_appearance(op, data, weights, prior, 2, settings) for data in (slices, spoiled)]
+    fits = [fit_appearance(Observation(data, weights, op, 2), prior, settings) for data in (slices, spoiled)]
     assert torch.equal(fits[0].amplitudes, fits[1].amplitudes)
 
 
@@ -202,9 +205,9 @@ def test_volumes_of_one_acquisition_are_solved_together(scaffold: Scaffold) -> N
     weights[..., 1] = 0
     prior = GraphLaplacian(scaffold.gaussians, torch.zeros(len(scaffold.gaussians), 2), GraphSettings())
     settings = dataclasses.replace(CoreSettings().appearance, tolerance=1e-6)
-    together = fit_appearance(op, volumes, weights, prior, 2, settings)
+    together = fit_appearance(Observation(volumes, weights, op, 2), prior, settings)
     given = dataclasses.replace(settings, regularization=together.regularization)
     for k in range(2):
-        alone = fit_appearance(op, volumes[..., k].contiguous(), weights, prior, 2, given)
+        alone = fit_appearance(Observation(volumes[..., k].contiguous(), weights, op, 2), prior, given)
         error = (together.amplitudes[:, k] - alone.amplitudes).norm() / alone.amplitudes.norm()
         assert float(error) < 1e-3

@@ -1,10 +1,14 @@
 """The uncertainty against dense algebra, and on errors that are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from atlasgs_bids.core.acquisition import AcquisitionOperator
 from atlasgs_bids.core.objective import Objective
+from atlasgs_bids.core.observation import LatticeObservation, Observation
 from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.priors.graph import GraphLaplacian
@@ -28,7 +32,7 @@ class _Dense(LinearOperator):
         return self.matrix.T @ y.reshape(self.matrix.shape[0], *y.shape[3:])
 
 
-def _objective(n: int = N) -> tuple[Objective, torch.Tensor]:
+def _objective(n: int = N, noise_sd: float = 1.0) -> tuple[Objective, torch.Tensor]:
     """An objective with 24 slices, 2.4 voxels for each amplitude, and the matrix of its quadratic form."""
     regularization, shape = 0.5, (1, n // 10, 24)
     generator = torch.Generator().manual_seed(1)
@@ -40,7 +44,7 @@ def _objective(n: int = N) -> tuple[Objective, torch.Tensor]:
     torch.manual_seed(1)
     prior = GraphLaplacian(random_gaussians(n, 6.0, dtype=torch.float32), torch.zeros(n, 1), GraphSettings(6))
     slices = torch.rand(shape, generator=generator)
-    objective = Objective(((op, slices, weights),), prior, regularization)
+    objective = Objective((Observation(slices, weights, op, 2, noise_sd),), prior, regularization)
     laplacian = torch.stack([prior.forward(row) for row in torch.eye(n)], dim=1)
     misfit = op.matrix.T @ (weights.reshape(-1, 1) * op.matrix)
     return objective, misfit + regularization * laplacian
@@ -57,31 +61,32 @@ def test_edge_noise_has_the_covariance_of_the_laplacian() -> None:
 
 
 def test_deviations_have_the_covariance_of_the_posterior() -> None:
-    objective, hessian = _objective()
-    deviations = objective.deviations(2.0, 600, 0, 1e-4, 500)
+    objective, hessian = _objective(noise_sd=2.0)
+    deviations = objective.deviations(600, 0, 1e-4, 500)
     covariance = deviations @ deviations.T / deviations.shape[1]
     exact = 4.0 * torch.linalg.inv(hessian.double())
     assert float((covariance - exact).norm() / exact.norm()) < 0.4
-    again = objective.deviations(2.0, 3, 0, 1e-4, 500)
+    again = objective.deviations(3, 0, 1e-4, 500)
     torch.testing.assert_close(again, deviations[:, :3], rtol=1e-2, atol=1e-3)
 
 
 def test_intervals_of_the_graph_hold_the_truth() -> None:
     """Amplitudes drawn from the prior itself, slices with the noise that is said: 90 % inside."""
     noise_sd, n = 0.2, 400
-    objective, _ = _objective(n)
-    ((op, _, weights),) = objective.terms
+    objective, _ = _objective(n, noise_sd)
+    (observed,) = objective.terms
     inverse = torch.linalg.pinv(torch.stack([objective.prior.forward(row) for row in torch.eye(n)], dim=1))
     settings = AppearanceSettings(n_probes=20)
     inside = []
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         truth = inverse @ objective.prior.square_root_noise(1000 + seed) + 1.0
-        slices = op.forward(truth) + noise_sd * torch.randn(weights.shape, generator=generator)
+        slices = observed.slices_from_amplitudes.forward(truth)
+        slices = slices + noise_sd * torch.randn(slices.shape, generator=generator)
         # λ = noise² / variance of the prior
-        drawn = Objective(((op, slices, weights),), objective.prior, noise_sd**2)
+        drawn = Objective((replace(observed, slices=slices),), objective.prior, noise_sd**2)
         amplitudes = drawn.solve(None, 1e-5, 500).value
-        found = graph_uncertainty(drawn, 2, noise_sd, settings, seed)
+        found = graph_uncertainty(drawn, settings, seed)
         assert found.expected_sd is None
         sd = found.deviations.square().mean(1).sqrt()
         inside.append(float(((amplitudes - truth).abs() <= 1.645 * sd).float().mean()))
@@ -105,11 +110,19 @@ def test_an_expectation_passes_its_own_error_on() -> None:
     first, second = torch.rand(N) + 0.5, torch.rand(N) + 0.5
     inside, outside = torch.ones(N), torch.full((N,), 1e-6)
     image = torch.zeros(1, 1, 1)
+    seen = LatticeObservation(
+        image,
+        image,
+        2,
+        acquisition=AcquisitionOperator.of_cells((1, 1, 1)),
+        splat=_Dense(torch.zeros(1, N), (1, 1, 1)),
+        world_from_lattice=torch.eye(4),
+    )
     expectations = [
-        Expectation(objective.terms[0][0], image, image, image, torch.zeros(N), sd, weights)
+        Expectation(seen, image, torch.zeros(N), sd, weights)
         for sd, weights in ((first, inside), (second, outside))
     ]
-    found = estimate_uncertainty(objective, expectations, 2, 1.0, AppearanceSettings(), 0)
+    found = estimate_uncertainty(objective, expectations, AppearanceSettings(), 0)
     torch.testing.assert_close(found.expected_sd, first, rtol=1e-4, atol=0)
     assert found.deviations.shape == (N, AppearanceSettings().n_probes)
 

@@ -10,7 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.metrics import psnr_db
-from atlasgs_bids.core.operators import SliceRows, StackedOperator
+from atlasgs_bids.core.observation import join
+from atlasgs_bids.core.operators import Scaled, SliceRows, StackedOperator
 from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
 from atlasgs_bids.core.uncertainty import Uncertainty
@@ -23,11 +24,11 @@ from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.fit import fit_stacks
 from atlasgs_bids.restoration.motion import fit_moving_stacks
-from atlasgs_bids.restoration.observation import join, observe, observe_placed
+from atlasgs_bids.restoration.observation import observe, observe_placed
 from atlasgs_bids.restoration.result import StackResult, TargetFit, rendered_result
 from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import PlacedStack, StackInput, covered, stack_noise_sd
+from atlasgs_bids.restoration.stack import PlacedStack, StackInput, covered
 from atlasgs_bids.runtime.progress import Progress
 from tests.helpers import assert_adjoint
 from tests.imaging.phantom import FLAIR, T1W, head, rigid
@@ -103,10 +104,7 @@ def cut(truth, axis, spacing_mm, thickness_mm, target_from_anchor=None, tilt_deg
 def fit_amplitudes(placed, observations, scaffold, config, progress):
     """fit_stacks for one stack without the uncertainty, which takes most of its time."""
     ((stack,), (own,)) = placed, observations
-    appearance = fit_appearance(
-        own.slices_from_amplitudes, own.slices, own.weights, scaffold.prior, stack.source.geometry.axis,
-        config.core.appearance,
-    )  # fmt: skip
+    appearance = fit_appearance(own, scaffold.prior, config.core.appearance)
     result = StackResult(
         source=stack.source,
         acquired=stack.acquired,
@@ -185,15 +183,11 @@ def test_a_noisy_stack_counts_less(scaffold, truth):
     """A stack with twelve times the noise: taken like any other it does harm, by its noise it does none."""
     stacks = [cut(truth, 2, 12.0, 12.0, noise=2.0), cut(truth, 0, 12.0, 12.0, noise=25.0)]
     observations = [observe_placed(stack, scaffold, CONFIG) for stack in stacks]
-    noise_sds = [stack_noise_sd(stack, own) for stack, own in zip(stacks, observations, strict=True)]
+    equal = [replace(own, noise_sd=1.0) for own in observations]
     alone = fit_of(stacks[:1], scaffold, STRONG)
     scores = [score(rendered_result(alone, scaffold, STRONG), truth, scaffold)]
-    for sds in (noise_sds, [1.0, 1.0]):
-        joint = join(observations, [2, 0], [1.0, 1.0], sds)
-        appearance = fit_appearance(
-            joint.slices_from_amplitudes, joint.slices, joint.weights, scaffold.prior, 0,
-            STRONG.core.appearance,
-        )  # fmt: skip
+    for own in (observations, equal):
+        appearance = fit_appearance(join(own), scaffold.prior, STRONG.core.appearance)
         result = rendered_result(replace(alone, appearance=appearance), scaffold, STRONG)
         scores.append(score(result, truth, scaffold))
     alone_db, weighted_db, equal_db = scores
@@ -213,9 +207,9 @@ def test_operators_of_several_stacks_are_adjoint():
     torch.testing.assert_close(first.forward(several), each)
     torch.testing.assert_close(first.adjoint(each)[..., 1], first.adjoint(each[..., 1]))
     flat = SliceRows((3, 4, 5), 0, 20)
-    assert_adjoint(StackedOperator([flat, flat], [1.0, 0.5]))
+    assert_adjoint(StackedOperator([flat, Scaled(flat, 0.5)]))
     with pytest.raises(ValueError, match="cannot stack"):
-        StackedOperator([first, second], [1.0, 1.0])
+        StackedOperator([first, second])
 
 
 def test_a_zero_filled_image_is_observed_with_its_point_spread(scaffold, truth):

@@ -79,8 +79,9 @@ def test_frozen_is_the_sessions_scaffold_and_the_terms_are_what_was_fitted(sessi
     assert fit.scaffold is session[1]
     assert fit.fit.stacks[1].gain == pytest.approx(GAIN, rel=0.05)
     amplitudes = fit.fit.appearance.amplitudes
-    ((op, slices, weights),) = fit.fit.appearance.objective.terms
-    expected = float((weights * (op.forward(amplitudes) - slices) ** 2).sum())
+    (joint,) = fit.fit.appearance.objective.terms
+    error = joint.slices_from_amplitudes.forward(amplitudes) - joint.slices
+    expected = float((joint.weights * error**2).sum())
     terms = _terms(fit)
     assert len(terms) == 2
     measured = float(_misfit(terms, fit.scaffold.gaussians, amplitudes, 2**20))

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator
 from atlasgs_bids.core.gaussians import Gaussians, world_points
+from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.splat.operator import SplatOperator
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,11 @@ _OUTSIDE = 1e-6
 class Expectation:
     """An image on the lattice of one stack, and how far it is to be trusted in each voxel."""
 
-    image_from_amplitudes: LinearOperator
-    image: Float[Tensor, "X Y Z"]
+    observation: LatticeObservation
+    """The image as if its cells had been acquired. The weights are relative to those of the slices: variance
+    of their noise over that of the expectation."""
     sd: Float[Tensor, "X Y Z"]
     """Standard deviation of its error, intensity units."""
-    weights: Float[Tensor, "X Y Z"]
-    """Relative to those of the slices: variance of their noise over that of the expectation."""
     amplitudes: Float[Tensor, " n"]
     """The image at the Gaussians' means."""
     amplitude_sd: Float[Tensor, " n"]
@@ -60,64 +59,56 @@ class Expectation:
     evidence: Evidence | None = None
     """What the slices say of the network."""
 
-
-@dataclass(frozen=True)
-class ObservedStack:
-    """The acquired slices of one target and the operators that predict them."""
-
-    slices: Float[Tensor, "x y z"]
-    weights: Float[Tensor, "x y z"]
-    """0: not observed."""
-    support: Bool[Tensor, "X Y Z"]
-    """Cells of the lattice in which Gaussians were placed; beyond them nothing is expected of them."""
-    slice_axis: int
-    noise_sd: float
-    """Of a native voxel, intensity units."""
-    acquisition: AcquisitionOperator
-    splat: SplatOperator
-    world_from_lattice: Float[Tensor, "4 4"]
-
     @property
-    def cell_mm(self) -> tuple[float, float, float]:
-        """Size of the lattice's cells: in plane that of the slices' voxels, which may be finer."""
-        x, y, z = self.world_from_lattice[:3, :3].square().sum(0).sqrt().tolist()
-        return x, y, z
+    def image(self) -> Float[Tensor, "X Y Z"]:
+        return self.observation.slices
+
+    def trusted(self, trust: float) -> LatticeObservation:
+        """The term of an objective, its weights times ``trust``."""
+        return replace(self.observation, weights=trust * self.observation.weights)
 
 
 @dataclass(frozen=True)
 class ExpectedStack:
-    """A stack and what is expected of it."""
+    """A stack, in intensities of the amplitudes, and what is expected of it."""
 
-    stack: ObservedStack
+    observation: LatticeObservation
+    support: Bool[Tensor, "X Y Z"]
+    """Cells of the lattice in which Gaussians were placed; beyond them nothing is expected of them."""
     expectation: Expectation
 
-    def on(self, splat: SplatOperator, gaussians: Gaussians) -> "ExpectedStack":
+    def on(self, splat: LinearOperator, gaussians: Gaussians) -> "ExpectedStack":
         """The same expectation of other Gaussians, ``splat`` being theirs."""
         old = self.expectation
         prediction = Prediction(old.image, old.sd, old.evidence)
-        return _expected(replace(self.stack, splat=splat), prediction, gaussians)
+        return expected_stack(replace(self.observation, splat=splat), self.support, prediction, gaussians)
 
 
-def _expected(stack: ObservedStack, prediction: Prediction, gaussians: Gaussians) -> ExpectedStack:
+def expected_stack(
+    observation: LatticeObservation,
+    support: Bool[Tensor, "X Y Z"],
+    prediction: Prediction,
+    gaussians: Gaussians,
+) -> ExpectedStack:
+    """What a prediction says to the fit of these Gaussians."""
     low, high = _WEIGHT_RANGE
     image, sd = prediction.image, prediction.sd
-    trust = (stack.noise_sd / sd.clamp_min(1e-12)).square().clamp(low, high) * stack.support
-    lattice_from_world = torch.linalg.inv(stack.world_from_lattice.double()).to(gaussians.means_mm)
+    trust = (observation.noise_sd / sd.clamp_min(1e-12)).square().clamp(low, high) * support
+    lattice_from_world = torch.linalg.inv(observation.world_from_lattice.double()).to(gaussians.means_mm)
     means_vox = world_points(gaussians.means_mm, lattice_from_world)
     # An isotropic scan has more noise than its slices: 90 % of such a scan is inside only with that added.
-    against_scan = (sd.square() + (stack.noise_sd * stack.acquisition.cell_noise) ** 2).sqrt()
-    inside = _inside(stack.splat.shape_out, means_vox)
+    against_scan = (sd.square() + (observation.noise_sd * observation.acquisition.cell_noise) ** 2).sqrt()
+    inside = _inside(observation.lattice_shape, means_vox)
+    cells = AcquisitionOperator.of_cells(observation.lattice_shape)
     expectation = Expectation(
-        image_from_amplitudes=stack.splat,
-        image=image,
+        observation=replace(observation, slices=image, weights=trust, acquisition=cells),
         sd=sd,
-        weights=trust,
         amplitudes=sample_lattice(image, means_vox),
         amplitude_sd=sample_lattice(against_scan, means_vox).clamp_min(1e-12),
         amplitude_weights=inside * sample_lattice(trust, means_vox).clamp_min(_OUTSIDE),
         evidence=prediction.evidence,
     )
-    return ExpectedStack(stack, expectation)
+    return ExpectedStack(observation, support, expectation)
 
 
 def _inside(shape: tuple[int, ...], points_vox: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atlasgs_bids.restoration.observation import Observation, observe_placed
+from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.study.methods.protocol import Image, Restored, bright, kept
 from atlasgs_bids.study.settings import NetworkSettings, StudyConfig
 from atlasgs_bids.study.simulation.case import Case
@@ -66,7 +67,7 @@ class Coordinates:
 class Acquired:
     """The acquired voxels, each with the cells of the lattice that it is the weighted mean of."""
 
-    def __init__(self, observation: Observation, scale: float) -> None:
+    def __init__(self, observation: LatticeObservation, scale: float) -> None:
         device = observation.slices.device
         self.voxels = (observation.weights > 0).nonzero()
         self.values = observation.slices[tuple(self.voxels.T)] / scale
@@ -124,7 +125,7 @@ class Inr:
         anchor_voxels = torch.from_numpy(np.argwhere(anchor.support)).to(device)
         anchor_values = torch.from_numpy(anchor.volume.data[anchor.support] / anchor.scale).to(device)
         world = torch.from_numpy(anchor.volume.world_from_voxel).float()
-        lattice = torch.from_numpy(observation.lattice.world_from_voxel).float()
+        lattice = observation.world_from_lattice.float()
         optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.n_steps)
         with case.progress.stage(f"{case.label}: network", settings.n_steps) as advance:

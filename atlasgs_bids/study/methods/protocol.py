@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.restoration.observation import Observation
+from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.study.settings import StudyConfig
 from atlasgs_bids.study.simulation.case import Case
 

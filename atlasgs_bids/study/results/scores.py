@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from atlasgs_bids.core.metrics import edge_agreement, mae, psnr_db, ssim
+from atlasgs_bids.core.metrics import decibels, edge_agreement, mae, psnr_db, ssim
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
 
 RING_GAP_MM, RING_REACH_MM = 3.0, 8.0
@@ -96,7 +96,7 @@ def pooled(units: Mapping[str, npt.NDArray[np.float64]], data_range: float) -> d
     error = float(units["squared"].sum()) / n_voxels
     return {
         "mae": float(units["absolute"].sum()) / n_voxels,
-        "psnr": math.inf if error == 0 else 10 * math.log10(data_range**2 / error),
+        "psnr": decibels(error, data_range),
         "ssim_mask": float(units["ssim"].sum()) / n_voxels,
     }
 

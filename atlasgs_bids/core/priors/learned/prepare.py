@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from atlasgs_bids.core.acquisition import AcquisitionOperator
+from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.learned.degradation import (
     Degradation,
     Sampling,
@@ -42,18 +42,11 @@ class TooLittleDataError(ValueError):
 
 @dataclass(frozen=True)
 class Stack:
-    """The acquired slices of one target, and the anchor on the lattice of their acquisition."""
+    """What the prior learns from: the slices of one target, and the anchor beside them."""
 
-    slices: Float[Tensor, "x y z"]
-    """Native intensities."""
-    weights: Float[Tensor, "x y z"]
-    """W; 0: not observed."""
-    slice_axis: int
-    acquisition: AcquisitionOperator
+    observation: LatticeObservation
     anchor: Float[Tensor, "X Y Z"]
     """Resampled at the lattice's cells; 0 outside its field of view."""
-    cell_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Size of the lattice's cells; only their ratios count."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,7 @@ class View:
 class PreparedStack:
     """A stack in units in which the observed intensities range over about 1, and what follows from it."""
 
-    stack: Stack
+    observation: LatticeObservation
     target: Float[Tensor, "x y z"]
     anchor: Float[Tensor, "X Y Z"]
     observed: Float[Tensor, "x y z"]
@@ -104,7 +97,7 @@ class PreparedStack:
 
     @property
     def plane_axes(self) -> tuple[int, int]:
-        first, second = (axis for axis in range(3) if axis != self.stack.slice_axis)
+        first, second = (axis for axis in range(3) if axis != self.observation.slice_axis)
         return first, second
 
     @property
@@ -114,17 +107,17 @@ class PreparedStack:
 
     def slice_cells(self, axis: int) -> float:
         """A voxel along an in-plane axis in cells of the slice axis."""
-        return self.stack.cell_mm[axis] / self.stack.cell_mm[self.stack.slice_axis]
+        return self.observation.cell_mm[axis] / self.observation.cell_mm[self.observation.slice_axis]
 
     def slice_distance(self, axis: int) -> float:
         """Distance between slices in the acquired voxels along an axis; 1 along the slice axis."""
-        cell_mm, slice_axis = self.stack.cell_mm, self.stack.slice_axis
+        cell_mm, slice_axis = self.observation.cell_mm, self.observation.slice_axis
         strides = [sampling.stride for sampling in self.samplings]
         return strides[slice_axis] * cell_mm[slice_axis] / (strides[axis] * cell_mm[axis])
 
     def linear(self, axis: int) -> Float[Tensor, "cells samples"]:
         """Linear interpolation from the acquired voxels along an axis to the lattice's cells."""
-        native_from_lattice = self.stack.acquisition.native_from_lattice[axis]
+        native_from_lattice = self.observation.acquisition.native_from_lattice[axis]
         n_samples, n_cells = self.target.shape[axis], self.anchor.shape[axis]
         cells = torch.arange(n_cells, dtype=torch.float64)
         at = (cells * native_from_lattice[axis] + native_from_lattice[3]).clamp(0, n_samples - 1)
@@ -133,18 +126,18 @@ class PreparedStack:
 
     @property
     def slice_matrix(self) -> Float[Tensor, "slices cells"]:
-        return self.stack.acquisition.axis_matrix(self.stack.slice_axis).to(self.target)
+        return self.observation.acquisition.axis_matrix(self.observation.slice_axis).to(self.target)
 
     def pool(self, axis: int) -> int:
         """Voxels along an in-plane axis that make up a cell of the slice axis, to train at its scale."""
-        stride = self.samplings[self.stack.slice_axis].stride
+        stride = self.samplings[self.observation.slice_axis].stride
         most = self.target.shape[axis] // (_LEAST_SAMPLES * stride)
         return max(1, min(round(1 / self.slice_cells(axis)), most))
 
     def nearest_slice(self) -> Int[Tensor, " cells"]:
         """For each cell of the slice axis, the slice whose centre is nearest."""
-        axis = self.stack.slice_axis
-        native_from_lattice = self.stack.acquisition.native_from_lattice[axis]
+        axis = self.observation.slice_axis
+        native_from_lattice = self.observation.acquisition.native_from_lattice[axis]
         cells = torch.arange(self.anchor.shape[axis], dtype=torch.float64)
         nearest = (cells * native_from_lattice[axis] + native_from_lattice[3]).round().long()
         return nearest.clamp(0, self.target.shape[axis] - 1).to(self.target.device)
@@ -162,8 +155,10 @@ class PreparedStack:
 
 def prepare(stack: Stack, held_out_fraction: float, generator: torch.Generator) -> PreparedStack:
     """Raises TooLittleDataError where hardly a voxel is observed."""
-    observed = (stack.weights > 0).float()
-    values = stack.slices[stack.weights > 0].float()
+    observation = stack.observation
+    acquisition, slice_axis = observation.acquisition, observation.slice_axis
+    observed = (observation.weights > 0).float()
+    values = observation.slices[observation.weights > 0].float()
     if len(values) < _LEAST_VOXELS:
         raise TooLittleDataError(
             f"the slices hold {len(values)} observed voxels, and the learned prior needs {_LEAST_VOXELS}; "
@@ -171,32 +166,32 @@ def prepare(stack: Stack, held_out_fraction: float, generator: torch.Generator) 
         )
     low, offset, high = percentiles(values, (0.05, 0.5, 0.95))
     scale = high - low or float((values - offset).abs().mean()) or 1.0
-    normalized = torch.movedim((stack.slices.float() - offset) / scale, stack.slice_axis, 0)
-    filled = fill_unobserved(normalized, torch.movedim(observed, stack.slice_axis, 0))
-    target = torch.movedim(filled, 0, stack.slice_axis).contiguous()
+    normalized = torch.movedim((observation.slices.float() - offset) / scale, slice_axis, 0)
+    filled = fill_unobserved(normalized, torch.movedim(observed, slice_axis, 0))
+    target = torch.movedim(filled, 0, slice_axis).contiguous()
     seen = stack.anchor[stack.anchor != 0].float()
     low, _, high = percentiles(seen, (0.05, 0.5, 0.95)) if len(seen) else (0.0, 0.0, 0.0)
-    n_k, n_v, n_u = torch.movedim(observed, stack.slice_axis, 0).shape
-    step = float(stack.acquisition.native_from_lattice[stack.slice_axis, stack.slice_axis])
+    n_k, n_v, n_u = torch.movedim(observed, slice_axis, 0).shape
+    step = float(acquisition.native_from_lattice[slice_axis, slice_axis])
     depth = math.ceil(HELD_OUT_SIDE * step)
     blocks = held_out_blocks((n_k, n_v, n_u), depth, held_out_fraction, generator)
-    held_out = observed * torch.movedim(blocks, 0, stack.slice_axis).to(observed.device)
+    held_out = observed * torch.movedim(blocks, 0, slice_axis).to(observed.device)
     if not (bool(held_out.any()) and bool((observed - held_out).any())):
         held_out = torch.zeros_like(observed)
 
     interpolated, samplings, degradations = target, [], []
     for axis in range(3):
-        matrix = stack.acquisition.axis_matrix(axis)
-        sampling = sampling_of(matrix, round(1 / float(stack.acquisition.native_from_lattice[axis, axis])))
+        matrix = acquisition.axis_matrix(axis)
+        sampling = sampling_of(matrix, round(1 / float(acquisition.native_from_lattice[axis, axis])))
         rows = torch.movedim(observed, axis, 0).flatten(1).amax(1)
-        kept = rows if axis == stack.slice_axis else torch.ones_like(rows)
+        kept = rows if axis == slice_axis else torch.ones_like(rows)
         back, D = acquired_degradation(sampling, matrix, kept)
         if not sampling.is_identity:
             interpolated = along(back, interpolated, axis)
         samplings.append(sampling)
         degradations.append(D.to(target.device))
     return PreparedStack(
-        stack=stack,
+        observation=observation,
         target=target,
         anchor=stack.anchor.float() / (high - low or 1.0),
         observed=observed,
@@ -215,19 +210,19 @@ def native_views(data: PreparedStack, axes: Sequence[int]) -> list[View]:
     None where it is not blurred there. Raises TooLittleDataError where the slices are too small.
     """
     samplings = {axis: data.samplings[axis] for axis in axes if not data.samplings[axis].is_identity}
-    anchor = data.stack.acquisition.forward(data.anchor)
+    anchor = data.observation.acquisition.forward(data.anchor)
     views = []
     for axis, sampling in samplings.items():
-        through_slices = axis == data.stack.slice_axis
+        through_slices = axis == data.observation.slice_axis
         for u, v in (data.plane_axes, data.plane_axes[::-1]):
             n_pooled = data.pool(u) if through_slices else 1
-            order = (data.stack.slice_axis, v, u)
+            order = (data.observation.slice_axis, v, u)
             target, guide = (pooled(volume.permute(order), n_pooled) for volume in (data.target, anchor))
             trained, measured, counted = data.split(order, n_pooled)
             stays = data.samplings[v] if through_slices and not data.samplings[v].is_identity else None
             if target.shape[2] >= _LEAST_SAMPLES * sampling.stride:
                 planes = make_planes(target, guide, trained, sampling, stays)
-                profile = data.samplings[data.stack.slice_axis].weights if through_slices else None
+                profile = data.samplings[data.observation.slice_axis].weights if through_slices else None
                 views.append(
                     View(
                         planes, planes.target[0], measured, counted, order, None, profile, data.slice_cells(v)
@@ -245,7 +240,7 @@ def native_views(data: PreparedStack, axes: Sequence[int]) -> list[View]:
 
 def lattice_views(data: PreparedStack, image: Float[Tensor, "X Y Z"]) -> list[View]:
     """An image on the lattice, to be blurred along the axes in which it is known to be sharp."""
-    axis = data.stack.slice_axis
+    axis = data.observation.slice_axis
     sampling = data.samplings[axis]
     share = data.slice_matrix.sum(0)
     covered = (share > _COVERED * share.max()).float()

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians
-from atlasgs_bids.core.priors.expectation import Evidence, ExpectedStack, ObservedStack, Prediction, _expected
+from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.priors.expectation import Evidence, ExpectedStack, Prediction, expected_stack
 from atlasgs_bids.core.priors.learned.calibration import ExpectedError, measured_error
 from atlasgs_bids.core.priors.learned.degradation import Degradation, along
 from atlasgs_bids.core.priors.learned.evidence import lattice_share, network_evidence
@@ -72,7 +73,7 @@ def train_prior(
     """
     generator = torch.Generator().manual_seed(seed)
     data = [prepare(stack, settings.held_out_fraction, generator) for stack in stacks]
-    through_views = [view for each in data for view in native_views(each, (each.stack.slice_axis,))]
+    through_views = [view for each in data for view in native_views(each, (each.observation.slice_axis,))]
     in_plane_views = [view for each in data for view in native_views(each, each.plane_axes)]
     has_sharp_lattice = any(lattice_views(each, each.interpolated) for each in data)
     n_alone = settings.n_steps // ((1 if through_views else 0) + (1 if in_plane_views else 0) or 1)
@@ -97,10 +98,11 @@ def predict(prior: TrainedPrior, stack: Stack) -> Prediction:
     data = prepare(stack, 0.0, torch.Generator())
     image, variance = data.interpolated, torch.zeros_like(data.interpolated)
     evidence = None
-    if prior.along_slices is not None and not data.samplings[stack.slice_axis].is_identity:
+    slice_axis = stack.observation.slice_axis
+    if prior.along_slices is not None and not data.samplings[slice_axis].is_identity:
         image, sd, evidence = _weighed(prior.along_slices.network, data)
         variance = variance + prior.along_slices.error.variance(sd)
-    across = [stack.slice_axis, *data.sharp_axes]
+    across = [slice_axis, *data.sharp_axes]
     for axis in data.plane_axes:
         if prior.in_plane is not None and axis not in across:
             image, sd = _restore_along(prior.in_plane.network, data, image, axis, across)
@@ -113,7 +115,7 @@ def _weighed(
     network: RestorationNetwork, data: PreparedStack
 ) -> tuple[Float[Tensor, "X Y Z"], Float[Tensor, "X Y Z"], Evidence]:
     """What the network restores along the slice axis, as far as the slices bear it out."""
-    axis = data.stack.slice_axis
+    axis = data.observation.slice_axis
     restored, sd = _restore_along(network, data, data.interpolated, axis, data.plane_axes)
     evidence = network_evidence(network, data, lattice_views(data, restored) or native_views(data, (axis,)))
     share, added = lattice_share(evidence, data), restored - data.interpolated
@@ -164,7 +166,7 @@ def _train_on_lattice(
 
 def _predicted(network: RestorationNetwork, data: Sequence[PreparedStack]) -> list[Tensor]:
     return [
-        _restore_along(network, each, each.interpolated, each.stack.slice_axis, each.plane_axes)[0]
+        _restore_along(network, each, each.interpolated, each.observation.slice_axis, each.plane_axes)[0]
         for each in data
     ]
 
@@ -190,7 +192,8 @@ def _restore_along(
 
 
 def expect(
-    stack: ObservedStack,
+    observation: LatticeObservation,
+    support: Bool[Tensor, "X Y Z"],
     gaussians: Gaussians,
     settings: LearnedSettings,
     seed: int,
@@ -198,14 +201,16 @@ def expect(
 ) -> ExpectedStack:
     """Train on the slices, guided by the anchor as the Gaussians render it, and predict their lattice.
 
-    Raises TooLittleDataError where there is nothing to learn from.
+    ``support``: the cells in which Gaussians were placed. Raises TooLittleDataError where there is nothing to
+    learn from.
     """
-    (expected,) = expect_together([stack], gaussians, settings, seed, on_step)
+    (expected,) = expect_together([observation], support, gaussians, settings, seed, on_step)
     return expected
 
 
 def expect_together(
-    stacks: Sequence[ObservedStack],
+    observations: Sequence[LatticeObservation],
+    support: Bool[Tensor, "X Y Z"],
     gaussians: Gaussians,
     settings: LearnedSettings,
     seed: int,
@@ -215,10 +220,8 @@ def expect_together(
 
     At most ``_MOST_TRAINED`` are trained on, evenly chosen. Raises TooLittleDataError as ``expect`` does.
     """
-    anchor = stacks[0].splat.forward(gaussians.amplitudes)
-    data = [Stack(s.slices, s.weights, s.slice_axis, s.acquisition, anchor, s.cell_mm) for s in stacks]
+    anchor = observations[0].splat.forward(gaussians.amplitudes)
+    data = [Stack(observation, anchor) for observation in observations]
     step = max(1, math.ceil(len(data) / _MOST_TRAINED))
     prior = train_prior(data[::step], settings, seed, on_step)
-    return tuple(
-        _expected(stack, predict(prior, each), gaussians) for stack, each in zip(stacks, data, strict=True)
-    )
+    return tuple(expected_stack(each.observation, support, predict(prior, each), gaussians) for each in data)

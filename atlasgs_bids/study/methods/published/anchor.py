@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from atlasgs_bids.core.gaussians import rotations, sample_positions, world_points
-from atlasgs_bids.core.metrics import gradient_magnitude
+from atlasgs_bids.core.metrics import decibels, gradient_magnitude
 from atlasgs_bids.runtime.files import atomic
 from atlasgs_bids.study.methods.published.conditional import Rasterizer, cut_by_planes, meeting_pairs
 from atlasgs_bids.study.methods.published.planes import dissimilarity, in_planes
@@ -135,7 +135,7 @@ def _fitted(case: Case, settings: PaperSettings, axis: int, rasterize: Rasterize
             drawn = _drawn(parameters, smallest_mm, world, axis, chosen, shape, rasterize, device)
             error = (drawn - slices[chosen])[seen[chosen]]
             squared, n_voxels = squared + float((error**2).sum()), n_voxels + error.numel()
-        psnr_db = float(20 * np.log10(float(slices.max())) - 10 * np.log10(max(squared / n_voxels, 1e-20)))
+        psnr_db = decibels(max(squared / n_voxels, 1e-20), float(slices.max()))
     logger.info("%s: %d Gaussians, T1w at %.1f dB", case.label, len(parameters["means"]), psnr_db)
     values = {name: p.detach() for name, p in parameters.items()}
     return AnchorGaussians(

@@ -69,7 +69,7 @@ def _restored(case: Case, settings: PaperSettings, shared: AnchorGaussians, rast
     seen = torch.movedim((observation.weights > 0).float(), axis, 0)
     scale = bright(observation)
     slices = slices * seen / scale
-    means, covariances = in_planes(shared, observation.lattice.world_from_voxel, axis, device)
+    means, covariances = in_planes(shared, observation.world_from_lattice.numpy(), axis, device)
     stack = PlaneStack.of(means, covariances, slab_weights.shape[1])
 
     torch.manual_seed(case.study.seed)
