@@ -221,10 +221,13 @@ def _mask(image: ImageLike) -> Volume:
 
 
 def _grid_of(image: ImageLike) -> Grid:
-    if isinstance(image, tuple) and len(image) == 2 and np.ndim(image[0]) >= 3:
+    if isinstance(image, (str, Path)):
+        nifti = open_image(Path(image))
+    elif isinstance(image, tuple) and len(image) == 2 and np.ndim(image[0]) >= 3:
         # Its values may be anything: of an array only the shape is asked for.
-        image = np.zeros(np.shape(image[0])[:3], np.uint8), image[1]
-    nifti = open_image(Path(image)) if isinstance(image, (str, Path)) else _nifti(image, "grid")
+        nifti = _nifti((np.zeros(np.shape(image[0])[:3], np.uint8), image[1]), "grid")
+    else:
+        nifti = _nifti(image, "grid")
     n_i, n_j, n_k = (int(n) for n in nifti.shape[:3])
     return Grid((n_i, n_j, n_k), affine_mm(nifti))
 
