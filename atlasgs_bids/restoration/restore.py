@@ -223,7 +223,7 @@ def _mask(image: ImageLike) -> Volume:
 def _grid_of(image: ImageLike) -> Grid:
     if isinstance(image, (str, Path)):
         nifti = open_image(Path(image))
-    elif isinstance(image, tuple) and len(image) == 2 and np.ndim(image[0]) >= 3:
+    elif isinstance(image, tuple) and np.ndim(image[0]) >= 3:
         # Its values may be anything: of an array only the shape is asked for.
         nifti = _nifti((np.zeros(np.shape(image[0])[:3], np.uint8), image[1]), "grid")
     else:
