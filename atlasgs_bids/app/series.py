@@ -19,6 +19,7 @@ from atlasgs_bids.bids.plan.series import SeriesPlan
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.targets import TargetPlan
 from atlasgs_bids.core.metrics import noise_sd
+from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.imaging.directions import rotated_directions
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import image_stream, load_series, series_header
@@ -26,7 +27,6 @@ from atlasgs_bids.imaging.series import Series
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.report.figures.target import target_figure
 from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.restoration.observation import Observation
 from atlasgs_bids.restoration.result import TargetResult, rendered_result, rendered_volume
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.series import SeriesFit, fit_series
