@@ -11,12 +11,22 @@ makes its own: a head of the demo (3 mm, the target in slices of 9 mm), on a CPU
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.restoration.anchor import anchor_of
+from atlasgs_bids.restoration.result import mean_interpolated
+from atlasgs_bids.restoration.scaffold import scaffold_of
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.runtime.progress import Progress
+from atlasgs_bids.study.simulation.degrade import Degradation
+from atlasgs_bids.study.simulation.stack import simulated_stack
 
 Image = npt.NDArray[np.float32]
 CUTS = {"sagittal": 0, "coronal": 1}
@@ -46,9 +56,6 @@ def main() -> None:
 def demo_case(device: str) -> tuple[dict[str, Image], Image, tuple[int, int, int]]:
     """A FLAIR of the demo's second subject at 3 mm: images, sd, and the voxel of its lesion."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "demo"))
-    from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings  # noqa: PLC0415
-    from atlasgs_bids.study.restoration import restore_simulated, restored_sd, study_scaffold  # noqa: PLC0415
-
     from anatomy import make_anatomy  # noqa: PLC0415
     from make_dataset import SUBJECTS  # noqa: PLC0415 - takes seconds, and only this case needs it
 
@@ -56,22 +63,24 @@ def demo_case(device: str) -> tuple[dict[str, Image], Image, tuple[int, int, int
     anatomy = make_anatomy(subject.lesion, voxel_mm, 1)
     shape = anatomy.coefficients["T1w"].shape
     shape = (shape[0], shape[1], shape[2] // factor * factor)
-    world = np.linalg.inv(anatomy.template_voxel_from_template)
+    world = np.asarray(np.linalg.inv(anatomy.template_voxel_from_template), dtype=np.float64)
     anchor, truth, brain, lesion = (
         anatomy.sample(name, shape, world, np.eye(4)) for name in ("T1w", "FLAIR", "brain", "lesion")
     )
     mask = brain > 0.5
-    anchor, truth = anchor * mask, truth * mask
-    settings = CoreSettings()
-    # The study's slices are in voxels: of 1 mm, as far as it is concerned.
-    scaffold = study_scaffold(anchor, mask, np.eye(4), settings, device)
-    network = LEARNED_CPU if device == "cpu" else settings.learned
-    noise = 0.01 * truth.max() * np.random.default_rng(0).standard_normal(shape)
+    t1w, flair, inside = (Volume(image * mask, world) for image in (anchor, truth, np.ones_like(truth)))
+    settings = RestorationSettings(device=device).with_network_of_device()
+    scaffold = scaffold_of(anchor_of(t1w, inside), settings, Progress.quiet())
+    noise = 0.01 * flair.data.max() * np.random.default_rng(0).standard_normal(shape)
     noise = noise[:, :, : shape[2] // factor].astype(np.float32)
-    graph = restore_simulated(scaffold, truth, factor, None, settings, noise)
-    learned = restore_simulated(scaffold, truth, factor, network, settings, noise)
-    images = {"truth": truth, "cubic": graph.cubic, "graph": graph.image, "learned": learned.image}
-    sd = restored_sd(learned, scaffold, settings)
+    stack = simulated_stack(flair, Degradation("paper", 2, factor), noise)
+    graph, learned = (
+        stack.restored(scaffold, replace(settings, prior=prior)) for prior in ("graph", "learned")
+    )
+    cubic = mean_interpolated([own.interpolable for own in graph.stacks], graph.grid)
+    images = {"truth": flair.data, "cubic": cubic, "graph": graph.sr, "learned": learned.sr}
+    sd = learned.sd
+    assert sd is not None
     x, y, z = np.unravel_index(int(lesion.argmax()), shape)
     return images, sd, (int(x), int(y), int(z))
 

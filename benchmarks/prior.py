@@ -1,11 +1,12 @@
-"""The learned prior alone, on the voxel grid: thick slices simulated from real scans, against the truth.
+"""The learned prior alone, on the lattice of the slices: simulated from real scans, against the truth.
 
     python benchmarks/prior.py --scans DIR --device cuda [--preset fast] [--cases FLAIRx3] [--set n_cycles=4]
 
-DIR/stroke holds T1, FLAIR and T2 (.nii.gz) on one isotropic grid. PSNR (dB) and SSIM where the T1 is above 0:
+DIR/stroke holds T1, FLAIR and T2 (.nii.gz) on one isotropic grid. The slices are observed as the app does
+it, and the T1w is what its Gaussians render. PSNR (dB) and SSIM where the T1 is above 0:
 cubic B-spline at the true slice centres, the network's prediction p, and the x with the least
 ‖A x − y‖²_W + μ ‖x − p‖², which stands for the solve around it. ``held`` is how much of the truth
-lies in the predicted 90 % interval. Needs torch, scipy, scikit-image, nibabel and jaxtyping only.
+lies in the predicted 90 % interval.
 """
 
 import argparse
@@ -17,17 +18,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import integrate, ndimage
 
-from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.metrics import psnr_db, ssim
 from atlasgs_bids.core.observation import LatticeObservation
-from atlasgs_bids.core.operators import Identity
 from atlasgs_bids.core.priors.learned.prior import Stack, predict, train_prior
-from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, LearnedSettings
+from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, CoreSettings, LearnedSettings
 from atlasgs_bids.core.solvers import conjugate_gradient
+from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import load_volume
-from atlasgs_bids.study.simulation.degrade import simulate_thick_slices, true_slice_profile
+from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.restoration.anchor import anchor_of
+from atlasgs_bids.restoration.observation import observe_placed
+from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.runtime.progress import Progress
+from atlasgs_bids.study.simulation.degrade import Degradation
+from atlasgs_bids.study.simulation.stack import simulated_stack
 
 PRESETS = {"default": LearnedSettings(), "fast": LEARNED_FAST, "cpu": LEARNED_CPU}
 CASES = ["FLAIRx3", "FLAIRx5", "FLAIRx7", "T2x3", "T2x5", "T2x7"]
@@ -44,6 +50,8 @@ class Case:
     stack: Stack
     truth: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
+    cubic: npt.NDArray[np.float32]
+    """B-spline interpolation of the slices at the true centres."""
     first_cell: int
     """Cell of the lattice along the slice axis at the truth's first voxel."""
 
@@ -52,51 +60,21 @@ class Case:
         return image[:, :, self.first_cell : self.first_cell + n].cpu().numpy()
 
 
-def simulate(
-    truth: npt.NDArray[np.float32], anchor: npt.NDArray[np.float32], factor: int, device: str
-) -> Case:
-    """Slices of ``factor`` voxels of 1 mm, and the anchor on their lattice."""
-    offsets_mm, density = true_slice_profile(float(factor), 1.0)
-    cumulative = integrate.cumulative_trapezoid(density, offsets_mm, initial=0)
-    data, _ = simulate_thick_slices(truth, np.eye(4), SLICE_AXIS, factor)
-    samplings = slice_sampling(
-        (data.shape[0], data.shape[1], data.shape[2]),
-        (1.0, 1.0, float(factor)),
-        SLICE_AXIS,
-        (offsets_mm, cumulative / cumulative[-1]),
-        1.0,
+def simulate(truth: Volume, scaffold: SessionScaffold, factor: int, settings: RestorationSettings) -> Case:
+    """Slices of ``factor`` voxels, and the anchor on their lattice."""
+    simulated = simulated_stack(truth, Degradation("paper", SLICE_AXIS, factor))
+    placed = simulated.placed(scaffold, settings)
+    own = observe_placed(placed, scaffold, simulated.known_to(settings))
+    truth_from_lattice = np.linalg.inv(truth.world_from_voxel) @ own.world_from_lattice.numpy()
+    first = round(-float(truth_from_lattice[SLICE_AXIS, 3]))
+    n = min(truth.data.shape[SLICE_AXIS], own.lattice_shape[SLICE_AXIS] - first)
+    return Case(
+        stack=Stack(own, own.splat.forward(scaffold.gaussians.amplitudes)),
+        truth=truth.data[:, :, :n],
+        mask=scaffold.anchor.foreground[:, :, :n],
+        cubic=resample(placed.acquired, truth.grid)[:, :, :n],
+        first_cell=first,
     )
-    acquisition = AcquisitionOperator(samplings, device)
-    step = float(acquisition.native_from_lattice[2, 2])
-    # Voxel 0 of the truth lies (factor − 1) / 2 voxels below the centre of slice 0.
-    first = round((-(factor - 1) / 2 / factor - float(acquisition.native_from_lattice[2, 3])) / step)
-    n = min(truth.shape[2], acquisition.shape_in[2] - first)
-    support = ndimage.binary_dilation(anchor > 0, iterations=2)
-    on_lattice = []
-    for image in (anchor, support.astype(np.float32)):
-        lattice = torch.zeros(acquisition.shape_in)
-        lattice[:, :, first : first + n] = torch.from_numpy(image[:, :, :n])
-        on_lattice.append(lattice.to(device))
-    weights = (acquisition.forward(on_lattice[1]) > 0.05).float()
-    observation = LatticeObservation(
-        torch.from_numpy(data).to(device),
-        weights,
-        SLICE_AXIS,
-        acquisition=acquisition,
-        splat=Identity(acquisition.shape_in),
-        world_from_lattice=torch.eye(4, dtype=torch.float64),
-    )
-    return Case(Stack(observation, on_lattice[0]), truth[:, :, :n], (anchor > 0)[:, :, :n], first)
-
-
-def cubic(case: Case) -> npt.NDArray[np.float32]:
-    """B-spline interpolation of the slices at the true centres."""
-    lattice = case.stack.observation.acquisition.native_from_lattice
-    n_x, n_y, n_z = case.truth.shape
-    slice_index = (case.first_cell + np.arange(n_z)) * float(lattice[2, 2]) + float(lattice[2, 3])
-    grid = np.meshgrid(np.arange(n_x), np.arange(n_y), slice_index, indexing="ij")
-    slices = case.stack.observation.slices.cpu().numpy()
-    return np.asarray(ndimage.map_coordinates(slices, np.stack(grid), order=3, mode="nearest"))
 
 
 def consistent(observation: LatticeObservation, image: torch.Tensor) -> torch.Tensor:
@@ -124,21 +102,24 @@ def main() -> None:
     for text in options.set:
         name, number = text.split("=")
         settings = dataclasses.replace(settings, **{name: type(getattr(settings, name))(number)})
+    run = RestorationSettings(device=options.device, core=CoreSettings(learned=settings))
     images = {
-        name: load_volume(options.scans / "stroke" / f"{name}.nii.gz").data for name in ("T1", "FLAIR", "T2")
+        name: load_volume(options.scans / "stroke" / f"{name}.nii.gz") for name in ("T1", "FLAIR", "T2")
     }
+    brain = Volume((images["T1"].data > 0).astype(np.float32), images["T1"].world_from_voxel)
+    scaffold = scaffold_of(anchor_of(images["T1"], brain), run, Progress.quiet())
     on_gpu = options.device != "cpu"
     print(f"{options.device}, torch {torch.__version__}, {torch.get_num_threads()} threads, {settings}")
     if on_gpu:
         started = time.perf_counter()
-        case = simulate(images["T2"], images["T1"], 7, options.device)
+        case = simulate(images["T2"], scaffold, 7, run)
         train_prior([case.stack], dataclasses.replace(settings, n_cycles=1, n_cycle_steps=2), 0)
         torch.cuda.synchronize(options.device)
         print(f"first use of the device, not in the seconds below: {time.perf_counter() - started:.1f} s")
     print("case     cubic         p             consistent    train s  predict s  GiB   held  RMS/sd")
     for label in options.cases:
         name, factor = label.split("x")
-        case = simulate(images[name], images["T1"], int(factor), options.device)
+        case = simulate(images[name], scaffold, int(factor), run)
         if on_gpu:
             torch.cuda.synchronize(options.device)
             torch.cuda.reset_peak_memory_stats(options.device)
@@ -153,7 +134,7 @@ def main() -> None:
         scores = [
             f"{psnr_db(case.truth, x, case.mask):.2f}"
             + ("" if options.psnr_only else f" / {ssim(case.truth, x, case.mask):.3f}")
-            for x in (cubic(case), image, case.on_truth(consistent(case.stack.observation, prediction.image)))
+            for x in (case.cubic, image, case.on_truth(consistent(case.stack.observation, prediction.image)))
         ]
         error = (image - case.truth)[case.mask].astype(np.float64)
         expected = sd[case.mask].astype(np.float64)

@@ -85,6 +85,11 @@ def read_slice_profile(path: Path) -> SliceProfile:
     problem = _profile_problem(offsets_mm, weights)
     if problem:
         raise ConfigurationError(f"{label}: {problem}; {remedy}")
+    return profile_of(offsets_mm, weights)
+
+
+def profile_of(offsets_mm: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> SliceProfile:
+    """Profile of a density that is linear between ascending offsets, whatever its integral."""
     # The integral of a piecewise linear density is quadratic: tabulated finely enough to be linear again.
     steps = np.linspace(0, 1, 33)[:-1]
     fine_mm = np.append(

@@ -12,42 +12,45 @@ from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.observation import join
 from atlasgs_bids.core.operators import Scaled, SliceRows, StackedOperator
-from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
-from atlasgs_bids.core.uncertainty import Uncertainty
-from atlasgs_bids.imaging.foreground import foreground_mask
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.registration.register import Registration
+from atlasgs_bids.imaging.registration.register import Registration, write_itk_transform
 from atlasgs_bids.imaging.slice_motion import shots_of
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Volume
-from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.restoration.fit import fit_stacks
-from atlasgs_bids.restoration.motion import fit_moving_stacks
-from atlasgs_bids.restoration.observation import observe, observe_placed
-from atlasgs_bids.restoration.result import StackResult, TargetFit, rendered_result
-from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
+from atlasgs_bids.restoration.anchor import anchor_of
+from atlasgs_bids.restoration.observation import observe
+from atlasgs_bids.restoration.restore import restore_stacks
+from atlasgs_bids.restoration.result import rendered_result
+from atlasgs_bids.restoration.scaffold import scaffold_of
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import PlacedStack, StackInput, covered
+from atlasgs_bids.restoration.stack import StackInput, covered, place
+from atlasgs_bids.restoration.target import fit_target
 from atlasgs_bids.runtime.progress import Progress
 from tests.helpers import assert_adjoint
 from tests.imaging.phantom import FLAIR, T1W, head, rigid
 
 SIZE_MM = 4
-CONFIG = RestorationSettings(
+SETTINGS = RestorationSettings(
+    device="cpu",
+    registration="header",
+    prior="graph",
+    estimate_uncertainty=False,  # takes most of a fit's time, and no image depends on it
     core=CoreSettings(
         scaffold=ScaffoldSettings(n_steps=8),
         appearance=AppearanceSettings(regularization=0.03, tolerance=1e-3, n_probes=1),
     ),
 )
 QUICK = replace(
-    CONFIG,
-    core=replace(CONFIG.core, appearance=replace(CONFIG.core.appearance, tolerance=1e-2, max_iterations=20)),
+    SETTINGS,
+    core=replace(
+        SETTINGS.core, appearance=replace(SETTINGS.core.appearance, tolerance=1e-2, max_iterations=20)
+    ),
 )
 """Slices that are stacks of their own take longest."""
 STRONG = replace(
-    CONFIG,
-    core=replace(CONFIG.core, appearance=replace(CONFIG.core.appearance, regularization=0.1)),
+    SETTINGS,
+    core=replace(SETTINGS.core, appearance=replace(SETTINGS.core.appearance, regularization=0.1)),
 )
 """The weight that held-out slices choose for the noisy stacks."""
 CENTRE = np.array([0.0, -18.0, 8.0])
@@ -55,16 +58,7 @@ CENTRE = np.array([0.0, -18.0, 8.0])
 
 @pytest.fixture(scope="module")
 def scaffold():
-    volume = head(T1W, SIZE_MM, with_scalp=False)
-    foreground = foreground_mask(volume)
-    support = ndimage.binary_dilation(foreground, iterations=2)
-    anchor = Anchor(volume, foreground, support, exterior_is_empty=True, is_brain=True)
-    fitted = fit_scaffold(
-        torch.from_numpy(volume.data), torch.from_numpy(support), torch.from_numpy(volume.world_from_voxel),
-        CONFIG.core,
-    )  # fmt: skip
-    prior = graph_prior(anchor, fitted.gaussians, CONFIG)
-    return SessionScaffold(anchor, fitted.gaussians, fitted.anchor_psnr_db, 0.0, prior, len(fitted.gaussians))
+    return scaffold_of(anchor_of(head(T1W, SIZE_MM, with_scalp=False)), SETTINGS, Progress.quiet())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +66,19 @@ def truth():
     return head(FLAIR, SIZE_MM, with_scalp=False)
 
 
-def cut(truth, axis, spacing_mm, thickness_mm, target_from_anchor=None, tilt_deg=0.0, gain=1.0, noise=0.0):
+@pytest.fixture(scope="module")
+def placed(scaffold, truth):
+    """The stack of ``cut``, placed: by its header, or where a file says that the head was."""
+
+    def cut_and_place(axis, spacing_mm, thickness_mm, transform=None, **others):
+        source, acquired = cut(truth, axis, spacing_mm, thickness_mm, **others)
+        source = replace(source, transform=transform)
+        return place(source, acquired, scaffold.anchor, SETTINGS, Progress.quiet())
+
+    return cut_and_place
+
+
+def cut(truth, axis, spacing_mm, thickness_mm, *, target_from_anchor=None, tilt_deg=0.0, gain=1.0, noise=0.0):
     """A stack whose voxels are means over its thickness, less than the spacing where there is a gap."""
     motion = np.eye(4) if target_from_anchor is None else target_from_anchor
     sizes_mm = np.full(3, float(SIZE_MM))
@@ -97,36 +103,11 @@ def cut(truth, axis, spacing_mm, thickness_mm, target_from_anchor=None, tilt_deg
     volume = Volume(data.astype(np.float32), affine)
     geometry = slice_geometry(volume.data.shape, affine, {}, thickness_mm)
     geometry = replace(geometry, axis=axis, spacing_mm=spacing_mm)
-    registration = Registration(motion, 0.0, 0.0, 0.0, "rigid", None, None)
-    return PlacedStack(StackInput(f"stack along {axis}", geometry), volume, registration)
+    return StackInput(f"axis {axis}", geometry), volume
 
 
-def fit_amplitudes(placed, observations, scaffold, config, progress):
-    """fit_stacks for one stack without the uncertainty, which takes most of its time."""
-    ((stack,), (own,)) = placed, observations
-    appearance = fit_appearance(own, scaffold.prior, config.core.appearance)
-    result = StackResult(
-        source=stack.source,
-        acquired=stack.acquired,
-        registration=stack.registration,
-        simulated=own.slices_from_amplitudes.forward(appearance.amplitudes).numpy(),
-        weights=own.weights.numpy(),
-        gain=1.0,
-        noise_sd=1.0,
-    )
-    nothing = Uncertainty(torch.zeros(len(scaffold.gaussians), 1), None)
-    return TargetFit(appearance, nothing, (result,), ())
-
-
-def fit_of(placed, scaffold, config=CONFIG, fit=None):
-    observations = [observe_placed(stack, scaffold, config) for stack in placed]
-    fit = fit or (fit_stacks if len(placed) > 1 else fit_amplitudes)
-    with Progress() as progress:
-        return fit(placed, observations, scaffold, config, progress)
-
-
-def fitted(placed, scaffold, config=CONFIG, fit=None):
-    return rendered_result(fit_of(placed, scaffold, config, fit), scaffold, config)
+def fitted(placed, scaffold, settings=SETTINGS):
+    return restore_stacks(placed, scaffold, settings, Progress.quiet())
 
 
 def score(result, truth, scaffold):
@@ -146,15 +127,15 @@ def interpolated(stack, truth, scaffold):
     [(2, 0.0, 0.0), (2, 0.2, 0.0), (2, 0.5, 0.0), (0, 0.2, 0.0), (1, 0.2, 0.0), (2, 0.2, 20.0)],
     ids=["axial", "gap 20 %", "gap 50 %", "sagittal", "coronal", "oblique 20 deg"],
 )
-def test_any_stack_beats_interpolation(scaffold, truth, axis, gap, tilt_deg):
-    stack = cut(truth, axis, 12.0, 12.0 * (1 - gap), tilt_deg=tilt_deg)
+def test_any_stack_beats_interpolation(scaffold, truth, placed, axis, gap, tilt_deg):
+    stack = placed(axis, 12.0, 12.0 * (1 - gap), tilt_deg=tilt_deg)
     result = fitted([stack], scaffold)
     assert score(result, truth, scaffold) > interpolated(stack, truth, scaffold) + 1.5
 
 
-def test_a_gap_is_told_from_a_thick_slice(scaffold, truth):
+def test_a_gap_is_told_from_a_thick_slice(scaffold, truth, placed):
     """Taking slices with a gap of half their distance for slices without one costs accuracy."""
-    stack = cut(truth, 2, 12.0, 6.0)
+    stack = placed(2, 12.0, 6.0)
     thick = replace(stack.source.geometry, thickness_mm=12.0)
     wrong = replace(stack, source=replace(stack.source, geometry=thick))
     assert (
@@ -163,14 +144,16 @@ def test_a_gap_is_told_from_a_thick_slice(scaffold, truth):
     )
 
 
-def test_orthogonal_stacks_are_better_than_one(scaffold, truth):
+def test_orthogonal_stacks_are_better_than_one(scaffold, truth, placed, tmp_path):
     motions = [None, rigid([3, 2, -2], [1, 2, -1], CENTRE), rigid([-2, 1, 3], [2, -1, 1], CENTRE)]
     gains = [1.0, 1.5, 0.7]
-    stacks = [
-        cut(truth, axis, 12.0, 12.0, motion, gain=gain, noise=gain)
-        for axis, motion, gain in zip((2, 0, 1), motions, gains, strict=True)
-    ]
-    alone = max(score(fitted([stack], scaffold), truth, scaffold) for stack in stacks[:1])
+    stacks = []
+    for axis, motion, gain in zip((2, 0, 1), motions, gains, strict=True):
+        transform = None if motion is None else tmp_path / f"{axis}.txt"
+        if transform is not None:
+            write_itk_transform(transform, Registration(motion, 0.0, 0.0, 0.0, "rigid", None, None))
+        stacks.append(placed(axis, 12.0, 12.0, transform, target_from_anchor=motion, gain=gain, noise=gain))
+    alone = score(fitted(stacks[:1], scaffold), truth, scaffold)
     together = fitted(stacks, scaffold)
     assert score(together, truth, scaffold) > alone + 1.5
     assert [stack.gain for stack in together.stacks] == pytest.approx(gains, rel=0.03)
@@ -179,18 +162,16 @@ def test_orthogonal_stacks_are_better_than_one(scaffold, truth):
         assert np.sqrt(np.mean(error**2)) < 0.1 * stack.acquired.data.max()
 
 
-def test_a_noisy_stack_counts_less(scaffold, truth):
+def test_a_noisy_stack_counts_less(scaffold, truth, placed):
     """A stack with twelve times the noise: taken like any other it does harm, by its noise it does none."""
-    stacks = [cut(truth, 2, 12.0, 12.0, noise=2.0), cut(truth, 0, 12.0, 12.0, noise=25.0)]
-    observations = [observe_placed(stack, scaffold, CONFIG) for stack in stacks]
-    equal = [replace(own, noise_sd=1.0) for own in observations]
-    alone = fit_of(stacks[:1], scaffold, STRONG)
-    scores = [score(rendered_result(alone, scaffold, STRONG), truth, scaffold)]
-    for own in (observations, equal):
-        appearance = fit_appearance(join(own), scaffold.prior, STRONG.core.appearance)
-        result = rendered_result(replace(alone, appearance=appearance), scaffold, STRONG)
-        scores.append(score(result, truth, scaffold))
-    alone_db, weighted_db, equal_db = scores
+    stacks = [placed(2, 12.0, 12.0, noise=2.0), placed(0, 12.0, 12.0, noise=25.0)]
+    alone_db = score(fitted(stacks[:1], scaffold, STRONG), truth, scaffold)
+    together = fit_target(stacks, scaffold, STRONG, Progress.quiet())
+    weighted_db = score(rendered_result(together.fit, scaffold, STRONG), truth, scaffold)
+    alike = [replace(own, noise_sd=1.0) for own in together.observations]
+    appearance = fit_appearance(join(alike), scaffold.prior, STRONG.core.appearance)
+    equal = rendered_result(replace(together.fit, appearance=appearance), scaffold, STRONG)
+    equal_db = score(equal, truth, scaffold)
     assert weighted_db > alone_db - 0.05
     assert weighted_db > equal_db + 0.5
 
@@ -212,14 +193,14 @@ def test_operators_of_several_stacks_are_adjoint():
         StackedOperator([first, second])
 
 
-def test_a_zero_filled_image_is_observed_with_its_point_spread(scaffold, truth):
+def test_a_zero_filled_image_is_observed_with_its_point_spread(scaffold, placed):
     """Same slices, acquired at half the matrix along one axis: the operator spreads a point over it."""
-    stack = cut(truth, 2, 12.0, 12.0)
+    stack = placed(2, 12.0, 12.0)
     wide = replace(stack.source.geometry, acquired_in_plane_mm=(8.0, 4.0))
     spreads = []
     for geometry in (stack.source.geometry, wide):
         source = replace(stack.source, geometry=geometry)
-        own = observe(source, stack.acquired, np.eye(4), scaffold.anchor, scaffold.gaussians, CONFIG)
+        own = observe(source, stack.acquired, np.eye(4), scaffold.anchor, scaffold.gaussians, SETTINGS)
         point = torch.zeros(own.acquisition.shape_out)
         point[tuple(n // 2 for n in point.shape)] = 1
         response = own.acquisition.forward(own.acquisition.adjoint(point))
@@ -230,9 +211,9 @@ def test_a_zero_filled_image_is_observed_with_its_point_spread(scaffold, truth):
     assert spreads[1][1] == 1
 
 
-def test_nothing_is_invented_outside_the_slices(scaffold, truth):
+def test_nothing_is_invented_outside_the_slices(scaffold, truth, placed):
     """Half of the head is acquired, with a gap, and a corner of it was not observed."""
-    stack = cut(truth, 2, 12.0, 6.0)
+    stack = placed(2, 12.0, 6.0)
     n_slices = stack.acquired.data.shape[2]
     half = stack.acquired.data[:, :, : n_slices // 2]
     observed = np.ones(half.shape, bool)
@@ -252,12 +233,13 @@ def test_nothing_is_invented_outside_the_slices(scaffold, truth):
     assert len(x) < 0.75 * truth.data.shape[0]
 
 
-def moving_stack(truth, moved, spacing_mm=12.0):
+def moving_stack(truth, placed, moved, spacing_mm=12.0):
     """A stack of which some slices have the head elsewhere, and brighter: slice -> (map, gain)."""
-    still = cut(truth, 2, spacing_mm, spacing_mm)
+    still = placed(2, spacing_mm, spacing_mm)
     data = still.acquired.data.copy()
     for k, (motion, gain) in moved.items():
-        data[:, :, k] = gain * cut(truth, 2, spacing_mm, spacing_mm, motion).acquired.data[:, :, k]
+        _, elsewhere = cut(truth, 2, spacing_mm, spacing_mm, target_from_anchor=motion)
+        data[:, :, k] = gain * elsewhere.data[:, :, k]
     data += np.random.default_rng(3).normal(0, 1.0, data.shape).astype(np.float32)
     return replace(still, acquired=Volume(data, still.acquired.world_from_voxel))
 
@@ -280,12 +262,12 @@ def slice_errors_mm(result, moved, scaffold):
 
 
 @pytest.mark.slow
-def test_a_moved_slice_is_found_and_corrected(scaffold, truth):
-    n_slices = cut(truth, 2, 12.0, 12.0).acquired.data.shape[2]
+def test_a_moved_slice_is_found_and_corrected(scaffold, truth, placed):
+    n_slices = placed(2, 12.0, 12.0).acquired.data.shape[2]
     k = n_slices // 2
     moved = {k: (rigid([3, -2, 3], [3, -2, 1.5], CENTRE), 1.0)}
-    stack = moving_stack(truth, moved)
-    corrected = fitted([stack], scaffold, QUICK, fit=fit_moving_stacks)
+    stack = moving_stack(truth, placed, moved)
+    corrected = fitted([stack], scaffold, replace(QUICK, motion="slice"))
     errors = slice_errors_mm(corrected, moved, scaffold)
     assert errors[k] < 0.5
     assert np.median(list(errors.values())) < 0.5
@@ -293,12 +275,12 @@ def test_a_moved_slice_is_found_and_corrected(scaffold, truth):
 
 
 @pytest.mark.slow
-def test_an_interleave_that_moved_and_is_brighter(scaffold, truth):
+def test_an_interleave_that_moved_and_is_brighter(scaffold, truth, placed):
     """Odd slices were acquired in a second pass, after a movement, with 20 % more signal."""
-    n_slices = cut(truth, 2, 12.0, 12.0).acquired.data.shape[2]
+    n_slices = placed(2, 12.0, 12.0).acquired.data.shape[2]
     moved = {k: (rigid([2, 1, -3], [2, 1, -1], CENTRE), 1.2) for k in range(1, n_slices, 2)}
-    stack = moving_stack(truth, moved)
-    corrected = fitted([stack], scaffold, QUICK, fit=fit_moving_stacks)
+    stack = moving_stack(truth, placed, moved)
+    corrected = fitted([stack], scaffold, replace(QUICK, motion="slice"))
     motion = corrected.stacks[0].motion
     gains = [
         np.median([p.gain for k, p in enumerate(motion) if p.estimated and k % 2 == odd]) for odd in (0, 1)

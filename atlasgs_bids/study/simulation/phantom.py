@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from atlasgs_bids.imaging.volume import Volume
+
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Point = tuple[float, float, float]
@@ -24,6 +26,8 @@ _NOISE = 0.01
 _EDGE_VOX = 1.0
 _MARGIN_VOX = 6.0
 """Of white matter around what the anchor alone shows."""
+BEYOND_VOX = 3
+"""How far a T1w reaches beyond the slices: as far as the flanks of their profile."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,22 @@ def make_phantom(
         inside = decoy.fraction(shape) > 0.5
         contrast_of_decoy = float(TARGETS[contrast][0] - healthy[inside].mean())
     return Phantom(anchor, truth.astype(np.float32), healthy, plain_anchor, lesion, decoy, contrast_of_decoy)
+
+
+def seen_beyond(image: Image) -> Volume:
+    """The image with ``BEYOND_VOX`` voxels more below and above its own, which keep their place in the world.
+
+    Its folds go on, since they are periodic. Where a T1w ends in tissue, nobody knows what the outermost
+    slices saw beyond it, and they are left out.
+    """
+    world_from_voxel = np.eye(4)
+    world_from_voxel[2, 3] = -BEYOND_VOX
+    return Volume(np.pad(image, ((0, 0), (0, 0), (BEYOND_VOX, BEYOND_VOX)), mode="wrap"), world_from_voxel)
+
+
+def own_part(image: Image) -> Image:
+    """What ``seen_beyond`` was given, of an image on its grid."""
+    return image[:, :, BEYOND_VOX:-BEYOND_VOX]
 
 
 def kept_contrast(phantom: Phantom, image: Image) -> float:
