@@ -63,7 +63,7 @@ def demo_case(device: str) -> tuple[dict[str, Image], Image, tuple[int, int, int
     anatomy = make_anatomy(subject.lesion, voxel_mm, 1)
     shape = anatomy.coefficients["T1w"].shape
     shape = (shape[0], shape[1], shape[2] // factor * factor)
-    world = np.linalg.inv(anatomy.template_voxel_from_template)
+    world = np.asarray(np.linalg.inv(anatomy.template_voxel_from_template), dtype=np.float64)
     anchor, truth, brain, lesion = (
         anatomy.sample(name, shape, world, np.eye(4)) for name in ("T1w", "FLAIR", "brain", "lesion")
     )
