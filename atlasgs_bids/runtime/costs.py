@@ -85,26 +85,32 @@ class ResourceMonitor:
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
+        self._peak_mib = 0.0
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         row: dict[str, Any] = {"stage": stage, "started": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"}
         self._rows.append(row)
-        start_s, start_cpu_s, start_peak = time.perf_counter(), time.process_time(), peak_memory_mib()
+        start_s, start_cpu_s, start_peak = time.perf_counter(), time.process_time(), self._peak()
         row["outcome"] = "failed"
         with _sampled_memory() as samples_mib:
             try:
                 yield
                 row["outcome"] = "done"
             finally:
-                peak = peak_memory_mib()
+                peak = self._peak()
                 row |= {
                     "seconds": time.perf_counter() - start_s,
                     "cpu_seconds": time.process_time() - start_cpu_s,
                     # The kernel keeps the peak of the whole process: exact where the stage has raised it.
-                    "peak_memory": peak if peak > start_peak else max(samples_mib, default=None),
+                    "peak_memory": peak if peak > start_peak else min(peak, max(samples_mib)),
                     "peak_gpu_memory": peak_gpu_memory_mib(),
                 }
+
+    def _peak(self) -> float:
+        """So far, MiB: the kernel's own count may fall by a page or two, and no stage tops what holds it."""
+        self._peak_mib = max(self._peak_mib, peak_memory_mib())
+        return self._peak_mib
 
     def save(self, path: Path) -> None:
         """Write the table to ``path`` (.tsv) and its dictionary, with the circumstances, beside it."""
