@@ -166,4 +166,4 @@ def _matrix_units() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-METHOD = Inr(with_anchor=False)
+METHOD, WITH_T1 = Inr(with_anchor=False), Inr(with_anchor=True)
