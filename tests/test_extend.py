@@ -63,7 +63,7 @@ def test_the_prior_of_the_page_restores_slices_better_than_interpolation(page_pr
     affine[2, 3] = (FACTOR - 1) / 2
 
     core = CoreSettings(scaffold=ScaffoldSettings(n_steps=4), appearance=AppearanceSettings(n_probes=2))
-    settings = RestorationSettings(registration="header", prior="graph", core=core)
+    settings = RestorationSettings("cpu", registration="header", prior="graph", core=core)
     quiet = Progress.quiet()
     anchor = load_anchor(tmp_path / "t1w.nii.gz", tmp_path / "mask.nii.gz")
     gaussians, psnr_db = anchor_gaussians(anchor, settings, quiet)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import PurePath
 
-from atlasgs_bids.runtime.files import split_extension
+from atlasgs_bids.runtime.extensions import split_extension
 
 INPUT_SUFFIXES = {
     "t1w": "T1w", "flair": "FLAIR", "t2w": "T2w", "pdw": "PDw", "dwi": "dwi", "asl": "asl", "m0scan": "m0scan"

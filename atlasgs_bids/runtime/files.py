@@ -12,14 +12,13 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from atlasgs_bids.errors import InputError
-
-EXTENSIONS = (".nii.gz", ".nii", ".json", ".tsv", ".txt", ".npz", ".ply", ".png", ".bval", ".bvec")
+from atlasgs_bids.runtime.extensions import split_extension
 
 TEMPORARY = re.compile(
     r"\.tmp-(?P<host>[0-9a-f]{8}\.\d+)-(?P<pid>\d+)-[0-9a-f]{8}-(?P<session>[0-9a-f]{8})(\..+)?"
@@ -230,15 +229,3 @@ def _plain(value: Any) -> Any:
         held = [_plain(element) for element in value]
         return _NOTHING if any(element is _NOTHING for element in held) else held
     return value.as_posix() if isinstance(value, Path) else str(value)
-
-
-def split_extension(name: str) -> tuple[str, str]:
-    """Stem and extension of a file name; ``.nii.gz`` is one extension.
-
-    >>> split_extension("sub-01_T1w.nii.gz")
-    ('sub-01_T1w', '.nii.gz')
-    """
-    for extension in EXTENSIONS:
-        if name.endswith(extension):
-            return name.removesuffix(extension), extension
-    return PurePath(name).stem, PurePath(name).suffix

@@ -31,7 +31,7 @@ def dataset(tmp_path_factory):
 def test_a_run_stays_below_the_estimate(dataset, tmp_path):
     """As many Gaussians as voxels, the default settings but for the number of steps."""
     out_dir = tmp_path / "out"
-    config = RunConfig(dataset.root, out_dir, "participant", restoration=RestorationSettings())
+    config = RunConfig(dataset.root, out_dir, "participant", restoration=RestorationSettings("cpu"))
     plans = [
         plan_subject(inputs, config.plan, config.naming)
         for inputs in discover_participant(dataset.root, "01")

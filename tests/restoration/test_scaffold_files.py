@@ -26,7 +26,7 @@ from atlasgs_bids.restoration.scaffold_files import (
 from atlasgs_bids.restoration.settings import RestorationSettings
 from tests.bids_datasets import head
 
-SETTINGS = RestorationSettings(core=CoreSettings(scaffold=ScaffoldSettings(n_steps=8)))
+SETTINGS = RestorationSettings(device="cpu", core=CoreSettings(scaffold=ScaffoldSettings(n_steps=8)))
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from tests.imaging.phantom import T1W, head
 
 SIZE_MM, SPACING_MM, NOISE = 4, 12.0, 2.0
 SETTINGS = RestorationSettings(
+    device="cpu",
     prior="learned",
     core=CoreSettings(
         scaffold=ScaffoldSettings(n_steps=4),

@@ -39,7 +39,7 @@ def session(tmp_path_factory):
         bids_dir=dataset.root,
         out_dir=root / "out",
         analysis_level="participant",
-        restoration=RestorationSettings(registration="header"),
+        restoration=RestorationSettings("cpu", registration="header"),
     )
     (inputs,) = discover_participant(dataset.root, "01")
     plan = plan_subject(inputs, config.plan, config.naming)
