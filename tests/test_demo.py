@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -161,3 +165,18 @@ def test_a_still_head_seen_by_unit_slices_is_the_truth():
     truth = anatomy.sample("FLAIR", shape, world_from_anchor, np.eye(4))
     seen = resample(Volume(slices, world_from_slices), Grid(shape, world_from_anchor))
     assert np.corrcoef(seen.ravel(), truth.ravel())[0, 1] > 0.98
+
+
+def test_the_example_restores_the_demos_flair_from_python(demo, tmp_path):
+    example = Path(__file__).parents[1] / "examples" / "restore_in_python.py"
+    images = [image_of(demo, SUBJECTS[0], suffix) for suffix in ("T1w", "FLAIR")]
+    finished = subprocess.run(
+        [sys.executable, example, *images, tmp_path / "restored.nii.gz"],
+        capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert "an oblique plane of" in finished.stdout
+    restored, truth = nib.load(tmp_path / "restored.nii.gz"), truth_of(demo, SUBJECTS[0], "FLAIR")
+    brain = truth_of(demo, SUBJECTS[0], "brain").data > 0.5
+    error = (restored.get_fdata() - truth.data)[brain]
+    assert np.sqrt(np.mean(error**2)) < 0.3 * truth.data[brain].std()

@@ -1,8 +1,5 @@
 """Images in, images out: every form of input, wrong ones, and the same result as the command line's."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -161,15 +158,3 @@ def test_no_target_and_thicknesses_that_do_not_fit(scaffold, dataset):
         ag.restore(scaffold, dataset.path("01", "FLAIR"), thickness_mm=[5, 4], settings=SETTINGS)
     with pytest.raises(ConfigurationError, match="expected box, gaussian"):
         ag.restore(scaffold, dataset.path("01", "FLAIR"), settings=ag.Settings("cpu", slice_profile="sinc"))
-
-
-def test_the_example_runs(dataset, tmp_path):
-    example = Path(__file__).parents[2] / "examples" / "restore_in_python.py"
-    images = [dataset.path("01", suffix) for suffix in ("T1w", "FLAIR")]
-    finished = subprocess.run(
-        [sys.executable, example, *images, tmp_path / "restored.nii.gz"],
-        capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    assert "an oblique plane of (24, 24) pixels" in finished.stdout
-    assert nib.load(tmp_path / "restored.nii.gz").shape == (24, 24, 24)
