@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "atlasgs_bids"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LONGEST_FILE, LONGEST_STATION, MOST_STATIONS = 300, 50, 12
-HEAVY = ("torch", "nibabel", "bids", "pandas", "matplotlib")
+HEAVY = ("torch", "numpy", "nibabel", "bids", "pandas", "matplotlib")
 
 STATION = re.compile(r"^\| *(\d+) *\| *`(\w+)` *\| *`([\w/]+\.py)` *\|", re.MULTILINE)
 

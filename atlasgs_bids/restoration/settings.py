@@ -1,9 +1,14 @@
 """How images are restored: one frozen object without paths, for command line, study and Python alike."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, CoreSettings
-from atlasgs_bids.imaging.profile import SliceProfile
+
+if TYPE_CHECKING:  # loads numpy, and the command line reads its defaults from here
+    from atlasgs_bids.imaging.profile import SliceProfile
 
 REGISTRATIONS = ("rigid", "header")
 PRIORS = ("auto", "graph", "learned")
@@ -41,7 +46,7 @@ class RestorationSettings:
             return self.prior
         return "graph" if self.device == "cpu" else "learned"
 
-    def with_network_of_device(self) -> "RestorationSettings":
+    def with_network_of_device(self) -> RestorationSettings:
         """The settings with the network that suits the device."""
         network = LEARNED_CPU if self.device == "cpu" else LEARNED_FAST if self.fast else self.core.learned
         return replace(self, core=replace(self.core, learned=network))
