@@ -6,24 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
-from atlasgs_bids.core.scaffold import fit_scaffold
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
-from atlasgs_bids.imaging.foreground import foreground_mask
-from atlasgs_bids.imaging.registration.register import Registration
-from atlasgs_bids.imaging.series import Series, SeriesKinds
-from atlasgs_bids.imaging.slices import slice_geometry
-from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.imaging.series import SeriesKinds
 from atlasgs_bids.restoration.result import rendered_volume
-from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
 from atlasgs_bids.restoration.series import fit_series, restored_volumes
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import PlacedStack, StackInput
 from atlasgs_bids.runtime.costs import Clock
 from atlasgs_bids.runtime.progress import Progress
 from tests.acquisitions import labelling_series
-from tests.imaging.phantom import T1W, head
+from tests.restoration.scenes import brain_scaffold, placed_series
 
 SIZE_MM, SPACING_MM = 4, 12.0
 SETTINGS = RestorationSettings(
@@ -40,22 +32,9 @@ KINDS = SeriesKinds(("control", "label") * 2, ("control",) * 4, (0, 1, 2, 3))
 @pytest.fixture(scope="module")
 def fitted():
     """A function of settings: the fit of an ASL series."""
-    volume = head(T1W, SIZE_MM, with_scalp=False)
-    foreground = foreground_mask(volume)
-    support = ndimage.binary_dilation(foreground, iterations=2)
-    anchor = Anchor(volume, foreground, support, exterior_is_empty=True, is_brain=True)
-    world = torch.from_numpy(volume.world_from_voxel)
-    found = fit_scaffold(torch.from_numpy(volume.data), torch.from_numpy(support), world, SETTINGS.core)
-    prior = graph_prior(anchor, found.gaussians, SETTINGS)
-    scaffold = SessionScaffold(
-        anchor, found.gaussians, found.anchor_psnr_db, 0.0, prior, len(found.gaussians)
-    )
+    scaffold = brain_scaffold(SIZE_MM, SETTINGS)
     acquired = labelling_series(np.eye(4), SPACING_MM, 2.0, n_pairs=2)
-    series = Series(acquired.data, 1.0, 0.0, acquired.world_from_voxel, 1.0, None)
-    reference = series.mean(KINDS.reference)
-    geometry = slice_geometry(reference.data.shape, acquired.world_from_voxel, {}, SPACING_MM)
-    registration = Registration(np.eye(4), 0.0, 0.0, 0.0, "rigid", None, None)
-    placed = PlacedStack(StackInput("asl.nii.gz", geometry), reference, registration)
+    series, placed = placed_series(acquired, KINDS, SPACING_MM)
     return lambda settings: fit_series(placed, series, KINDS, scaffold, settings, Progress.quiet())
 
 
