@@ -5,10 +5,12 @@ import os
 import platform
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.errors import error_text
 from atlasgs_bids.runtime.files import save_text, short_name
 from atlasgs_bids.version import __version__
@@ -39,6 +41,22 @@ class SubjectResult:
 def failed(participant: str, label: str, error: Exception) -> Failed:
     """The record of an exception that is being handled."""
     return Failed(participant, label, error_text(error), traceback.format_exc())
+
+
+def each_target(
+    runs: Sequence[TargetRun], skipped: Sequence[str], work: Callable[[TargetRun], None]
+) -> SubjectResult:
+    """Work on every target; one that fails stops no other, unless that was asked for."""
+    finished, failures = [], []
+    for run in runs:
+        try:
+            work(run)
+            finished.append(run.target.label)
+        except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
+            failures.append(failed(run.plan.participant, run.label, error))
+            if run.config.stop_on_first_crash:
+                break
+    return SubjectResult(tuple(finished), tuple(skipped), tuple(failures))
 
 
 def record(failure: Failed, config: RunConfig) -> None:

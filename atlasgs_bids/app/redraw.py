@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.failures import SubjectResult, failed
+from atlasgs_bids.app.failures import SubjectResult, each_target
 from atlasgs_bids.app.scaffold import session_anchor
 from atlasgs_bids.app.series import SeriesPosition, write_series_figures
 from atlasgs_bids.app.target import TargetRun
@@ -29,19 +29,13 @@ from atlasgs_bids.runtime.progress import Progress
 def redraw_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) -> SubjectResult:
     """Draw every finished target of a session again; one without results is a failure of its own."""
     anchor = session_anchor(plan)
-    finished, failures = [], []
-    for target in plan.targets:
-        run = TargetRun(plan, target, config)
-        try:
-            with progress.under(run.label).stage("figures") as advance:
-                _redraw(run, anchor)
-                advance(1)
-            finished.append(target.label)
-        except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
-            failures.append(failed(plan.participant, run.label, error))
-            if config.stop_on_first_crash:
-                break
-    return SubjectResult(tuple(finished), (), tuple(failures))
+
+    def redraw(run: TargetRun) -> None:
+        with progress.under(run.label).stage("figures") as advance:
+            _redraw(run, anchor)
+            advance(1)
+
+    return each_target([TargetRun(plan, target, config) for target in plan.targets], (), redraw)
 
 
 def _redraw(run: TargetRun, anchor: Anchor) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.failures import SubjectResult, failed
+from atlasgs_bids.app.failures import SubjectResult, each_target
 from atlasgs_bids.app.longitudinal import check_other_session
 from atlasgs_bids.app.outputs import write_target
 from atlasgs_bids.app.scaffold import session_anchor, session_scaffold
@@ -51,26 +51,21 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
         return SubjectResult((), tuple(skipped), ())
     progress = progress.under(plan.label)
     anchor = session_anchor(plan)
-    finished, failures = [], []
     with _registrations([run.target for run in pending], anchor, config, progress) as placed:
         scaffold = session_scaffold(plan, anchor, config, progress)
         with progress.stage("other sessions") as advance:
             check_other_session(plan, scaffold, config)
             advance(1)
-        for run in pending:
-            try:
-                with_smaller_chunks(
-                    partial(_process_target, run, scaffold, placed, progress),
-                    config.restoration.core,
-                    config.restoration.device,
-                    len(scaffold.gaussians),
-                )
-                finished.append(run.target.label)
-            except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
-                failures.append(failed(plan.participant, run.label, error))
-                if config.stop_on_first_crash:
-                    break
-    return SubjectResult(tuple(finished), tuple(skipped), tuple(failures))
+
+        def process(run: TargetRun) -> None:
+            with_smaller_chunks(
+                partial(_process_target, run, scaffold, placed, progress),
+                config.restoration.core,
+                config.restoration.device,
+                len(scaffold.gaussians),
+            )
+
+        return each_target(pending, skipped, process)
 
 
 @contextmanager
