@@ -71,7 +71,8 @@ def named_targets(
 
 def _check_names(target: TargetPlan, naming: Naming) -> None:
     """Raise InputError where the file system would refuse a file, after all the computing."""
-    longest = max(target_files(target, naming), key=lambda path: len(os.fsencode(path.name)))
+    paths = target_files(target, naming)
+    longest = max(paths, key=lambda path: len(os.fsencode(path.name)))
     n_bytes = len(os.fsencode(longest.name))
     if n_bytes > MAX_NAME_BYTES:
         raise InputError(
@@ -80,7 +81,7 @@ def _check_names(target: TargetPlan, naming: Naming) -> None:
         )
     n_bytes = max(
         len(os.fsencode(path.parent)) + 1 + max(len(os.fsencode(path.name)), LONGEST_TEMPORARY)
-        for path in target_files(target, naming)
+        for path in paths
     )
     if n_bytes > MAX_PATH_BYTES:
         raise InputError(
