@@ -11,6 +11,7 @@ from atlasgs_bids.core.objective import Objective, held_out_slices, neighbours_r
 from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
+from atlasgs_bids.core.regularization import balance
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.solvers import Solution
 
@@ -21,6 +22,9 @@ _LEAST_TRUST = 1e-3
 _CLEARLY_BETTER = 0.6
 """Error on held-out slices over that of their neighbours' mean: 0.45 to 0.5 on real scans of one head."""
 
+_JUDGING_REGULARIZATION = 0.1
+"""λ at which they are predicted, whatever λ the fit has: two slices away only a stiff prior has a say."""
+
 
 @dataclass(frozen=True)
 class Appearance:
@@ -28,11 +32,11 @@ class Appearance:
 
     solution: Solution
     objective: Objective
-    """What they minimise."""
-    held_out_rms: dict[float, float]
-    """λ -> RMS error on the held-out slices, intensity units; empty where λ was given."""
-    trust: float | None
+    """What they minimise; the noise of its first term is that which was found."""
+    trust: float | None = None
     """Factor on the expectation's weights at which the slices are honoured; None without an expectation."""
+    held_out_rms: float | None = None
+    """RMS error on every fifth slice, predicted from the others, intensity units; None: not asked for."""
     follows_anchor: bool = True
     """False: the held-out slices were predicted better by a graph that does not know the anchor."""
 
@@ -40,6 +44,11 @@ class Appearance:
     def regularization(self) -> float:
         """λ."""
         return self.objective.regularization
+
+    @property
+    def noise_sd(self) -> float:
+        """Of a voxel of weight 1 of the slices."""
+        return self.objective.terms[0].noise_sd
 
     @property
     def amplitudes(self) -> Tensor:
@@ -52,13 +61,20 @@ def fit_appearance(
     settings: AppearanceSettings,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> Appearance:
-    """min_a ‖T a − y‖²_W + λ aᵀ L a by preconditioned conjugate gradients.
+    """min_a ‖T a − y‖²_W + λ aᵀ L a, with λ and the noise by cross-validation (core/regularization.py).
 
-    Several volumes of one acquisition, (x, y, z, k), are solved together, with one λ. It is taken from
-    ``settings`` or chosen as the largest one that predicts every fifth slice from the others about as well as
-    any. ``on_step(1)`` is called after each solve: one for each candidate and one more.
+    Several volumes of one acquisition, (x, y, z, k), are solved together, with one λ. ``settings`` may give λ;
+    the noise is then what is left at it. ``on_step(1)`` is called after each solve.
     """
-    return _fitted(_graph_objective(observation, prior), settings, on_step)
+    return _balanced(_graph_objective(observation, prior), settings, on_step)
+
+
+def solve_appearance(
+    observation: Observation, prior: QuadraticPrior, regularization: float, settings: AppearanceSettings
+) -> Appearance:
+    """The same at a λ that is known, with the noise that ``observation`` states."""
+    objective = replace(_graph_objective(observation, prior), regularization=regularization)
+    return Appearance(objective.solve(None, settings.tolerance, settings.max_iterations), objective)
 
 
 def _graph_objective(observation: Observation, prior: QuadraticPrior) -> Objective:
@@ -69,20 +85,16 @@ def _graph_objective(observation: Observation, prior: QuadraticPrior) -> Objecti
     return Objective((replace(observation, weights=of_volumes),), prior, regularization=0.0, gram=gram)
 
 
-def _fitted(
+def _balanced(
     objective: Objective,
     settings: AppearanceSettings,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> Appearance:
-    held_out_rms: dict[float, float] = {}
-    start = None
-    chosen = settings.regularization
-    if chosen is None:
-        chosen, held_out_rms, start = _choose_regularization(objective, settings, on_step)
-    objective = replace(objective, regularization=chosen)
-    solution = objective.solve(start, settings.tolerance, settings.max_iterations)
-    on_step(1)
-    return Appearance(solution, objective, held_out_rms, trust=None)
+    found = balance(objective, settings, on_step)
+    (observed,) = objective.terms
+    measured = (replace(observed, noise_sd=found.noise_sd),)
+    objective = replace(objective, terms=measured, regularization=found.regularization)
+    return Appearance(found.solution, objective)
 
 
 def fit_guarded_appearance(
@@ -95,19 +107,34 @@ def fit_guarded_appearance(
     """fit_appearance, with the prior ``without_anchor`` where that predicts the held-out slices better.
 
     It is asked for only where ``prior`` is not much better than the mean of their neighbours, which it is for
-    an anchor of the same head: to make a graph takes time.
+    an anchor of the same head: to make a graph takes time. Nor is it where λ is given, or slices are few.
     """
     objective = _graph_objective(observation, prior)
-    guided = _fitted(objective, settings, on_step)
-    if not guided.held_out_rms:
+    guided = _balanced(objective, settings, on_step)
+    if settings.regularization is not None or held_out_slices(observation) is None:
         return guided
-    least = min(guided.held_out_rms.values())
-    if least < _CLEARLY_BETTER * neighbours_rms(observation):
+    rms = _held_out_rms(objective, settings)
+    guided = replace(guided, held_out_rms=rms)
+    if rms < _CLEARLY_BETTER * neighbours_rms(observation):
         return guided
-    blind = _fitted(replace(objective, prior=without_anchor()), settings)
-    if min(blind.held_out_rms.values()) < least:
-        return replace(blind, follows_anchor=False)
+    objective = replace(objective, prior=without_anchor())
+    blind_rms = _held_out_rms(objective, settings)
+    if blind_rms < rms:
+        return replace(_balanced(objective, settings), held_out_rms=blind_rms, follows_anchor=False)
     return guided
+
+
+def _held_out_rms(objective: Objective, settings: AppearanceSettings) -> float:
+    """RMS error on every fifth slice, predicted from the others at a stiff λ."""
+    (observed,) = objective.terms
+    held_out = held_out_slices(observed)
+    assert held_out is not None
+    training = replace(observed, weights=observed.weights * (1 - held_out))
+    trial = replace(objective, terms=(training,), regularization=_JUDGING_REGULARIZATION)
+    predicted = trial.solve(None, settings.search_tolerance, settings.max_iterations).value
+    error = observed.slices_from_amplitudes.forward(predicted) - observed.slices
+    validation = observed.weights * held_out
+    return float(((validation * error**2).sum() / validation.expand_as(error).sum()).sqrt())
 
 
 def fit_expected_appearance(
@@ -131,7 +158,7 @@ def fit_expected_appearance(
         error = observation.slices_from_amplitudes.forward(solution.value) - observation.slices
         misfit = _spread((observation.weights.sqrt() * error)[observation.weights > 0])
         if not misfit > settings.misfit_bound * observation.noise_sd or trust <= _LEAST_TRUST:
-            return Appearance(solution, objective, {}, trust)
+            return Appearance(solution, objective, trust)
         trust, start = trust / 4, solution.value
 
 
@@ -148,29 +175,3 @@ def _common_amplitudes(expectations: Sequence[Expectation]) -> Tensor:
     assert isinstance(total, Tensor)
     assert isinstance(weighted, Tensor)
     return weighted / total
-
-
-def _choose_regularization(
-    objective: Objective, settings: AppearanceSettings, on_step: Callable[[int], None]
-) -> tuple[float, dict[float, float], Tensor | None]:
-    (observed,) = objective.terms
-    held_out = held_out_slices(observed)
-    if held_out is None:
-        # Too few slices to spare any: a middle candidate; the error is flat there on every scan tried.
-        return sorted(settings.candidates)[len(settings.candidates) // 2], {}, None
-    validation = observed.weights * held_out
-    training = replace(observed, weights=observed.weights * (1 - held_out))
-    rms: dict[float, float] = {}
-    solutions: dict[float, Tensor] = {}
-    start = None
-    for candidate in settings.candidates:
-        trial = replace(objective, terms=(training,), regularization=candidate)
-        start = trial.solve(start, settings.search_tolerance, settings.max_iterations).value
-        error = observed.slices_from_amplitudes.forward(start) - observed.slices
-        rms[candidate] = float(((validation * error**2).sum() / validation.expand_as(error).sum()).sqrt())
-        solutions[candidate] = start
-        on_step(1)
-    # The held-out error is flat where λ is small, and there only the noise in the result still grows.
-    bound = settings.held_out_slack * min(rms.values())
-    best = max(candidate for candidate in rms if rms[candidate] <= bound)
-    return best, rms, solutions[best]

@@ -34,7 +34,7 @@ class Objective:
         assert isinstance(right_side, Tensor)
         if self.centre is not None:
             right_side = right_side + self.regularization * self.prior.forward(self.centre)
-        return self._solution(right_side, start, tolerance, max_iterations)
+        return self.solution(right_side, start, tolerance, max_iterations)
 
     def deviations(
         self, n_probes: int, seed: int, tolerance: float, max_iterations: int
@@ -54,15 +54,16 @@ class Objective:
             if len(self.terms) == 1:
                 drawn += self.regularization**0.5 * self.prior.square_root_noise(seed + probe)
             # One after the other: two images side by side take four times as long on a CPU as one.
-            draws.append(self._solution(observed.noise_sd * drawn, None, tolerance, max_iterations).value)
+            draws.append(self.solution(observed.noise_sd * drawn, None, tolerance, max_iterations).value)
         return torch.stack(draws, dim=1)
 
-    def _solution(
+    def solution(
         self, right_side: Tensor, start: Tensor | None, tolerance: float, max_iterations: int
     ) -> Solution:
+        """x with (Σ Tᵀ W T + λ L) x = ``right_side``."""
         diagonal = self._diagonal()
         return conjugate_gradient(
-            self._normal,
+            self.normal,
             right_side,
             start=start,
             inverse_diagonal=1 / (diagonal if right_side.ndim == 1 else diagonal[:, None]),
@@ -70,7 +71,8 @@ class Objective:
             max_iterations=max_iterations,
         )
 
-    def _normal(self, a: Tensor) -> Tensor:
+    def normal(self, a: Tensor) -> Tensor:
+        """(Σ Tᵀ W T + λ L) a."""
         return self._misfit(a).add_(self.prior.forward(a), alpha=self.regularization)
 
     def _misfit(self, a: Tensor) -> Tensor:

@@ -79,11 +79,9 @@ class AppearanceSettings:
     """Stage 2: the amplitudes that are fitted to the acquired slices."""
 
     regularization: float | None = None
-    """Weight λ of the prior; None: chosen from held-out slices."""
-    candidates: tuple[float, ...] = (0.1, 0.03, 0.01)
-    """λ that are tried, largest first: each solution starts the next solve."""
-    held_out_slack: float = 1.005
-    """The largest λ whose held-out RMS is within this factor of the least is taken (decision 0004)."""
+    """Weight λ of the prior; None: by cross-validation (core/regularization.py)."""
+    regularization_limits: tuple[float, float] = (0.0003, 0.3)
+    """Of a λ that is chosen: below, nothing changes any more; above, lesions fade (decisions 0004, 0021)."""
     expected_regularization: float = 0.003
     """λ on the difference from what a learned prior expects."""
     misfit_bound: float = 1.0
@@ -95,7 +93,7 @@ class AppearanceSettings:
     n_probes: int = 2
     """Draws that the uncertainty is estimated from; the variance is then smoothed over neighbours."""
     search_tolerance: float = 1e-3
-    """Relative residual at which the solves of that search stop."""
+    """Relative residual at which the first solve of a search, and solves that only judge, stop."""
     tolerance: float = 1e-4
     """Relative residual at which conjugate gradients stop."""
     max_iterations: int = 200
