@@ -17,6 +17,8 @@ from atlasgs_bids.core.objective import Objective
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.solvers import Solution
 
+N_SOLVES = 4
+"""Of a search for λ: three that judge, and the one that counts."""
 _FIRST, _SECOND = 0.1, 0.01
 _BETWEEN, _BEYOND = 0.03, 0.001
 """The third λ: beyond the second where that predicts better than the first."""
@@ -50,7 +52,7 @@ def balance(
     """λ within ``settings.regularization_limits``, or the one that ``settings`` gives, and the noise.
 
     ``objective`` has the slices as its only term; its own λ does not matter. ``on_step(1)`` is called after
-    each of the four solves, or the one.
+    each of N_SOLVES solves, or the one.
     """
     path = _Path(objective)
     if settings.regularization is None:

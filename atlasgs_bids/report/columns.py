@@ -6,8 +6,8 @@ from atlasgs_bids.runtime.files import data_dictionary
 
 _COLUMNS: dict[str, tuple[str, str | None]] = {
     "consistency_rms": ("RMS of acquired minus simulated slices, over the observed voxels", "arbitrary"),
-    "consistency_to_noise": ("consistency_rms over noise_sd; about 1 where the fit explains them", None),
-    "noise_sd": ("Noise within the acquired slices, from diagonal differences", "arbitrary"),
+    "consistency_to_noise": ("consistency_rms over noise_sd; at most 1 where prior and slices agree", None),
+    "noise_sd": ("Noise of the acquired slices: the model's misfit over its degrees of freedom", "arbitrary"),
     "sharpness_before": (
         "RMS slope through the slices over RMS slope within them, cubic interpolation; 1: isotropic", None
     ),
@@ -32,8 +32,8 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "n_gaussians": ("Gaussians that render the target", None),
     "n_gaussians_specific": ("Those of them that are the target's own", None),
     "anchor_psnr": ("PSNR of the anchor rendered from the scaffold, in its foreground", "dB"),
-    "regularization": ("Weight of the prior", None),
-    "held_out_rms": ("RMS error on held-out slices at that weight", "arbitrary"),
+    "regularization": ("Weight of the prior, by generalised cross-validation", None),
+    "held_out_rms": ("RMS error on every fifth slice, predicted from the others at weight 0.1", "arbitrary"),
     "trust": (
         "Factor on the learned prior at which the slices are honoured; 1: they agree; empty: no such prior",
         None,

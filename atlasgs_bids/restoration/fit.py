@@ -12,9 +12,9 @@ from atlasgs_bids.core.appearance import (
 )
 from atlasgs_bids.core.observation import LatticeObservation, join
 from atlasgs_bids.core.priors.expectation import Evidence, Expectation, ExpectedStack
+from atlasgs_bids.core.regularization import N_SOLVES
 from atlasgs_bids.core.uncertainty import Uncertainty, estimate_uncertainty
 from atlasgs_bids.restoration.learning import learn
-from atlasgs_bids.restoration.observation import estimate_gains
 from atlasgs_bids.restoration.result import StackResult, TargetFit
 from atlasgs_bids.restoration.scaffold import SessionScaffold, spatial_prior
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -34,18 +34,19 @@ def fit_stacks(
 ) -> TargetFit:
     """The amplitudes that explain all stacks, what they say of each, and, if wanted, how far they may be off.
 
-    ``expected`` is what a learned prior said of the same stacks before; None: it is asked, if wanted.
+    The noise of the observations counts where there are several, or something is expected of them; one by
+    itself needs none. ``expected`` is what a learned prior said of the same stacks before; None: it is asked,
+    if wanted.
     """
     settings = config.core.appearance
-    observations = estimate_gains(placed, observations, scaffold.prior, settings)
     problem = join(observations) if len(observations) > 1 else observations[0]
     if expected is None:
         expected = ()
         if config.image_prior == "learned":
             expected = learn(observations, scaffold, config, progress)
     expectations = [own.expectation for own in expected]
-    n_solves = 1 + (len(settings.candidates) if settings.regularization is None else 0)
-    with progress.stage("appearance", 1 if expectations else n_solves) as advance:
+    n_solves = 1 if expectations or settings.regularization is not None else N_SOLVES
+    with progress.stage("appearance", n_solves) as advance:
         if expectations:
             appearance = fit_expected_appearance(problem, scaffold.prior, expectations, settings)
             advance(1)
@@ -58,7 +59,8 @@ def fit_stacks(
     log_fit(appearance, config, progress)
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
     stacks = zip(placed, observations, evidences, strict=True)
-    results = tuple(_stack_result(*own, appearance) for own in stacks)
+    over_assumed = appearance.noise_sd / problem.noise_sd
+    results = tuple(_stack_result(*own, appearance, over_assumed) for own in stacks)
     return TargetFit(appearance, uncertainty, results, tuple(expected))
 
 
@@ -79,9 +81,13 @@ def _uncertainty(
 
 
 def _stack_result(
-    stack: PlacedStack, observation: LatticeObservation, evidence: Evidence | None, appearance: Appearance
+    stack: PlacedStack,
+    observation: LatticeObservation,
+    evidence: Evidence | None,
+    appearance: Appearance,
+    over_assumed: float,
 ) -> StackResult:
-    """What the amplitudes say of one stack."""
+    """What the amplitudes say of one stack, whose noise is ``over_assumed`` times what it was taken for."""
     simulated = observation.slices_from_amplitudes.forward(appearance.amplitudes)
     return StackResult(
         source=stack.source,
@@ -90,7 +96,7 @@ def _stack_result(
         simulated=simulated.cpu().numpy(),
         weights=observation.weights.cpu().numpy(),
         gain=observation.gain,
-        noise_sd=observation.noise_sd,
+        noise_sd=over_assumed * observation.noise_sd,
         contradicted=None if evidence is None else (evidence.contradicted > 0).cpu().numpy(),
         anchor_gain=None if evidence is None else evidence.anchor_gain,
     )
@@ -98,8 +104,9 @@ def _stack_result(
 
 def log_fit(appearance: Appearance, config: RestorationSettings, progress: Progress) -> None:
     """Say what weight was chosen, and where the solve did not get to its tolerance."""
-    held_out = ", ".join(f"{value:g}: {rms:.4g}" for value, rms in appearance.held_out_rms.items())
-    said = f"λ {appearance.regularization:g}; held-out RMS {held_out or 'not needed'}"
+    rms = appearance.held_out_rms
+    held_out = "not needed" if rms is None else f"{rms:.4g}"
+    said = f"λ {appearance.regularization:.3g}; noise {appearance.noise_sd:.4g}; held-out RMS {held_out}"
     logger.debug("%s", progress.led(said))
     if not appearance.solution.converged:
         logger.warning(

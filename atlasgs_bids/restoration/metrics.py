@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.core.metrics import edge_agreement, noise_sd, sharpness_ratio
+from atlasgs_bids.core.metrics import edge_agreement, sharpness_ratio
 from atlasgs_bids.imaging.slice_motion import largest_movement
 from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.restoration.anchor import Anchor
@@ -89,13 +89,12 @@ def target_metrics(
     registrations = [stack.registration for stack in stacks]
     movements = [largest_movement(stack.motion) for stack in stacks if stack.motion]
     mask = foreground & result.fov
-    errors, noises = [], []
+    errors = []
     for stack in stacks:
         observed = stack.weights > 0
         errors.append((stack.acquired.data - stack.simulated)[observed].astype(np.float64))
-        noises.append(noise_sd(stack.acquired.data, stack.source.geometry.axis, observed))
     consistency = float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
-    noise = float(np.mean(noises))
+    noise = float(np.mean([stack.noise_sd for stack in stacks]))
     first, geometry = stacks[0], stacks[0].source.geometry
     normal_target = slice_normal(first.acquired.world_from_voxel, geometry.axis)
     normal_anchor = first.registration.target_from_anchor[:3, :3].T @ normal_target
@@ -123,7 +122,7 @@ def target_metrics(
         "n_gaussians_specific": len(result.gaussians) - result.n_shared,
         "anchor_psnr": result.anchor_psnr_db,
         "regularization": appearance.regularization,
-        "held_out_rms": appearance.held_out_rms.get(appearance.regularization),
+        "held_out_rms": appearance.held_out_rms,
         "trust": appearance.trust,
         "anchor_gain": _anchor_gain(result),
         "follows_anchor": appearance.follows_anchor,

@@ -18,7 +18,7 @@ from atlasgs_bids.imaging.profile import slice_profile
 from atlasgs_bids.imaging.slice_motion import AT_REST, SliceMatcher, SlicePosition, shots_of
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.fit import log_fit
-from atlasgs_bids.restoration.observation import estimate_gains, observe
+from atlasgs_bids.restoration.observation import measured, observe
 from atlasgs_bids.restoration.result import StackResult, TargetFit
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -45,9 +45,10 @@ def fit_moving_stacks(
     """
     settings = config.core.appearance
     moving = []
-    with_gains = estimate_gains(placed, observations, scaffold.prior, settings)
+    if len(placed) > 1:  # the noise of one needs no comparing
+        observations = measured(placed, observations, scaffold.prior, settings)
     with progress.stage("movement", len(placed)) as advance:
-        for stack, whole in zip(placed, with_gains, strict=True):
+        for stack, whole in zip(placed, observations, strict=True):
             positions = _positions(stack, scaffold, config, progress)
             parts = _observed(stack, whole, positions, scaffold, config)
             moving.append(_MovingStack(stack, whole, positions, parts))
@@ -61,7 +62,9 @@ def fit_moving_stacks(
             uncertainty = estimate_uncertainty(appearance.objective, [], settings, config.core.seed)
             advance(1)
     log_fit(appearance, config, progress)
-    return TargetFit(appearance, uncertainty, tuple(_result(own, appearance) for own in moving), ())
+    over_assumed = appearance.noise_sd / moving[0].whole.noise_sd
+    results = tuple(_result(own, appearance, over_assumed) for own in moving)
+    return TargetFit(appearance, uncertainty, results, ())
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,8 @@ def _fit(
     return fit_appearance(joint, scaffold.prior, settings)
 
 
-def _result(stack: _MovingStack, appearance: Appearance) -> StackResult:
+def _result(stack: _MovingStack, appearance: Appearance, over_assumed: float) -> StackResult:
+    """What the amplitudes say of one stack, whose noise is ``over_assumed`` times what it was taken for."""
     placed, axis = stack.placed, stack.placed.source.geometry.axis
     simulated, weights = (np.zeros_like(placed.acquired.data) for _ in range(2))
     for k, own in stack.parts.items():
@@ -165,7 +169,7 @@ def _result(stack: _MovingStack, appearance: Appearance) -> StackResult:
         simulated=simulated,
         weights=weights,
         gain=stack.whole.gain,
-        noise_sd=stack.whole.noise_sd,
+        noise_sd=over_assumed * stack.whole.noise_sd,
         motion=tuple(stack.positions.get(k, AT_REST) for k in range(placed.acquired.data.shape[axis])),
     )
 

@@ -23,7 +23,7 @@ from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import PlacedStack, StackInput, stack_noise_sd
+from atlasgs_bids.restoration.stack import PlacedStack, StackInput
 
 _GAIN_LIMITS = (0.2, 5.0)
 
@@ -110,24 +110,23 @@ def _acquisition(
     return AcquisitionOperator((samplings[0], samplings[1], samplings[2]), config.device)
 
 
-def estimate_gains(
+def measured(
     placed: Sequence[PlacedStack],
     observations: Sequence[LatticeObservation],
     prior: QuadraticPrior,
     settings: AppearanceSettings,
 ) -> list[LatticeObservation]:
-    """The stacks with their gains: intensity of each over that of the first, where both saw the same.
+    """The stacks with the noise of each (core/regularization.py) and their gains.
 
-    The first stack's own solution predicts the others; a ratio of sums, since noise in the prediction would
-    pull a regression coefficient towards 0. One alone has the gain 1.
+    A gain is the intensity of a stack over that of the first, where both saw the same: the first one's own
+    solution predicts the others. It is a ratio of sums, since noise in the prediction would pull a regression
+    coefficient towards 0.
     """
-    if len(observations) == 1:
-        return list(observations)
-    first = observations[0]
-    middle = settings.regularization or sorted(settings.candidates)[len(settings.candidates) // 2]
-    quick = replace(settings, regularization=middle, tolerance=settings.search_tolerance)
-    amplitudes = fit_appearance(first, prior, quick).amplitudes
-    with_gains = [first]
+    quick = replace(settings, tolerance=settings.search_tolerance)
+    alone = [fit_appearance(own, prior, quick) for own in observations]
+    observations = [replace(own, noise_sd=fit.noise_sd) for own, fit in zip(observations, alone, strict=True)]
+    amplitudes = alone[0].amplitudes
+    with_gains = [observations[0]]
     for stack, own in zip(placed[1:], observations[1:], strict=True):
         shared = torch.from_numpy(fov_mask(_native_grid(placed[0]), _native_grid(stack))).to(own.weights)
         shared *= own.weights
@@ -141,12 +140,11 @@ def estimate_gains(
 def observe_placed(
     placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings
 ) -> LatticeObservation:
-    """The operators, weights and noise of a stack in its position."""
+    """The operators and weights of a stack in its position; its noise is not known yet."""
     target_from_anchor = placed.registration.target_from_anchor
-    observation = observe(
+    return observe(
         placed.source, placed.acquired, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
     )
-    return replace(observation, noise_sd=stack_noise_sd(placed, observation.weights))
 
 
 def support_of(observation: LatticeObservation, anchor: Anchor) -> Bool[Tensor, "X Y Z"]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance
+from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance, solve_appearance
 from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.imaging.series import Series, SeriesKinds
@@ -23,7 +23,7 @@ from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.restoration.result import TargetResult, rendered_result, rendered_volume
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import PlacedStack, stack_noise_sd
+from atlasgs_bids.restoration.stack import PlacedStack
 from atlasgs_bids.restoration.target import FittedTarget, fit_target
 from atlasgs_bids.runtime.costs import Clock
 from atlasgs_bids.runtime.progress import Progress
@@ -162,10 +162,10 @@ def _expected_of_contrasts(
     names = list(dict.fromkeys(kinds.contrasts))
     means = []
     for name in names:
-        mean = series.mean(kinds.of_contrast(name))
-        noise_sd = stack_noise_sd(replace(placed, acquired=mean), reference.weights)
-        slices = torch.from_numpy(mean.data).to(config.device)
-        means.append(replace(reference, slices=slices, noise_sd=noise_sd))
+        data = series.mean(kinds.of_contrast(name)).data
+        mean = replace(reference, slices=torch.from_numpy(data).to(config.device))
+        measured = fit_appearance(mean, scaffold.prior, config.core.appearance)
+        means.append(replace(mean, noise_sd=measured.noise_sd))
     found = learn_together(means, scaffold, config, progress)
     return dict(zip(names, found, strict=True)) if found else {}
 
@@ -203,8 +203,12 @@ def _solve(
     volumes = volumes.to(fit.config.device)
     if contrast.mean is not None:
         volumes = volumes - contrast.mean[..., None]
-    settings = replace(fit.config.core.appearance, regularization=regularization)
-    appearance = fit_appearance(replace(fit.observation, slices=volumes), fit.scaffold.prior, settings)
+    observation, prior = replace(fit.observation, slices=volumes), fit.scaffold.prior
+    settings = fit.config.core.appearance
+    if regularization is None:
+        appearance = fit_appearance(observation, prior, settings)
+    else:
+        appearance = solve_appearance(observation, prior, regularization, settings)
     return appearance.amplitudes, appearance.regularization
 
 

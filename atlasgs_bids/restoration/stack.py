@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.registration.register import Registration, given_registration, register
 from atlasgs_bids.imaging.slices import SliceGeometry
@@ -70,11 +68,3 @@ def covered(
         observed = Volume(acquired.observed.astype(np.float32), acquired.world_from_voxel)
         inside &= resample_mask(observed, grid, target_from_anchor)
     return inside
-
-
-def stack_noise_sd(stack: PlacedStack, weights: Tensor) -> float:
-    """Noise of a stack; 1 % of its mean where it has none at all (simulations)."""
-    observed = weights.cpu().numpy() > 0
-    sd = noise_sd(stack.acquired.data, stack.source.geometry.axis, observed)
-    least = 0.01 * float(np.abs(stack.acquired.data[observed]).mean())
-    return max(sd, least) if np.isfinite(sd) else max(least, 1e-6)

@@ -17,7 +17,7 @@ from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.fit import fit_stacks
 from atlasgs_bids.restoration.motion import fit_moving_stacks
-from atlasgs_bids.restoration.observation import observe_placed
+from atlasgs_bids.restoration.observation import measured, observe_placed
 from atlasgs_bids.restoration.result import StackResult, TargetFit, mean_interpolated
 from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -34,7 +34,7 @@ class FittedTarget:
     scaffold: SessionScaffold
     """The session's, or that with Gaussians and a graph of this target."""
     observations: tuple[LatticeObservation, ...]
-    """As the stacks are observed one by one: without gains."""
+    """As the stacks are observed one by one, with the noise that was found: without gains."""
     fit: TargetFit
 
 
@@ -52,7 +52,7 @@ def fit_target(
     if config.motion == "slice":
         observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
         moving = fit_moving_stacks(placed, observations, scaffold, config, progress)
-        return FittedTarget(scaffold, observations, moving)
+        return FittedTarget(scaffold, _with_noise(observations, moving), moving)
     mode = config.core.geometry.mode
     # The fit that only starts the geometry needs no uncertainty.
     own = config if mode == "frozen" else replace(config, estimate_uncertainty=False)
@@ -77,7 +77,8 @@ def fit_target(
     else:
         # The geometry has seen every slice, so none is left to choose λ by.
         config = _with_regularization(config, first.fit.appearance.regularization)
-    return _fitted(placed, own_scaffold, config, progress, expected)
+    known = first.fit.stacks if expected is not None else ()
+    return _fitted(placed, own_scaffold, config, progress, expected, known)
 
 
 def _with_specific(
@@ -98,7 +99,7 @@ def _with_specific(
         gaussians=joined([scaffold.gaussians, more]),
         prior=PartialLaplacian(scaffold.prior, len(more)),
     )
-    return _fitted(placed, richer, config, progress, expected)
+    return _fitted(placed, richer, config, progress, expected, first.fit.stacks)
 
 
 def _fitted(
@@ -107,14 +108,27 @@ def _fitted(
     config: RestorationSettings,
     progress: Progress,
     expected: Sequence[ExpectedStack] | None,
+    known: Sequence[StackResult] = (),
 ) -> FittedTarget:
-    observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
+    """``known``: the stacks with noise and gains as an earlier fit has them; empty: they are measured."""
+    alone = tuple(observe_placed(stack, scaffold, config) for stack in placed)
+    observations: Sequence[LatticeObservation] = alone
+    if known:
+        pairs_known = zip(alone, known, strict=True)
+        observations = [replace(own, noise_sd=stack.noise_sd, gain=stack.gain) for own, stack in pairs_known]
+    elif len(placed) > 1 or expected is not None or config.image_prior == "learned":
+        observations = measured(placed, alone, scaffold.prior, config.core.appearance)
     moved = None
     if expected is not None:
         pairs = zip(expected, observations, strict=True)
         moved = [own.on(observation.splat, scaffold.gaussians) for own, observation in pairs]
     fit = fit_stacks(placed, observations, scaffold, config, progress, moved)
-    return FittedTarget(scaffold, observations, fit)
+    return FittedTarget(scaffold, _with_noise(alone, fit), fit)
+
+
+def _with_noise(observations: Sequence[LatticeObservation], fit: TargetFit) -> tuple[LatticeObservation, ...]:
+    pairs = zip(observations, fit.stacks, strict=True)
+    return tuple(replace(own, noise_sd=stack.noise_sd) for own, stack in pairs)
 
 
 def _terms(fitted: FittedTarget) -> tuple[LatticeObservation, ...]:
