@@ -63,8 +63,8 @@ def fit_appearance(
 ) -> Appearance:
     """min_a ‖T a − y‖²_W + λ aᵀ L a, with λ and the noise by cross-validation (core/regularization.py).
 
-    Several volumes of one acquisition, (x, y, z, k), are solved together, with one λ. ``settings`` may give λ;
-    the noise is then what is left at it. ``on_step(1)`` is called after each solve.
+    Several volumes of one acquisition, (x, y, z, k), are solved together, with one λ. ``settings`` may give
+    it; the noise is then what is left at it. ``on_step(1)`` is called after each solve.
     """
     return _balanced(_graph_objective(observation, prior), settings, on_step)
 

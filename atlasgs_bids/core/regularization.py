@@ -23,7 +23,7 @@ _FIRST, _SECOND = 0.1, 0.01
 _BETWEEN, _BEYOND = 0.03, 0.001
 """The third λ: beyond the second where that predicts better than the first."""
 _STEP_TOLERANCE = 0.1
-"""Of a solve from the one before, over what it starts from: misfits are then off by 1 %, and γ by 1 % of m − γ."""
+"""Of a solve from the one before, over what that leaves: misfits and m − γ are then off by 1 %."""
 _PROBE_TOLERANCE = 0.03
 """Of the first solve for a probe, which has no mean that drowns the rest."""
 _PER_DECADE = 24
