@@ -11,7 +11,7 @@ from atlasgs_bids.core.objective import Objective, held_out_slices, neighbours_r
 from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
-from atlasgs_bids.core.regularization import balance
+from atlasgs_bids.core.regularization import balance, solve_from_stiffer
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.solvers import Solution
 
@@ -74,7 +74,7 @@ def solve_appearance(
 ) -> Appearance:
     """The same at a λ that is known, with the noise that ``observation`` states."""
     objective = replace(_graph_objective(observation, prior), regularization=regularization)
-    return Appearance(objective.solve(None, settings.tolerance, settings.max_iterations), objective)
+    return Appearance(solve_from_stiffer(objective, settings), objective)
 
 
 def _graph_objective(observation: Observation, prior: QuadraticPrior) -> Objective:

@@ -8,6 +8,7 @@ read from three λ, since the misfit and γ are smooth in log λ (docs/decisions
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -57,16 +58,23 @@ def balance(
     path = _Path(objective)
     if settings.regularization is None:
         chosen = _least_predicted_error(path, settings, on_step)
-        start = path.amplitudes(chosen, settings)
     else:
-        chosen, start = settings.regularization, None
-    at_chosen = replace(objective, regularization=chosen)
-    solution = at_chosen.solve(start, settings.tolerance, settings.max_iterations)
+        chosen = settings.regularization
+    solution = path.solution(chosen, settings)
     n_effective = path.n_effective(chosen, settings)
     misfit = path.misfit(solution.value)
     on_step(1)
     noise_sd = (misfit / max(path.n_voxels - path.n_volumes * n_effective, 1.0)) ** 0.5
     return Balance(chosen, solution, max(noise_sd, _LEAST_NOISE * path.rms), n_effective)
+
+
+def solve_from_stiffer(objective: Objective, settings: AppearanceSettings) -> Solution:
+    """The objective's minimum, reached by way of a stiffer λ.
+
+    Where λ is small, what lies between the slices is reached late: from nothing to 1e-4 a T2w at
+    λ = 0.003 has 25.97 dB, by way of 0.1 in fewer steps 26.07, converged 26.13.
+    """
+    return _Path(objective).solution(objective.regularization, settings)
 
 
 def _least_predicted_error(
@@ -105,13 +113,26 @@ class _Path:
         self.n_voxels = int((weights > 0).sum()) * self.n_volumes
         squares = (observed.weights * observed.slices.square()).sum(dtype=torch.float64)
         self.rms = (float(squares) / max(self.n_voxels, 1)) ** 0.5
-        generator = torch.Generator().manual_seed(_SEED)
-        signs = torch.randint(0, 2, op.shape_out, generator=generator).to(weights) * 2 - 1
-        # Hutchinson's estimate from one probe: its error is about √γ among as many voxels as slices have.
-        self._probe = op.adjoint(weights.sqrt() * signs)
         self._right_side = op.adjoint(observed.weights * observed.slices)
         self._amplitudes: dict[float, Tensor] = {}
         self._responses: dict[float, Tensor] = {}
+
+    @cached_property
+    def _probe(self) -> Tensor:
+        """Of Hutchinson's estimate; one is enough, since its error is some √(2 γ) voxels."""
+        op = self._observed.slices_from_amplitudes
+        weights = self._observed.weights.reshape(op.shape_out)
+        generator = torch.Generator().manual_seed(_SEED)
+        signs = torch.randint(0, 2, op.shape_out, generator=generator).to(weights) * 2 - 1
+        return op.adjoint(weights.sqrt() * signs)
+
+    def solution(self, regularization: float, settings: AppearanceSettings) -> Solution:
+        """The amplitudes as exact as ``settings`` has it."""
+        at = replace(self._objective, regularization=regularization)
+        if regularization < _FIRST and not self._amplitudes:
+            self.amplitudes(_FIRST, settings)
+        start = self.amplitudes(regularization, settings) if self._amplitudes else None
+        return at.solve(start, settings.tolerance, settings.max_iterations)
 
     def amplitudes(self, regularization: float, settings: AppearanceSettings) -> Tensor:
         right_side, first_tolerance = self._right_side, settings.search_tolerance

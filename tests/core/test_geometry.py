@@ -167,7 +167,7 @@ def test_what_is_expected_between_the_slices_is_followed_too(shifted: Case) -> N
         pairs = zip(own.terms, predicted, strict=True)
         misfits = [float((each.weights * (image - each.slices) ** 2).sum()) for each, image in pairs]
         rough = float((difference * shifted.prior.forward(difference)).sum())
-        return Appearance(solution, own, {}, 1.0), sum(misfits) + 0.01 * rough
+        return Appearance(solution, own, 1.0), sum(misfits) + 0.01 * rough
 
     first_fit, before = solved(shifted.gaussians)
     target = replace(shifted.target, terms=(term, expected))

@@ -21,7 +21,7 @@ SETTINGS = RestorationSettings(
     core=CoreSettings(
         scaffold=ScaffoldSettings(n_steps=4),
         # Tight, so that what is linear in exact arithmetic is so here.
-        appearance=AppearanceSettings(tolerance=1e-4, n_probes=1),
+        appearance=AppearanceSettings(regularization_limits=(0.1, 0.1), tolerance=1e-4, n_probes=1),
         # Too few steps to be of use; what is tested holds for any network.
         learned=LearnedSettings(
             width=8, n_blocks=1, n_first_steps=20, n_cycles=1, n_cycle_steps=20, batch_voxels=4000

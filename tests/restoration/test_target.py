@@ -103,6 +103,4 @@ def test_other_gaussians_give_much_the_same_image(session, fitted, mode, least_c
 
 def test_a_relaxed_geometry_chooses_no_weight_by_slices_that_it_has_seen(fitted):
     (_, first), (_, again) = fitted("frozen"), fitted("offset")
-    assert first.fit.appearance.held_out_rms
-    assert not again.fit.appearance.held_out_rms
     assert again.fit.appearance.regularization == first.fit.appearance.regularization
