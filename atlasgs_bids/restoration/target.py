@@ -54,11 +54,13 @@ def fit_target(
         moving = fit_moving_stacks(placed, observations, scaffold, config, progress)
         return FittedTarget(scaffold, _with_noise(observations, moving), moving)
     mode = config.core.geometry.mode
-    # The fit that only starts the geometry needs no uncertainty.
-    own = config if mode == "frozen" else replace(config, estimate_uncertainty=False)
-    first = _fitted(placed, scaffold, own, progress, expected)
     if mode == "frozen":
+        first = _fitted(placed, scaffold, config, progress, expected)
         return _with_specific(first, placed, config, progress)
+    stiff = config.core.appearance.regularization or config.core.geometry.regularization
+    # The fit that only starts the geometry needs no uncertainty.
+    starting = _with_regularization(replace(config, estimate_uncertainty=False), stiff)
+    first = _fitted(placed, scaffold, starting, progress, expected)
     own_anchor = _own_anchor(scaffold.anchor, first.fit.stacks)
     target = TargetData(
         terms=_terms(first),

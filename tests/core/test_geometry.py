@@ -128,7 +128,7 @@ def make_case(anchor: torch.Tensor, truth: torch.Tensor) -> Case:
     )
     prior = graph(anchor, gaussians)
     target = TargetData((term,), torch.from_numpy(interpolated), support(), WORLD)
-    return Case(gaussians, truth, target, _fit(term, prior, None))
+    return Case(gaussians, truth, target, _fit(term, prior, SETTINGS.geometry.regularization))
 
 
 @pytest.fixture(scope="module")

@@ -103,4 +103,5 @@ def test_other_gaussians_give_much_the_same_image(session, fitted, mode, least_c
 
 def test_a_relaxed_geometry_chooses_no_weight_by_slices_that_it_has_seen(fitted):
     (_, first), (_, again) = fitted("frozen"), fitted("offset")
-    assert again.fit.appearance.regularization == first.fit.appearance.regularization
+    assert again.fit.appearance.regularization == CoreSettings().geometry.regularization
+    assert first.fit.appearance.regularization != again.fit.appearance.regularization
