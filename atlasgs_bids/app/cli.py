@@ -235,7 +235,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--regularization",
     type=click.FloatRange(min=0, min_open=True),
     default=_APPEARANCE.regularization,
-    help="Weight of the prior; default: chosen from held-out slices.",
+    help="Weight of the prior; default: chosen by generalised cross-validation.",
 )
 @click.option(
     "--tolerance",

@@ -80,8 +80,8 @@ class AppearanceSettings:
 
     regularization: float | None = None
     """Weight λ of the prior; None: by cross-validation (core/regularization.py)."""
-    regularization_limits: tuple[float, float] = (0.0003, 0.3)
-    """Of a λ that is chosen: below, nothing changes any more; above, lesions fade (decisions 0004, 0021)."""
+    regularization_limits: tuple[float, float] = (0.001, 0.3)
+    """Of a λ that is chosen: below, only solves get longer; above, lesions fade (decisions 0004, 0021)."""
     expected_regularization: float = 0.003
     """λ on the difference from what a learned prior expects."""
     misfit_bound: float = 1.0
