@@ -161,6 +161,8 @@ class _Path:
         settings: AppearanceSettings,
     ) -> Tensor:
         """(Tᵀ W T + λ L)⁻¹ ``right_side``, from the solution at the next stiffer λ that is known."""
+        if regularization in known:
+            return known[regularization]
         at = replace(self._objective, regularization=regularization)
         stiffer = [own for own in known if own >= regularization]
         if stiffer:
