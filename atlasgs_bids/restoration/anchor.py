@@ -41,14 +41,30 @@ class Anchor:
         """The same anchor with its intensities over a smooth positive field."""
         return replace(self, volume=replace(self.volume, data=self.volume.data / field))
 
+    def averaged(self, size_mm: float) -> "Anchor":
+        """The anchor in voxels of about ``size_mm``, where that is larger than they are."""
+        factors = np.maximum(1, np.round(size_mm / voxel_sizes_mm(self.volume.world_from_voxel))).astype(int)
+        blocks = int(factors[0]), int(factors[1]), int(factors[2])
+        if max(blocks) == 1:
+            return self
+        image = self.volume.averaged(blocks)
+        foreground, support = (
+            replace(self.volume, data=mask.astype(np.float32), observed=None).averaged(blocks).data
+            for mask in (self.foreground, self.support)
+        )
+        return replace(self, volume=image, foreground=foreground >= 0.5, support=support > 0)
+
+    def with_local_mean(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The anchor and its local mean (σ = 1 voxel)."""
+        return self.volume.data, ndimage.gaussian_filter(self.volume.data, 1.0)
+
     def sampled(
         self, points_vox: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """The anchor and its local mean (σ = 1 voxel) at points (n, 3), linearly interpolated; each (n,)."""
-        smooth = ndimage.gaussian_filter(self.volume.data, 1.0)
         amplitude, local_mean = (
             ndimage.map_coordinates(image, points_vox.T, order=1, mode="nearest").astype(np.float32)
-            for image in (self.volume.data, smooth)
+            for image in self.with_local_mean()
         )
         return amplitude, local_mean
 

@@ -18,10 +18,9 @@ from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import fov_mask
-from atlasgs_bids.imaging.profile import slice_profile, truncation_profile
+from atlasgs_bids.imaging.profile import SliceProfile, truncation_profile
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, StackInput, stack_noise_sd
 
@@ -36,11 +35,12 @@ def observe(
     target_from_anchor: npt.NDArray[np.float64],
     anchor: Anchor,
     gaussians: Gaussians,
+    profile: SliceProfile,
     config: RestorationSettings,
 ) -> LatticeObservation:
     """The operators and weights of a registered stack; InputError where it does not meet the anchor."""
     native = acquired.grid
-    acquisition = _acquisition(stack, native, anchor, config)
+    acquisition = _acquisition(stack, native, anchor, profile, config)
     anchor_world_from_native = np.linalg.inv(target_from_anchor) @ native.world_from_voxel
     anchor_world_from_lattice = anchor_world_from_native @ acquisition.native_from_lattice.numpy()
     shape = (acquisition.shape_in[0], acquisition.shape_in[1], acquisition.shape_in[2])
@@ -81,10 +81,9 @@ def observe(
 
 
 def _acquisition(
-    stack: StackInput, native: Grid, anchor: Anchor, config: RestorationSettings
+    stack: StackInput, native: Grid, anchor: Anchor, profile: SliceProfile, config: RestorationSettings
 ) -> AcquisitionOperator:
     geometry = stack.geometry
-    profile = slice_profile(config.slice_profile, geometry.thickness_mm)
     sizes_mm = voxel_sizes_mm(native.world_from_voxel)
     anchor_voxel_mm = float(voxel_sizes_mm(anchor.volume.world_from_voxel).min())
     samplings = list(
@@ -139,12 +138,13 @@ def estimate_gains(
 
 
 def observe_placed(
-    placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings
+    placed: PlacedStack, anchor: Anchor, gaussians: Gaussians, config: RestorationSettings
 ) -> LatticeObservation:
     """The operators, weights and noise of a stack in its position."""
     target_from_anchor = placed.registration.target_from_anchor
+    profile = placed.profile(config)
     observation = observe(
-        placed.source, placed.acquired, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
+        placed.source, placed.acquired, target_from_anchor, anchor, gaussians, profile, config
     )
     return replace(observation, noise_sd=stack_noise_sd(placed, observation.weights))
 

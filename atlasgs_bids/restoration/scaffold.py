@@ -3,14 +3,15 @@
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from atlasgs_bids.core.gaussians import Gaussians, world_points
+from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.memory import with_smaller_chunks
-from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
+from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.scaffold import default_n_gaussians, fit_scaffold
 from atlasgs_bids.core.splat.render import render
@@ -20,6 +21,7 @@ from atlasgs_bids.imaging.grid import resample_mask
 from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.guides import Guides, graph_of
 from atlasgs_bids.restoration.scaffold_files import load_scaffold, save_scaffold, scaffold_fingerprint
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.files import atomic
@@ -40,6 +42,11 @@ class SessionScaffold:
     prior: QuadraticPrior
     n_shared: int
     """How many Gaussians, the first ones, are the session's; the others are of one target."""
+
+    @cached_property
+    def guides(self) -> Guides:
+        """The anchor at coarser scales, for what is found before a target is fitted."""
+        return Guides(self.anchor)
 
 
 def anchor_gaussians(
@@ -109,15 +116,7 @@ def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RestorationSetting
 
     Coil shading would make one tissue look like two; the geometry and the results never see this correction.
     """
-    anchor = anchor.divided_by(bias_field(anchor.volume, anchor.foreground))
-    voxel_from_world = torch.from_numpy(np.linalg.inv(anchor.volume.world_from_voxel)).float()
-    means_vox = world_points(gaussians.means_mm.cpu(), voxel_from_world).numpy()
-    amplitude, local_mean = anchor.sampled(means_vox)
-    features = anchor_features(
-        torch.from_numpy(amplitude), torch.from_numpy(local_mean), anchor.scale, config.core.graph
-    )
-    features = features.to(gaussians.means_mm.device)
-    return GraphLaplacian(gaussians, features, config.core.graph, config.core.chunk_elements)
+    return graph_of(anchor.divided_by(bias_field(anchor.volume, anchor.foreground)), gaussians, config)
 
 
 def spatial_prior(gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:

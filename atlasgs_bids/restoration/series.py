@@ -158,7 +158,7 @@ def _expected_of_contrasts(
     # Only where it is asked for: what it gains on series has not been shown (decision 13).
     if config.prior != "learned":
         return {}
-    reference = observe_placed(placed, scaffold, config)
+    reference = observe_placed(placed, scaffold.anchor, scaffold.gaussians, config)
     names = list(dict.fromkeys(kinds.contrasts))
     means = []
     for name in names:

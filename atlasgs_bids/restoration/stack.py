@@ -11,7 +11,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from atlasgs_bids.core.metrics import noise_sd
+from atlasgs_bids.core.slice_profile import FoundProfile
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
+from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
 from atlasgs_bids.imaging.registration.register import Registration, given_registration, register
 from atlasgs_bids.imaging.slices import SliceGeometry
 from atlasgs_bids.imaging.volume import Grid, Volume
@@ -36,12 +38,33 @@ class StackInput:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What the model's evidence says of a stack; None: it was not asked, or does not tell."""
+
+    profile: SliceProfile | None = None
+    found_profile: FoundProfile | None = None
+    position_error_mm: float | None = None
+    """Standard error of the position, mean over the anchor's foreground."""
+    covariance: npt.NDArray[np.float64] | None = None
+    """(6, 6) of shift and turn about the head's centre (core/position.py), mm²."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class PlacedStack:
     """An acquired stack whose position relative to the anchor is known."""
 
     source: StackInput
     acquired: Volume
     registration: Registration
+    calibration: Calibration | None = None
+    """None: headers, sidecar and registration are taken at their word."""
+
+    def profile(self, config: RestorationSettings) -> SliceProfile:
+        """Of its slices: as found, else as the settings have it."""
+        if self.calibration is not None and self.calibration.profile is not None:
+            return self.calibration.profile
+        return slice_profile(config.slice_profile, self.source.geometry.thickness_mm)
 
 
 def place(

@@ -50,7 +50,9 @@ def fit_target(
     ``expected``: what a learned prior said of the stacks before; None: it is asked, if wanted.
     """
     if config.motion == "slice":
-        observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
+        observations = tuple(
+            observe_placed(stack, scaffold.anchor, scaffold.gaussians, config) for stack in placed
+        )
         moving = fit_moving_stacks(placed, observations, scaffold, config, progress)
         return FittedTarget(scaffold, observations, moving)
     mode = config.core.geometry.mode
@@ -108,7 +110,9 @@ def _fitted(
     progress: Progress,
     expected: Sequence[ExpectedStack] | None,
 ) -> FittedTarget:
-    observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
+    observations = tuple(
+        observe_placed(stack, scaffold.anchor, scaffold.gaussians, config) for stack in placed
+    )
     moved = None
     if expected is not None:
         pairs = zip(expected, observations, strict=True)

@@ -103,7 +103,7 @@ def test_a_network_of_coordinates_explains_the_slices(name, simulation, cubic_ps
 def test_the_networks_acquisition_is_the_operators(simulation):
     """The weighted cells of a voxel are that voxel's row of A: on any lattice image, the same prediction."""
     case = simulation.case
-    observation = observe_placed(case.placed, case.scaffold, case.run)
+    observation = observe_placed(case.placed, case.scaffold.anchor, case.scaffold.gaussians, case.run)
     acquired = Acquired(observation, 1.0)
     image = torch.randn(observation.acquisition.shape_in)
     expected = observation.acquisition.forward(image)[tuple(acquired.voxels.T)]

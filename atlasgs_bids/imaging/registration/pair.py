@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from atlasgs_bids.imaging.contrast import block_mean
 from atlasgs_bids.imaging.grid import resample_mask
 from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
 
@@ -93,7 +92,7 @@ class ImagePair:
 def scaled(volume: Volume, size_mm: float) -> Volume:
     """The volume averaged over blocks of voxels so that every side is about ``size_mm``, or left as it is."""
     factors = np.maximum(1, np.round(size_mm / voxel_sizes_mm(volume.world_from_voxel))).astype(int)
-    return block_mean(volume, (int(factors[0]), int(factors[1]), int(factors[2])))
+    return volume.averaged((int(factors[0]), int(factors[1]), int(factors[2])))
 
 
 def widened(volume: Volume, margin_mm: float) -> Volume:

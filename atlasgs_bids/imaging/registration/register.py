@@ -146,6 +146,24 @@ def given_registration(
     return found
 
 
+def apart_mm(one: Registration, other: Registration, points_world: npt.NDArray[np.float64]) -> float:
+    """Mean distance between where two registrations put the points (n, 3) of the anchor's world, mm."""
+    difference = one.target_from_anchor - other.target_from_anchor
+    return float(np.linalg.norm(points_world @ difference[:3, :3].T + difference[:3, 3], axis=1).mean())
+
+
+def moved_registration(
+    found: Registration,
+    target_from_anchor: Affine,
+    anchor: Volume,
+    anchor_foreground: npt.NDArray[np.bool_],
+) -> Registration:
+    """The registration refined to another position."""
+    points_world = _foreground_points(anchor, anchor_foreground)
+    moved = _described(target_from_anchor, points_world, "rigid", found.metric_before, found.metric_after)
+    return replace(moved, warnings=found.warnings)
+
+
 def _foreground_points(anchor: Volume, anchor_foreground: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """(n, 3) world points all over the foreground."""
     if not anchor_foreground.any():

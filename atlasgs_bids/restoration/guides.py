@@ -1,0 +1,88 @@
+"""The anchor at coarser scales, with Gaussians and a graph at each: what a target is first held against."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from atlasgs_bids.core.gaussians import Gaussians, world_points
+from atlasgs_bids.core.position import RigidFrame
+from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
+from atlasgs_bids.core.priors.quadratic import QuadraticPrior
+from atlasgs_bids.imaging.bias import bias_field
+from atlasgs_bids.imaging.volume import voxel_sizes_mm
+from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.settings import RestorationSettings
+
+_SIGMA_VOX = 0.65
+"""Of the Gaussians: narrower ones hold a target to their own grid by up to 0.1 mm."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The anchor at one scale, a Gaussian for each of its voxels, and the graph between them."""
+
+    anchor: Anchor
+    gaussians: Gaussians
+    prior: QuadraticPrior
+
+
+class Guides:
+    """The anchor at the scales of the calibration, made when they are first asked for."""
+
+    def __init__(self, anchor: Anchor) -> None:
+        self.anchor = anchor
+        self._made: dict[float, Guide] = {}
+
+    @cached_property
+    def corrected(self) -> Anchor:
+        """The anchor without its bias field."""
+        return self.anchor.divided_by(bias_field(self.anchor.volume, self.anchor.foreground))
+
+    @cached_property
+    def frame(self) -> RigidFrame:
+        """About the centre of the anchor's foreground."""
+        return RigidFrame.of(torch.from_numpy(self.points_mm))
+
+    @cached_property
+    def points_mm(self) -> npt.NDArray[np.float64]:
+        """(n, 3) points of the anchor's foreground, world."""
+        indices = np.argwhere(self.anchor.foreground)
+        world_from_voxel = self.anchor.volume.world_from_voxel
+        return np.asarray(indices @ world_from_voxel[:3, :3].T + world_from_voxel[:3, 3], np.float64)
+
+    def at(self, size_mm: float, config: RestorationSettings) -> Guide:
+        """Gaussians on a lattice of about ``size_mm``, and the graph between them."""
+        if size_mm not in self._made:
+            anchor = self.corrected.averaged(size_mm)
+            gaussians = _lattice(anchor).to(config.device)
+            self._made[size_mm] = Guide(anchor, gaussians, graph_of(anchor, gaussians, config))
+        return self._made[size_mm]
+
+
+def graph_of(anchor: Anchor, gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
+    """The same for an anchor without a bias field."""
+    voxel_from_world = torch.from_numpy(np.linalg.inv(anchor.volume.world_from_voxel)).float()
+    means_vox = world_points(gaussians.means_mm.cpu(), voxel_from_world).numpy()
+    amplitude, local_mean = anchor.sampled(means_vox)
+    features = anchor_features(
+        torch.from_numpy(amplitude), torch.from_numpy(local_mean), anchor.scale, config.core.graph
+    )
+    features = features.to(gaussians.means_mm.device)
+    return GraphLaplacian(gaussians, features, config.core.graph, config.core.chunk_elements)
+
+
+def _lattice(anchor: Anchor) -> Gaussians:
+    """One round Gaussian for each voxel of the support."""
+    indices = torch.from_numpy(np.argwhere(anchor.support)).float()
+    world_from_voxel = torch.from_numpy(anchor.volume.world_from_voxel).float()
+    sizes_mm = voxel_sizes_mm(anchor.volume.world_from_voxel)
+    n = len(indices)
+    return Gaussians(
+        means_mm=world_points(indices, world_from_voxel),
+        scales_mm=torch.full((n, 3), _SIGMA_VOX * float(sizes_mm.mean())),
+        quaternions=torch.eye(4)[:1].repeat(n, 1),
+        amplitudes=torch.from_numpy(anchor.volume.data[anchor.support]),
+    )
