@@ -190,10 +190,10 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--slice-profile",
     callback=options.slice_profile,
-    metavar="box|gaussian|FILE",
+    metavar="auto|box|gaussian|FILE",
     default=str(DEFAULTS.restoration.slice_profile),
     show_default=True,
-    help="Sensitivity through a slice; FILE: two columns, offset in mm and weight.",
+    help="Sensitivity through a slice; auto: found from the slices; FILE: columns of offset in mm and weight.",
 )
 @click.option(
     "--slice-thickness",

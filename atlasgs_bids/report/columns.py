@@ -22,6 +22,10 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "registration_method": (
         "rigid: found by registration; header: as in the headers; derivative: of another pipeline", None
     ),
+    "registration_error": (
+        "Standard error of that position over the anchor's foreground; n/a where the headers were taken",
+        "mm",
+    ),
     "motion_translation": ("Largest translation of a slice; n/a without --motion slice", "mm"),
     "motion_rotation": ("Largest rotation of a slice; n/a without --motion slice", "degree"),
     "fov_coverage": ("Part of the anchor's foreground inside the target's field of view", None),
@@ -29,6 +33,11 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "n_volumes": ("Volumes of the series; the other columns are of the mean of its reference volumes", None),
     "slice_thickness": ("Slice thickness used", "mm"),
     "slice_spacing": ("Distance between slice centres", "mm"),
+    "profile_sd": (
+        "Standard deviation of the slice profile as the slices show it, of a box its width / 3.46; else n/a",
+        "mm",
+    ),
+    "profile_sd_error": ("Standard error of profile_sd", "mm"),
     "n_gaussians": ("Gaussians that render the target", None),
     "n_gaussians_specific": ("Those of them that are the target's own", None),
     "anchor_psnr": ("PSNR of the anchor rendered from the scaffold, in its foreground", "dB"),

@@ -23,18 +23,20 @@ from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.profile import profile_with_sd, slice_profile
 from atlasgs_bids.imaging.registration.register import apart_mm, moved_registration
+from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.guides import Guides
 from atlasgs_bids.restoration.observation import estimate_gains, observe_placed
+from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import Calibration, PlacedStack
+from atlasgs_bids.restoration.stack import Calibration, PlacedStack, StackInput, place
 from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-_POSITION_MM = (3.0, 2.0)
-"""Of anchor and pixels: the position from registration is refined at the first, then at the second."""
+_FIRST_MM = 3.0
+"""Of anchor and pixels, at which the position from registration is refined first, then as fine as guides go."""
 _REGULARIZATION = 0.1
 _LATTICE_ERROR_MM = 0.05
 """By which the lattice of the Gaussians holds a target: beside the standard error, measured."""
@@ -57,14 +59,16 @@ def calibrated(
 ) -> list[PlacedStack]:
     """The stacks of one target where the evidence puts them, with the slice profiles that it finds.
 
+    As they are where they have been through this before.
     Positions are refined where registration was to find them, profiles found where the setting is ``auto``.
     """
     stacks = list(placed)
     moves = config.registration == "rigid" and all(own.source.transform is None for own in stacks)
     finds_profile = config.slice_profile == "auto"
-    if not (moves or finds_profile):
+    known = all(own.calibration is not None for own in stacks)
+    if known or not (moves or finds_profile):
         return stacks
-    first, second = _POSITION_MM
+    first, second = _FIRST_MM, guides.fine_mm
     with progress.stage("calibration") as advance:
         found = None
         if moves:
@@ -78,6 +82,14 @@ def calibrated(
         return stacks
     pairs = zip(stacks, placed, strict=True)
     return [_believed(own, before, guides, progress) for own, before in pairs]
+
+
+def aligned(image: Volume, name: str, scaffold: SessionScaffold, config: RestorationSettings) -> PlacedStack:
+    """An isotropic image in its position: registered, then refined, as a stack of thin slices."""
+    quiet, boxes = Progress.quiet(), replace(config, slice_profile="box")
+    geometry = slice_geometry(image.data.shape, image.world_from_voxel, {}, None)
+    placed = place(StackInput(name, geometry), image, scaffold.anchor, boxes, quiet)
+    return calibrated([placed], scaffold.guides, boxes, quiet)[0]
 
 
 def _positioned(

@@ -16,6 +16,8 @@ from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.settings import RestorationSettings
 
+_FINE_MM = 2.0
+_MOST_GAUSSIANS = 200_000
 _SIGMA_VOX = 0.65
 """Of the Gaussians: narrower ones hold a target to their own grid by up to 0.1 mm."""
 
@@ -40,6 +42,12 @@ class Guides:
     def corrected(self) -> Anchor:
         """The anchor without its bias field."""
         return self.anchor.divided_by(bias_field(self.anchor.volume, self.anchor.foreground))
+
+    @property
+    def fine_mm(self) -> float:
+        """The finest scale at which positions are refined: that of as many Gaussians as take seconds."""
+        voxel_mm3 = abs(float(np.linalg.det(self.anchor.volume.world_from_voxel[:3, :3])))
+        return max(_FINE_MM, (self.anchor.support.sum() * voxel_mm3 / _MOST_GAUSSIANS) ** (1 / 3))
 
     @cached_property
     def frame(self) -> RigidFrame:

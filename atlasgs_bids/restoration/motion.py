@@ -166,6 +166,7 @@ def _result(stack: _MovingStack, appearance: Appearance) -> StackResult:
         weights=weights,
         gain=stack.whole.gain,
         noise_sd=stack.whole.noise_sd,
+        calibration=placed.calibration,
         motion=tuple(stack.positions.get(k, AT_REST) for k in range(placed.acquired.data.shape[axis])),
     )
 

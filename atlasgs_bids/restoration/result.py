@@ -24,7 +24,7 @@ from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import StackInput, covered
+from atlasgs_bids.restoration.stack import Calibration, StackInput, covered
 
 _SD_SMOOTHING_VOX = 1.0
 
@@ -51,6 +51,8 @@ class StackResult:
     """Native voxels in which the slices contradict a learned prior."""
     anchor_gain: float | None = None
     """Part of a learned prior's squared error that its anchor saves (core/priors/learned/evidence.py)."""
+    calibration: Calibration | None = None
+    """What its position and its slice profile were found from; None: taken from headers and registration."""
     motion: tuple[SlicePosition, ...] = ()
     """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
 

@@ -88,7 +88,7 @@ def _refined(
         stopped = f"registration stopped ({str(error).strip().splitlines()[-1].strip()})"
         return _header_instead(stopped, points_world, before, after)
     target_from_anchor = np.asarray(np.linalg.inv(alignment.anchor_from_target), dtype=np.float64)
-    found = _described(target_from_anchor, points_world, "rigid", before, after, alignment.warnings)
+    found = _described(target_from_anchor, points_world, "rigid", before, after)
     # Where the headers do not overlap at all they say nothing of how far the head may lie from them.
     apart = _covered(np.eye(4), points_world, target) < _LEAST_COVERED
     problem = _problem(found, math.inf if apart else _MAX_DISPLACEMENT_MM)
