@@ -193,7 +193,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     metavar="auto|box|gaussian|FILE",
     default=str(DEFAULTS.restoration.slice_profile),
     show_default=True,
-    help="Sensitivity through a slice; auto: found from the slices; FILE: columns of offset in mm and weight.",
+    help="Sensitivity through a slice; auto: as the slices show it; FILE: columns of offset, mm, and weight.",
 )
 @click.option(
     "--slice-thickness",

@@ -27,6 +27,8 @@ _TOLERANCE, _STEPS = 1e-3, 60
 _STEP = 1.25
 """Factor from one standard deviation that is tried to the next."""
 _MOST_WIDER, _MOST_NARROWER = 4, 4
+_LEAST_DIFFERENCE = 1e-6
+"""Between the errors of neighbouring profiles, in parts of the slices' energy: the solves are no better."""
 _N_RESAMPLINGS = 200
 _SYSTEMATIC = 0.08
 """Of the logarithm: by how much the least lies off the truth on simulated profiles (decision 0020)."""
@@ -102,7 +104,9 @@ def find_profile_sd(
         best += 1
     while error(best - 1) < error(best) and best > -_MOST_NARROWER:
         best -= 1
-    if not error(best) < min(error(best - 1), error(best + 1)):
+    beside = min(error(best - 1), error(best + 1))
+    energy = float((problem.weights * problem.slices.square()).sum(dtype=torch.float64))
+    if not beside - error(best) > _LEAST_DIFFERENCE * energy:
         return None
     parts = np.stack([errors[k] for k in (best - 1, best, best + 1)])
     offset = _vertex(parts.sum(1))

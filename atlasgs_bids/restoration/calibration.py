@@ -36,7 +36,7 @@ from atlasgs_bids.runtime.progress import Progress
 logger = logging.getLogger(__name__)
 
 _FIRST_MM = 3.0
-"""Of anchor and pixels, at which the position from registration is refined first, then as fine as guides go."""
+"""Of anchor and pixels, at which the position of registration is refined first, then as fine as guides go."""
 _REGULARIZATION = 0.1
 _LATTICE_ERROR_MM = 0.05
 """By which the lattice of the Gaussians holds a target: beside the standard error, measured."""

@@ -36,7 +36,7 @@ class Guides:
 
     def __init__(self, anchor: Anchor) -> None:
         self.anchor = anchor
-        self._made: dict[float, Guide] = {}
+        self._made: dict[tuple[int, ...], Guide] = {}
 
     @cached_property
     def corrected(self) -> Anchor:
@@ -63,11 +63,12 @@ class Guides:
 
     def at(self, size_mm: float, config: RestorationSettings) -> Guide:
         """Gaussians on a lattice of about ``size_mm``, and the graph between them."""
-        if size_mm not in self._made:
-            anchor = self.corrected.averaged(size_mm)
+        anchor = self.corrected.averaged(size_mm)
+        shape = anchor.volume.data.shape
+        if shape not in self._made:
             gaussians = _lattice(anchor).to(config.device)
-            self._made[size_mm] = Guide(anchor, gaussians, graph_of(anchor, gaussians, config))
-        return self._made[size_mm]
+            self._made[shape] = Guide(anchor, gaussians, graph_of(anchor, gaussians, config))
+        return self._made[shape]
 
 
 def graph_of(anchor: Anchor, gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
