@@ -18,6 +18,7 @@ from atlasgs_bids.imaging.bias import bias_field
 from atlasgs_bids.imaging.contrast import fit_contrast
 from atlasgs_bids.imaging.grid import resample_mask
 from atlasgs_bids.imaging.registration.register import Registration
+from atlasgs_bids.imaging.structure import edge_ellipsoids
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.scaffold_files import load_scaffold, save_scaffold, scaffold_fingerprint
@@ -48,8 +49,8 @@ def anchor_gaussians(
     """Stage 1: Gaussians fitted to the anchor, and how well they render it, dB."""
     core = settings.core
     n_gaussians = default_n_gaussians(int(anchor.support.sum()), core)
-    logger.info("%s", progress.led(f"fitting {n_gaussians} Gaussians to the anchor"))
-    with progress.stage("scaffold", core.scaffold.n_steps) as advance:
+    logger.info("%s", progress.led(f"placing up to {n_gaussians} Gaussians on the anchor"))
+    with progress.stage("scaffold", core.scaffold.n_steps + 1) as advance:
         image = torch.from_numpy(anchor.volume.data).to(settings.device)
         support = torch.from_numpy(anchor.support).to(settings.device)
         world_from_voxel = torch.from_numpy(anchor.volume.world_from_voxel)
@@ -105,19 +106,22 @@ def kept_scaffold(
 
 
 def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
-    """The graph over the Gaussians, weighted by likeness of the anchor without its bias field.
+    """The graph along the edges of the anchor without its bias field, weighted by likeness in it.
 
     Coil shading would make one tissue look like two; the geometry and the results never see this correction.
     """
+    settings, device = config.core.graph, gaussians.means_mm.device
     anchor = anchor.divided_by(bias_field(anchor.volume, anchor.foreground))
     voxel_from_world = torch.from_numpy(np.linalg.inv(anchor.volume.world_from_voxel)).float()
     means_vox = world_points(gaussians.means_mm.cpu(), voxel_from_world).numpy()
     amplitude, local_mean = anchor.sampled(means_vox)
     features = anchor_features(
-        torch.from_numpy(amplitude), torch.from_numpy(local_mean), anchor.scale, config.core.graph
+        torch.from_numpy(amplitude), torch.from_numpy(local_mean), anchor.scale, settings
+    ).to(device)
+    ellipsoids = edge_ellipsoids(anchor.volume, settings.edge_slope * anchor.scale, means_vox)
+    return GraphLaplacian(
+        gaussians, features, settings, config.core.chunk_elements, torch.from_numpy(ellipsoids).to(device)
     )
-    features = features.to(gaussians.means_mm.device)
-    return GraphLaplacian(gaussians, features, config.core.graph, config.core.chunk_elements)
 
 
 def spatial_prior(gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
