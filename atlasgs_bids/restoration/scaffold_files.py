@@ -214,7 +214,7 @@ def given_scaffold(path: Path, anchor: Anchor, config: RestorationSettings) -> t
 
 def scaffold_fingerprint(anchor: Anchor, config: RestorationSettings) -> str:
     """Changes with everything that the scaffold is made from."""
-    digest = hashlib.sha256(repr((__version__, config.core.scaffold, config.core.seed)).encode())
+    digest = hashlib.sha256(repr((__version__, config.core.scaffold)).encode())
     arrays: tuple[npt.NDArray, ...] = (anchor.volume.data, anchor.volume.world_from_voxel, anchor.support)
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
