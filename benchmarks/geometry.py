@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,18 +63,32 @@ ADAM_STEPS = 40
 DEVICE_SETTINGS = RestorationSettings(device="cpu")
 
 
+class Case(NamedTuple):
+    """What was restored."""
+
+    position: str
+    factor: int
+    target: str
+    noise_percent: float
+
+
+Table = dict[tuple[str, str], dict[Case, list[float]]]
+"""By geometry and graph: PSNR at each λ."""
+
+
 def main() -> None:
     options = parse_options()
     anchor, truths = crops(options.scans / "stroke", options.crop)
     print(f"{int(anchor.support.sum())} voxels in the support, {torch.get_num_threads()} threads")
     scaffolds = {name: scaffold_of(anchor, name) for name in options.geometries}
-    scores: dict[tuple[str, str], dict[tuple[object, ...], float]] = defaultdict(dict)
+    scores: Table = defaultdict(dict)
     for position, factor in itertools.product(options.positions, options.factors):
         stacks = {name: slices_of(truths[name], factor, position) for name in options.targets}
         for geometry, scaffold in scaffolds.items():
             for graph in options.graphs:
-                for case, value in restored(scaffold, graph_of(scaffold, graph), stacks, truths, options):
-                    scores[geometry, graph][(position, factor, *case)] = value
+                prior = graph_of(scaffold, graph)
+                for name, noise, psnr in restored(scaffold, prior, stacks, truths, options):
+                    scores[geometry, graph][Case(position, factor, name, noise)] = psnr
     report(scores, options)
 
 
@@ -88,7 +103,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 1.0, 3.0], metavar="PERCENT")
     parser.add_argument("--lambdas", type=float, nargs="+", default=[0.1, 0.02, 0.004])
     parser.add_argument("--crop", type=int, default=48, help="voxels of its side")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.lambdas.sort(reverse=True)  # each solution starts the next
+    return options
 
 
 def crops(folder: Path, side: int) -> tuple[Anchor, dict[str, Volume]]:
@@ -156,7 +173,8 @@ def elongated(anchor: Anchor) -> tuple[Gaussians, float]:
         quaternions=quaternions_of(axes * torch.linalg.det(axes).sign()[:, None, None]).float(),
     )
     gaussians, _ = moved_gaussians(start, image, support, world, core)
-    splat_op = SplatOperator(gaussians, tuple(image.shape), world, support)
+    shape = (image.shape[0], image.shape[1], image.shape[2])
+    splat_op = SplatOperator(gaussians, shape, world, support)
     gaussians = replace(gaussians, amplitudes=anchor_amplitudes(splat_op, image))
     return gaussians, rendering_psnr_db(splat_op, gaussians.amplitudes, image, support)
 
@@ -205,8 +223,8 @@ def restored(
     stacks: dict[str, SimulatedStack],
     truths: dict[str, Volume],
     options: argparse.Namespace,
-) -> Iterator[tuple[tuple[str, float, float], float]]:
-    """(target, noise, λ) and the PSNR. Targets of one position share their operators."""
+) -> Iterator[tuple[str, float, list[float]]]:
+    """Target, noise, and the PSNR at each λ. Targets of one position share their operators."""
     first = next(iter(stacks.values()))
     placed, known = first.placed(scaffold, DEVICE_SETTINGS), first.known_to(DEVICE_SETTINGS)
     observation = observe_placed(placed, scaffold, known)
@@ -215,12 +233,13 @@ def restored(
     mask = inner(scaffold.anchor.foreground)
     for (name, stack), noise in itertools.product(stacks.items(), options.noise):
         seen = noisy(observation, stack.acquired, truths[name], noise)
-        amplitudes = None
-        for weight in sorted(options.lambdas, reverse=True):
+        amplitudes, psnr = None, []
+        for weight in options.lambdas:
             objective = Objective((seen,), prior, weight, gram=gram)
             amplitudes = objective.solve(amplitudes, 1e-4, 200).value
             image = render(scaffold.gaussians, amplitudes, mask.shape, world, 2**24).numpy()
-            yield (name, noise, weight), psnr_db(truths[name].data, image, mask)
+            psnr.append(psnr_db(truths[name].data, image, mask))
+        yield name, noise, psnr
 
 
 def noisy(
@@ -232,21 +251,18 @@ def noisy(
     return replace(observation, slices=torch.from_numpy(slices.data + noise.astype(np.float32)))
 
 
-def report(
-    scores: dict[tuple[str, str], dict[tuple[object, ...], float]], options: argparse.Namespace
-) -> None:
+def report(scores: Table, options: argparse.Namespace) -> None:
     """A table for each noise: each case at the best λ of its own, then the mean of all at each λ."""
-    cases = list(dict.fromkeys(case[:-1] for case in next(iter(scores.values()))))
     for noise in options.noise:
-        own = [case for case in cases if case[-1] == noise]
-        headings = [f"{name} ×{factor} {position}" for position, factor, name, _ in own]
+        own = [case for case in next(iter(scores.values())) if case.noise_percent == noise]
+        headings = [f"{case.target} ×{case.factor} {case.position}" for case in own]
         headings += [f"mean, λ {weight:g}" for weight in options.lambdas]
         print(f"\nPSNR, dB; noise {noise:g} %")
         print("| geometry | graph | " + " | ".join(headings) + " |")
         print("|---" * (len(headings) + 2) + "|")
         for names, found in scores.items():
-            values = [max(found[(*case, weight)] for weight in options.lambdas) for case in own]
-            values += [float(np.mean([found[(*case, weight)] for case in own])) for weight in options.lambdas]
+            psnr = np.array([found[case] for case in own])
+            values = [*psnr.max(axis=1), *psnr.mean(axis=0)]
             print(f"| {' | '.join(names)} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
 
 
