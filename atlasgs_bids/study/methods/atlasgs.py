@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from atlasgs_bids.core.settings import GeometryMode, ScaffoldSettings
+from atlasgs_bids.core.settings import GeometryMode
 from atlasgs_bids.restoration.restore import restore_stacks
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of, spatial_prior
 from atlasgs_bids.study.methods.protocol import Restored
@@ -59,8 +59,9 @@ class Ablation:
 
 def _fitted(case: Case) -> SessionScaffold:
     """Gaussians that Adam moves until they render the T1w, with their graph: a fit for each cell."""
-    fit = ScaffoldSettings(sigma_spacings=0.5, n_steps=40)
-    run = replace(case.run, core=replace(case.run.core, scaffold=fit))
+    core = case.run.core
+    fit = replace(core.scaffold, sigma_spacings=0.5, n_steps=40)
+    run = replace(case.run, core=replace(core, scaffold=fit))
     return scaffold_of(case.scaffold.anchor, run, case.progress)
 
 
