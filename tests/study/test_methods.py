@@ -75,7 +75,7 @@ def test_what_knows_the_t1w_is_far_above_cubic(name, psnr_of, cubic_psnr):
 
 
 def test_own_knows_the_slices_and_not_the_t1w(psnr_of, cubic_psnr):
-    """By 2.1 dB here, 1.1 to 4.3 dB on a real head (docs/study.md): on a lattice, painted labels limit both."""
+    """By 2.1 dB here, 1.1 to 4.3 dB on a real head (docs/study.md): painted labels limit a lattice."""
     assert cubic_psnr < psnr_of("own") < psnr_of("graph") - 1.5
 
 
