@@ -11,14 +11,15 @@ from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.position import RigidFrame
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
+from atlasgs_bids.core.scaffold import lattice_gaussians
 from atlasgs_bids.imaging.bias import bias_field
-from atlasgs_bids.imaging.volume import voxel_sizes_mm
+from atlasgs_bids.imaging.structure import edge_ellipsoids
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.settings import RestorationSettings
 
 _FINE_MM = 2.0
 _MOST_GAUSSIANS = 200_000
-_SIGMA_VOX = 0.65
+_SIGMA_SPACINGS = 0.65
 """Of the Gaussians: narrower ones hold a target to their own grid by up to 0.1 mm."""
 
 
@@ -66,32 +67,25 @@ class Guides:
         anchor = self.corrected.averaged(size_mm)
         shape = anchor.volume.data.shape
         if shape not in self._made:
-            gaussians = _lattice(anchor).to(config.device)
+            support = torch.from_numpy(anchor.support).to(config.device)
+            world_from_voxel = torch.from_numpy(anchor.volume.world_from_voxel)
+            gaussians = lattice_gaussians(
+                support, world_from_voxel, int(anchor.support.sum()), _SIGMA_SPACINGS
+            )
             self._made[shape] = Guide(anchor, gaussians, graph_of(anchor, gaussians, config))
         return self._made[shape]
 
 
 def graph_of(anchor: Anchor, gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
-    """The same for an anchor without a bias field."""
+    """The graph along the edges of an anchor without bias field, weighted by likeness in it."""
+    settings, device = config.core.graph, gaussians.means_mm.device
     voxel_from_world = torch.from_numpy(np.linalg.inv(anchor.volume.world_from_voxel)).float()
     means_vox = world_points(gaussians.means_mm.cpu(), voxel_from_world).numpy()
     amplitude, local_mean = anchor.sampled(means_vox)
     features = anchor_features(
-        torch.from_numpy(amplitude), torch.from_numpy(local_mean), anchor.scale, config.core.graph
-    )
-    features = features.to(gaussians.means_mm.device)
-    return GraphLaplacian(gaussians, features, config.core.graph, config.core.chunk_elements)
-
-
-def _lattice(anchor: Anchor) -> Gaussians:
-    """One round Gaussian for each voxel of the support."""
-    indices = torch.from_numpy(np.argwhere(anchor.support)).float()
-    world_from_voxel = torch.from_numpy(anchor.volume.world_from_voxel).float()
-    sizes_mm = voxel_sizes_mm(anchor.volume.world_from_voxel)
-    n = len(indices)
-    return Gaussians(
-        means_mm=world_points(indices, world_from_voxel),
-        scales_mm=torch.full((n, 3), _SIGMA_VOX * float(sizes_mm.mean())),
-        quaternions=torch.eye(4)[:1].repeat(n, 1),
-        amplitudes=torch.from_numpy(anchor.volume.data[anchor.support]),
+        torch.from_numpy(amplitude), torch.from_numpy(local_mean), anchor.scale, settings
+    ).to(device)
+    ellipsoids = edge_ellipsoids(anchor.volume, settings.edge_slope * anchor.scale, means_vox)
+    return GraphLaplacian(
+        gaussians, features, settings, config.core.chunk_elements, torch.from_numpy(ellipsoids).to(device)
     )

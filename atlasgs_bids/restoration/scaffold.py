@@ -55,8 +55,8 @@ def anchor_gaussians(
     """Stage 1: Gaussians fitted to the anchor, and how well they render it, dB."""
     core = settings.core
     n_gaussians = default_n_gaussians(int(anchor.support.sum()), core)
-    logger.info("%s", progress.led(f"fitting {n_gaussians} Gaussians to the anchor"))
-    with progress.stage("scaffold", core.scaffold.n_steps) as advance:
+    logger.info("%s", progress.led(f"placing up to {n_gaussians} Gaussians on the anchor"))
+    with progress.stage("scaffold", core.scaffold.n_steps + 1) as advance:
         image = torch.from_numpy(anchor.volume.data).to(settings.device)
         support = torch.from_numpy(anchor.support).to(settings.device)
         world_from_voxel = torch.from_numpy(anchor.volume.world_from_voxel)
@@ -112,7 +112,7 @@ def kept_scaffold(
 
 
 def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
-    """The graph over the Gaussians, weighted by likeness of the anchor without its bias field.
+    """The graph along the edges of the anchor without its bias field, weighted by likeness in it.
 
     Coil shading would make one tissue look like two; the geometry and the results never see this correction.
     """

@@ -12,7 +12,7 @@ from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.observation import join
 from atlasgs_bids.core.operators import Scaled, SliceRows, StackedOperator
-from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
+from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration.register import Registration, write_itk_transform
 from atlasgs_bids.imaging.slice_motion import shots_of
@@ -37,7 +37,6 @@ SETTINGS = RestorationSettings(
     prior="graph",
     estimate_uncertainty=False,  # takes most of a fit's time, and no image depends on it
     core=CoreSettings(
-        scaffold=ScaffoldSettings(n_steps=8),
         appearance=AppearanceSettings(regularization=0.03, tolerance=1e-3, n_probes=1),
     ),
 )
