@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
 from atlasgs_bids.imaging.registration.register import Registration, given_registration, register
 from atlasgs_bids.imaging.slices import SliceGeometry
-from atlasgs_bids.imaging.volume import Grid, Volume
+from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.progress import Progress
@@ -65,6 +65,21 @@ class PlacedStack:
         if self.calibration is not None and self.calibration.profile is not None:
             return self.calibration.profile
         return slice_profile(config.slice_profile, self.source.geometry.thickness_mm)
+
+    def averaged(self, size_mm: float) -> "PlacedStack":
+        """The stack with pixels averaged to about ``size_mm``; a mean is missing where a part of it is."""
+        axis = self.source.geometry.axis
+        sizes_mm = voxel_sizes_mm(self.acquired.world_from_voxel)
+        factors = [1 if a == axis else max(1, round(size_mm / float(sizes_mm[a]))) for a in range(3)]
+        first, second = (float(sizes_mm[a]) * factors[a] for a in range(3) if a != axis)
+        geometry = replace(
+            self.source.geometry, in_plane_mm=(first, second), acquired_in_plane_mm=(first, second)
+        )
+        return replace(
+            self,
+            source=replace(self.source, geometry=geometry),
+            acquired=self.acquired.averaged((factors[0], factors[1], factors[2])),
+        )
 
 
 def place(

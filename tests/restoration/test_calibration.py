@@ -18,7 +18,7 @@ from atlasgs_bids.restoration.guides import Guides
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, StackInput, place
 from atlasgs_bids.runtime.progress import Progress
-from tests.imaging.phantom import FLAIR, T1W, T2W, head, rigid
+from tests.imaging.phantom import FLAIR, T1W, T2W, head, rigid, stack_affine
 
 SIZE_MM = 3
 SETTINGS = RestorationSettings(device="cpu", slice_profile="box")
@@ -202,6 +202,17 @@ def test_an_image_without_contrast_stays_where_it_was(anchor, guides):
     flat = at(anchor, (source, replace(volume, data=np.full_like(volume.data, 7.0))), np.eye(4))
     (found,) = calibrated([flat], guides, replace(SETTINGS, slice_profile="auto"), QUIET)
     np.testing.assert_array_equal(found.registration.target_from_anchor, np.eye(4))
+
+
+def test_a_target_without_anatomy_does_not_pass_in_silence(anchor, guides):
+    """Mutual information finds a place for noise; the evidence says that it does not know one."""
+    shape, world_from_voxel = stack_affine(anchor.volume, 2, 3.0, 10.0)
+    noise = np.random.default_rng(3).normal(100, 10, shape).astype(np.float32)
+    source = StackInput("noise", slice_geometry(shape, world_from_voxel, {"SliceThickness": 10.0}))
+    stack = place(source, Volume(noise, world_from_voxel), anchor, SETTINGS, QUIET)
+    (found,) = calibrated([stack], guides, SETTINGS, QUIET)
+    assert found.calibration.position_error_mm > 0.5
+    assert "tell their position to" in found.registration.warnings[-1]
 
 
 def test_profiles_of_the_family_have_the_standard_deviation_that_was_asked_for():
