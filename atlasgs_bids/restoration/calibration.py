@@ -111,7 +111,8 @@ def _moved(stack: PlacedStack, found: FoundPositions, number: int, guides: Guide
     own = slice(6 * number, 6 * number + 6)
     motion = guides.frame.motion(found.parameters[own]).numpy()
     target_from_anchor = stack.registration.target_from_anchor @ np.linalg.inv(motion)
-    anchor, covariance = guides.anchor, found.covariance[own, own]
+    anchor, lattice_error = guides.anchor, np.diag([_LATTICE_ERROR_MM**2 / 3] * 3 + [0.0] * 3)
+    covariance = found.covariance[own, own] + lattice_error
     return replace(
         stack,
         registration=moved_registration(
@@ -119,8 +120,9 @@ def _moved(stack: PlacedStack, found: FoundPositions, number: int, guides: Guide
         ),
         calibration=replace(
             stack.calibration or Calibration(),
-            position_error_mm=math.hypot(math.sqrt(max(float(np.trace(covariance)), 0.0)), _LATTICE_ERROR_MM),
+            position_error_mm=math.sqrt(max(float(np.trace(covariance)), 0.0)),
             covariance=covariance,
+            frame=guides.frame,
         ),
     )
 
@@ -135,7 +137,9 @@ def _believed(stack: PlacedStack, before: PlacedStack, guides: Guides, progress:
         "left there: check the figure",
         progress.led(stack.source.name), moved_mm, _MOST_MOVED_MM,
     )  # fmt: skip
-    calibration = replace(stack.calibration or Calibration(), position_error_mm=None, covariance=None)
+    calibration = replace(
+        stack.calibration or Calibration(), position_error_mm=None, covariance=None, frame=None
+    )
     return replace(stack, registration=before.registration, calibration=calibration)
 
 

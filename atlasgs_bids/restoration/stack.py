@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from atlasgs_bids.core.metrics import noise_sd
+from atlasgs_bids.core.position import RigidFrame
 from atlasgs_bids.core.slice_profile import FoundProfile
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
@@ -46,7 +47,8 @@ class Calibration:
     position_error_mm: float | None = None
     """Standard error of the position, mean over the anchor's foreground."""
     covariance: npt.NDArray[np.float64] | None = None
-    """(6, 6) of shift and turn about the head's centre (core/position.py), mm²."""
+    """(6, 6) of shift and turn in ``frame``, mm²."""
+    frame: RigidFrame | None = None
     warnings: tuple[str, ...] = ()
 
 

@@ -5,16 +5,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from atlasgs_bids.core.position import RigidFrame
 from atlasgs_bids.imaging.profile import profile_with_sd
 from atlasgs_bids.imaging.registration.register import register, write_itk_transform
 from atlasgs_bids.imaging.slices import slice_geometry
-from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import anchor_of
 from atlasgs_bids.restoration.calibration import aligned, calibrated
 from atlasgs_bids.restoration.guides import Guides
+from atlasgs_bids.restoration.result import position_variance
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, StackInput, place
 from atlasgs_bids.runtime.progress import Progress
@@ -202,6 +205,29 @@ def test_an_image_without_contrast_stays_where_it_was(anchor, guides):
     flat = at(anchor, (source, replace(volume, data=np.full_like(volume.data, 7.0))), np.eye(4))
     (found,) = calibrated([flat], guides, replace(SETTINGS, slice_profile="auto"), QUIET)
     np.testing.assert_array_equal(found.registration.target_from_anchor, np.eye(4))
+
+
+def test_an_uncertain_position_is_an_uncertain_image():
+    """Against the spread of images that were moved by draws of the position."""
+    rng = np.random.default_rng(0)
+    shape = (24, 22, 20)
+    image = ndimage.gaussian_filter(rng.normal(size=shape), 3.0).astype(np.float32)
+    affine = np.array([[0, -2.0, 0, 5], [1.5, 0, 0, -6], [0, 0, 1.8, 7], [0, 0, 0, 1]])
+    grid = Grid(shape, affine)
+    frame = RigidFrame(torch.tensor(affine[:3] @ [12, 11, 10, 1]), 15.0)
+    root = 0.15 * rng.normal(size=(6, 6))
+    inside = np.zeros(shape, bool)
+    inside[6:-6, 6:-6, 6:-6] = True
+    variance = position_variance(image, grid, inside, [(root @ root.T, frame)])
+    moved = []
+    for draw in (root @ rng.normal(size=(6, 300))).T:
+        motion = frame.motion(draw).numpy()
+        voxel_map = np.linalg.inv(affine) @ motion @ affine
+        moved.append(ndimage.affine_transform(image, voxel_map[:3, :3], voxel_map[:3, 3], order=3)[inside])
+    spread = np.var(moved, axis=0)
+    assert np.corrcoef(spread, variance)[0, 1] > 0.9
+    assert variance.mean() == pytest.approx(spread.mean(), rel=0.15)
+    assert not position_variance(image, grid, inside, []).any()
 
 
 def test_a_target_without_anatomy_does_not_pass_in_silence(anchor, guides):
