@@ -221,6 +221,7 @@ def _descended(
         else:
             step = -inverse @ here.gradient
         step *= min(1.0, _LONGEST_STEP_MM / max(float(np.abs(step).max()), _TINY))
+        arrived = bool(np.abs(step).max() < _ENOUGH_MM)
         there = _Point(here.x + step, *evidence.value_and_gradient(here.x + step))
         while there.value > here.value * (1 + _VALUE_ERROR) and np.abs(step).max() > _ENOUGH_MM:
             step = step / 2
@@ -228,7 +229,8 @@ def _descended(
         inverse = _updated(inverse, step, there.gradient - here.gradient)
         here = there
         on_step(1)
-        if np.abs(step).max() < _ENOUGH_MM:
+        # A step that had to be shortened to nothing has shown the curvature: the next one is a better one.
+        if arrived:
             break
     return here
 
