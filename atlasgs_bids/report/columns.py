@@ -69,6 +69,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "solver_converged": ("Whether that is below the tolerance", None),
     "seconds_scaffold": ("Time to fit the scaffold; 0 where it was reused", "s"),
     "seconds_registration": ("Time to register, beside other work", "s"),
+    "seconds_calibration": ("Time to find position and slice profile from the evidence", "s"),
     "seconds_appearance": ("Time to fit the amplitudes", "s"),
     "seconds_render": ("Time to render the result and the simulated slices", "s"),
     "seconds_writing": ("Time to write images, sidecars and figures", "s"),
