@@ -27,7 +27,7 @@ _SOLVE_TOLERANCE, _SOLVE_STEPS = 1e-3, 60
 _FIRST_STEP_MM = 0.3
 _ENOUGH_MM = 0.01
 """A step shorter than this ends the search."""
-_MOST_STEPS = 30
+_MOST_STEPS, _MOST_STALLS = 30, 2
 _LONGEST_STEP_MM = 1.0
 _TINY = 1e-300
 _VALUE_ERROR = 1e-4
@@ -215,6 +215,7 @@ def _descended(
     x = np.zeros(6 * evidence.n_stacks)
     here = _Point(x, *evidence.value_and_gradient(x))
     inverse = None if curvature is None else _positive_inverse(curvature) / max(here.value, _TINY)
+    n_stalls = 0
     for _ in range(_MOST_STEPS):
         if inverse is None:
             step = -_FIRST_STEP_MM * here.gradient / max(float(np.abs(here.gradient).max()), _TINY)
@@ -229,8 +230,9 @@ def _descended(
         inverse = _updated(inverse, step, there.gradient - here.gradient)
         here = there
         on_step(1)
-        # A step that had to be shortened to nothing has shown the curvature: the next one is a better one.
-        if arrived:
+        # A step that had to be shortened to nothing has shown the curvature: the next is better, or none is.
+        n_stalls += int(np.abs(step).max() < _ENOUGH_MM)
+        if arrived or n_stalls == _MOST_STALLS:
             break
     return here
 
