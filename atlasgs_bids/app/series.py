@@ -24,6 +24,7 @@ from atlasgs_bids.imaging.series import Series
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.report.figures.target import target_figure
 from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.result import StackResult, TargetResult
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.series import SeriesFit, fit_series, restored_volumes
@@ -47,7 +48,7 @@ def restore_series(
     series = load_series(run.target.source.path)
     reference = series.mean(kinds.reference)
     with clock.measure("registration"), progress.stage("registration") as advance:
-        placed = _placed(run, kinds, reference, scaffold.anchor, progress)
+        placed = _placed(run, kinds, reference, scaffold, progress)
         advance(1)
     with clock.measure("appearance"):
         fit = fit_series(placed, series, kinds, scaffold, settings, progress)
@@ -76,16 +77,18 @@ class _Means:
 
 
 def _placed(
-    run: TargetRun, kinds: SeriesPlan, reference: Volume, anchor: Anchor, progress: Progress
+    run: TargetRun, kinds: SeriesPlan, reference: Volume, scaffold: SessionScaffold, progress: Progress
 ) -> PlacedStack:
-    """The reference volume in the position of what is registered."""
+    """The reference volume in the position of what is registered; that of a separate scan is final."""
     stack, settings = stack_input(run.target.stacks[0]), run.config.restoration
     separate = kinds.registered_by
     if separate is None:
-        return place(stack, reference, anchor, settings, progress)
+        return place(stack, reference, scaffold.anchor, settings, progress)
     registered = load_series(separate.path)
     moving = registered.mean(range(len(registered)))
-    return replace(place(stack, moving, anchor, settings, progress), acquired=reference)
+    placed = place(stack, moving, scaffold.anchor, settings, progress)
+    (found,) = calibrated([placed], scaffold.guides, settings, progress)
+    return replace(found, acquired=reference)
 
 
 def _write_volumes(
