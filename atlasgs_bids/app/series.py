@@ -21,6 +21,7 @@ from atlasgs_bids.imaging.directions import rotated_directions
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import image_stream, load_series, series_header
 from atlasgs_bids.imaging.series import Series
+from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.report.figures.target import target_figure
 from atlasgs_bids.restoration.anchor import Anchor
@@ -86,9 +87,13 @@ def _placed(
         return place(stack, reference, scaffold.anchor, settings, progress)
     registered = load_series(separate.path)
     moving = registered.mean(range(len(registered)))
-    placed = place(stack, moving, scaffold.anchor, settings, progress)
+    # As the scan itself is placed where it is a target of its own.
+    given_mm = stack.geometry.thickness_mm if stack.geometry.thickness_source == "--slice-thickness" else None
+    geometry = slice_geometry(moving.data.shape, moving.world_from_voxel, separate.sidecar, given_mm)
+    own = replace(stack, geometry=geometry, sidecar=separate.sidecar)
+    placed = place(own, moving, scaffold.anchor, settings, progress)
     (found,) = calibrated([placed], scaffold.guides, settings, progress)
-    return replace(found, acquired=reference)
+    return replace(found, source=stack, acquired=reference)
 
 
 def _write_volumes(

@@ -34,6 +34,7 @@ SIZE_MM = 4
 SETTINGS = RestorationSettings(
     device="cpu",
     registration="header",
+    slice_profile="box",
     prior="graph",
     estimate_uncertainty=False,  # takes most of a fit's time, and no image depends on it
     core=CoreSettings(
@@ -199,7 +200,15 @@ def test_a_zero_filled_image_is_observed_with_its_point_spread(scaffold, placed)
     spreads = []
     for geometry in (stack.source.geometry, wide):
         source = replace(stack.source, geometry=geometry)
-        own = observe(source, stack.acquired, np.eye(4), scaffold.anchor, scaffold.gaussians, SETTINGS)
+        own = observe(
+            source,
+            stack.acquired,
+            np.eye(4),
+            scaffold.anchor,
+            scaffold.gaussians,
+            stack.profile(SETTINGS),
+            SETTINGS,
+        )
         point = torch.zeros(own.acquisition.shape_out)
         point[tuple(n // 2 for n in point.shape)] = 1
         response = own.acquisition.forward(own.acquisition.adjoint(point))
