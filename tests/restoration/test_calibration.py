@@ -116,8 +116,8 @@ def shading(data):
     ("changes", "anchor_changes"),
     [
         ({"noise": 0.03}, {}),
-        ({"change": shading}, {}),
-        ({"change": lesion}, {}),
+        pytest.param({"change": shading}, {}, marks=pytest.mark.slow),
+        pytest.param({"change": lesion}, {}, marks=pytest.mark.slow),
         ({}, {"inverted": True}),
     ],
     ids=["3 % noise", "30 % shading", "lesion", "anchor of inverted contrast"],
@@ -230,6 +230,7 @@ def test_an_uncertain_position_is_an_uncertain_image():
     assert not position_variance(image, grid, inside, []).any()
 
 
+@pytest.mark.slow
 def test_a_target_without_anatomy_does_not_pass_in_silence(anchor, guides):
     """Mutual information finds a place for noise; the evidence says that it does not know one."""
     shape, world_from_voxel = stack_affine(anchor.volume, 2, 3.0, 10.0)
@@ -246,6 +247,7 @@ def test_profiles_of_the_family_have_the_standard_deviation_that_was_asked_for()
         assert profile_with_sd(sd_mm, 3.0).sd_mm == pytest.approx(sd_mm, rel=0.02)
 
 
+@pytest.mark.slow
 def test_another_session_is_aligned_by_evidence(anchor):
     class Scaffold:
         guides = Guides(anchor)
