@@ -22,7 +22,7 @@ from atlasgs_bids.core.operators import LinearOperator
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 
 N_FOLDS = 5
-LEAST_SLICES = 12
+LEAST_SLICES = 8
 _TOLERANCE, _STEPS = 1e-3, 60
 _STEP = 1.25
 """Factor from one standard deviation that is tried to the next."""
