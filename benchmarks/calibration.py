@@ -20,10 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+from real import moved_by
 
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.profile import SliceProfile, profile_of, profile_with_sd, slice_profile
+from atlasgs_bids.imaging.registration.register import apart_mm
 from atlasgs_bids.imaging.slices import SliceGeometry, slice_geometry
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor, anchor_of
@@ -79,7 +80,7 @@ def positions(options: argparse.Namespace, settings: RestorationSettings) -> Non
             errors = []
             for number in range(1, options.motions + 1):
                 rng = np.random.default_rng([factor, number])
-                motion = rigid(rng.uniform(-3, 3, 3), rng.uniform(-4, 4, 3), centre)
+                motion = moved_by(rng.uniform(-3, 3, 3), rng.uniform(-4, 4, 3), centre)
                 slices = simulated(fine, paper_profile(factor), factor, options)
                 moved = Volume(slices.data, motion @ slices.world_from_voxel)
                 truth = motion @ reference.registration.target_from_anchor
@@ -89,8 +90,8 @@ def positions(options: argparse.Namespace, settings: RestorationSettings) -> Non
                 assert found.calibration is not None
                 errors.append(
                     (
-                        apart_mm(placed.registration.target_from_anchor, truth, guides),
-                        apart_mm(found.registration.target_from_anchor, truth, guides),
+                        apart_mm(placed.registration.target_from_anchor, truth, guides.points_mm),
+                        apart_mm(found.registration.target_from_anchor, truth, guides.points_mm),
                         found.calibration.position_error_mm,
                         seconds,
                     )
@@ -118,7 +119,7 @@ def profiles(options: argparse.Namespace, settings: RestorationSettings) -> None
         seconds = time.perf_counter() - start
         box = slice_profile("box", stated * factor)
         used = box if found is None else profile_with_sd(found.sd_mm, stated * factor)
-        said = "not told" if found is None else f"{found.sd_mm:.2f} ± {found.sd_mm * found.log_error:.2f}"
+        said = "not told" if found is None else f"{found.sd_mm:.2f} ± {found.error_mm:.2f}"
         print(
             f"| {target} | ×{factor} | {name} | {profile.sd_mm:.2f} | {said} | "
             f"{mtf_difference(used, profile, factor):.3f} | {mtf_difference(box, profile, factor):.3f} | "
@@ -135,13 +136,16 @@ def starts(options: argparse.Namespace, settings: RestorationSettings) -> None:
     ends = []
     for number in range(5):
         rng = np.random.default_rng(number)
-        off = rigid(rng.normal(0, 0.5, 3), rng.normal(0, 0.5, 3), guides.points_mm.mean(axis=0))
+        off = moved_by(rng.normal(0, 0.5, 3), rng.normal(0, 0.5, 3), guides.points_mm.mean(axis=0))
         start = off @ placed.registration.target_from_anchor
         registration = replace(placed.registration, target_from_anchor=start)
         found, seconds = refined(replace(placed, registration=registration), guides, settings)
         ends.append(found.registration.target_from_anchor)
         assert found.calibration is not None
-        before, after = apart_mm(start, ends[0], guides), apart_mm(ends[-1], ends[0], guides)
+        before, after = (
+            apart_mm(start, ends[0], guides.points_mm),
+            apart_mm(ends[-1], ends[0], guides.points_mm),
+        )
         told = found.calibration.position_error_mm
         print(
             f"start {before:.2f} mm, end {after:.3f} mm off the first end, standard error {told:.3f} mm, "
@@ -171,19 +175,6 @@ def at_header(volume: Volume, thickness_mm: float | None, anchor: Anchor) -> Pla
 
 def geometry_of(volume: Volume, thickness_mm: float | None) -> SliceGeometry:
     return slice_geometry(volume.data.shape, volume.world_from_voxel, {}, thickness_mm)
-
-
-def apart_mm(one: np.ndarray, other: np.ndarray, guides: Guides) -> float:
-    difference = one - other
-    moved = guides.points_mm @ difference[:3, :3].T + difference[:3, 3]
-    return float(np.linalg.norm(moved, axis=1).mean())
-
-
-def rigid(shift_mm: np.ndarray, angles_deg: np.ndarray, centre_world: np.ndarray) -> np.ndarray:
-    motion = np.eye(4)
-    motion[:3, :3] = Rotation.from_rotvec(np.radians(angles_deg)).as_matrix()
-    motion[:3, 3] = centre_world + shift_mm - motion[:3, :3] @ centre_world
-    return motion
 
 
 def simulated(fine: Volume, profile: SliceProfile, factor: int, options: argparse.Namespace) -> Volume:

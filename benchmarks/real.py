@@ -45,7 +45,7 @@ from atlasgs_bids.core.priors.learned.degradation import interpolation
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.profile import profile_with_sd
-from atlasgs_bids.imaging.registration.register import read_itk_transform
+from atlasgs_bids.imaging.registration.register import apart_mm, read_itk_transform
 from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
 from atlasgs_bids.study.results.scores import Scores, score_in_mask
 from atlasgs_bids.study.simulation.degrade import simulate_thick_slices, true_slice_profile
@@ -137,12 +137,17 @@ def participant(factor: int, motion: int) -> str:
 
 def motion_of(factor: int, number: int, centre_world: np.ndarray) -> np.ndarray:
     """(4, 4) motion of the head: none, or one of up to 3 mm and 4 degrees along each axis, off the grid."""
+    if number == 0:
+        return np.eye(4)
+    rng = np.random.default_rng([factor, number])
+    return moved_by(rng.uniform(-3, 3, 3), rng.uniform(-4, 4, 3), centre_world)
+
+
+def moved_by(shift_mm: np.ndarray, angles_deg: np.ndarray, centre_world: np.ndarray) -> np.ndarray:
+    """(4, 4) turn by a rotation vector about the centre, then the shift."""
     motion = np.eye(4)
-    if number > 0:
-        rng = np.random.default_rng([factor, number])
-        shift_mm, angles_deg = rng.uniform(-3, 3, 3), rng.uniform(-4, 4, 3)
-        motion[:3, :3] = Rotation.from_rotvec(np.radians(angles_deg)).as_matrix()
-        motion[:3, 3] = centre_world + shift_mm - motion[:3, :3] @ centre_world
+    motion[:3, :3] = Rotation.from_rotvec(np.radians(angles_deg)).as_matrix()
+    motion[:3, 3] = centre_world + shift_mm - motion[:3, :3] @ centre_world
     return motion
 
 
@@ -233,7 +238,6 @@ def score_target(
     own = resample(result, truth.grid, anchor_from_truth, order=3)
     cubic = score_in_mask(truth.data, resample(slices, truth.grid, target_from_anchor, order=3), mask)
     atlasgs = result_score(stroke_dir, options.out / "atlasgs", label, target)
-    difference = target_from_anchor - moved
     return Row(
         target=target,
         factor=factor,
@@ -244,7 +248,7 @@ def score_target(
         own_frame_psnr_db=psnr_db(truth.data, own, mask),
         gain_db=atlasgs.psnr_db - cubic.psnr_db,
         below_known_db=None if known_db is None else known_db - atlasgs.psnr_db,
-        error_mm=float(np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1).mean()),
+        error_mm=apart_mm(target_from_anchor, moved, points),
         profile_sd_mm=profile_sd_mm,
         process=usage,
     )

@@ -10,7 +10,7 @@ from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.metrics import doubts
-from atlasgs_bids.restoration.result import StackResult, TargetResult
+from atlasgs_bids.restoration.result import TargetResult
 
 
 def anchor_sidecars(
@@ -43,6 +43,8 @@ def fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
 
     stacks = result.stacks
     geometries = [stack.source.geometry for stack in stacks]
+    calibrations = [stack.calibration for stack in stacks]
+    profiles = [own and own.found_profile for own in calibrations]
     return {
         "Prior": _prior_name(result.appearance),
         "PriorDisagrees": result.prior_disagrees,
@@ -54,28 +56,15 @@ def fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
         "SpacingBetweenSlicesUsed": of_stacks([geometry.spacing_mm for geometry in geometries]),
         "InPlaneVoxelSizeUsed": of_stacks([list(geometry.acquired_in_plane_mm) for geometry in geometries]),
         "SliceProfile": str(config.slice_profile_file or config.restoration.slice_profile),
-        "SliceProfileSD": of_stacks([_profile_sd(stack) for stack in stacks]),
-        "SliceProfileSDError": of_stacks([_profile_sd_error(stack) for stack in stacks]),
-        "RegistrationError": of_stacks(
-            [None if stack.calibration is None else stack.calibration.position_error_mm for stack in stacks]
-        ),
+        "SliceProfileSD": of_stacks([own and own.sd_mm for own in profiles]),
+        "SliceProfileSDError": of_stacks([own and own.error_mm for own in profiles]),
+        "RegistrationError": of_stacks([own and own.position_error_mm for own in calibrations]),
         "Registration": of_stacks([stack.registration.method for stack in stacks]),
         "Motion": config.restoration.motion,
         "StackGains": [stack.gain for stack in stacks] if len(stacks) > 1 else None,
         "StackNoise": [stack.noise_sd for stack in stacks] if len(stacks) > 1 else None,
         "BiasCorrected": False,
     }
-
-
-def _profile_sd(stack: StackResult) -> float | None:
-    """Of the profile that the slices show, mm; None where they were not asked, or do not tell."""
-    found = None if stack.calibration is None else stack.calibration.found_profile
-    return None if found is None else found.sd_mm
-
-
-def _profile_sd_error(stack: StackResult) -> float | None:
-    found = None if stack.calibration is None else stack.calibration.found_profile
-    return None if found is None else found.sd_mm * found.log_error
 
 
 def _prior_name(appearance: Appearance) -> str:

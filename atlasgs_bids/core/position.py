@@ -6,8 +6,7 @@ at a price, no longer lie on the target's: no map from one contrast to the other
 theorem the gradient is that of the misfit at the minimising a, so one solve gives all of it.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +19,7 @@ from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.objective import Objective
 from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
+from atlasgs_bids.core.rigid import Parameters, RigidFrame, left_jacobian
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import splat
 
@@ -37,34 +37,6 @@ _DIFFERENCE_MM = 0.1
 _LEAST_CURVATURE = 0.05
 _BLOCK_MM = 16.0
 """Side of the blocks whose residuals are taken to be independent; within one, model errors are alike."""
-
-Parameters = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class RigidFrame:
-    """What six numbers mean as a motion: a shift, and a turn about the head's centre by rotation vector."""
-
-    centre_mm: Float[Tensor, "3"]
-    radius_mm: float
-    """RMS distance of the head's points from its axes: a turn by 1 mm of it moves them by about 1 mm."""
-
-    @classmethod
-    def of(cls, points_mm: Float[Tensor, "n 3"]) -> "RigidFrame":
-        """That of the points of a head."""
-        centre = points_mm.double().mean(0)
-        # About an axis, two of the three coordinates move.
-        variance = float((points_mm.double() - centre).square().sum(1).mean()) * 2 / 3
-        return cls(centre.cpu(), math.sqrt(max(variance, 1.0)))
-
-    def motion(self, parameters: Parameters) -> Float[Tensor, "4 4"]:
-        """p -> R (p − c) + c + t; parameters (6,): t in mm, rotation vector × radius in mm."""
-        shift = torch.from_numpy(np.asarray(parameters[:3], np.float64))
-        rotation = torch.linalg.matrix_exp(_skew(np.asarray(parameters[3:], np.float64) / self.radius_mm))
-        motion = torch.eye(4, dtype=torch.float64)
-        motion[:3, :3] = rotation
-        motion[:3, 3] = self.centre_mm + shift - rotation @ self.centre_mm
-        return motion
 
 
 @dataclass(frozen=True)
@@ -98,6 +70,7 @@ class PositionEvidence:
         self._gaussians, self._prior, self._regularization = gaussians, prior, regularization
         self.frame, self._chunk_elements = frame, chunk_elements
         self._amplitudes: Tensor | None = None
+        self._last: tuple[Parameters, float, list[Tensor]] | None = None
         self.n_evaluations = 0
 
     @property
@@ -120,6 +93,8 @@ class PositionEvidence:
 
     def _scored(self, parameters: Parameters) -> tuple[float, list[Float[Tensor, "n 6"]]]:
         """J, and what each Gaussian contributes to its gradient by the position of each stack."""
+        if self._last is not None and np.array_equal(parameters, self._last[0]):
+            return self._last[1:]
         self.n_evaluations += 1
         parts = np.split(np.asarray(parameters, np.float64), self.n_stacks)
         terms = [
@@ -136,6 +111,7 @@ class PositionEvidence:
             value += float((term.weights * error.square()).sum(dtype=torch.float64))
             by_cell = term.acquisition.adjoint(2 * term.weights * error)
             scores.append(self._by_gaussian(term, by_cell, amplitudes, x))
+        self._last = np.array(parameters), value, scores
         return value, scores
 
     def _moved(self, term: LatticeObservation, needed: Tensor, x: Parameters) -> LatticeObservation:
@@ -166,14 +142,13 @@ class PositionEvidence:
             by_quaternion.double(), quaternions.detach().double()
         )
         # From a small turn after the motion to a change of its rotation vector.
-        jacobian = _left_jacobian(x[3:] / self.frame.radius_mm).to(means.device) / self.frame.radius_mm
+        jacobian = left_jacobian(x[3:] / self.frame.radius_mm).to(means.device) / self.frame.radius_mm
         return -torch.cat([force, torque @ jacobian], dim=1)
 
 
 def find_positions(
     evidence: PositionEvidence,
     curvature: Parameters | None = None,
-    on_step: Callable[[int], None] = lambda _: None,
 ) -> FoundPositions:
     """The least J near where the stacks were looked for, to 0.01 mm.
 
@@ -181,14 +156,11 @@ def find_positions(
     differences of gradients once there. The covariance is H⁻¹ C H⁻¹ with C from the gradients of blocks that
     are taken to be independent: the model's errors are no white noise.
     """
-    reached = _descended(evidence, curvature, on_step)
+    reached = _descended(evidence, curvature)
     x, value, gradient = reached.x, reached.value, reached.gradient
     if curvature is None:
-        columns = []
-        for step in _DIFFERENCE_MM * np.eye(len(x)):
-            columns.append((evidence.value_and_gradient(x + step)[1] - gradient) / _DIFFERENCE_MM)
-            on_step(1)
-        curvature = np.stack(columns) / value
+        beside = [evidence.value_and_gradient(x + step)[1] for step in _DIFFERENCE_MM * np.eye(len(x))]
+        curvature = (np.stack(beside) - gradient) / (_DIFFERENCE_MM * value)
         curvature = 0.5 * (curvature + curvature.T)
         newton = -_positive_inverse(curvature) @ gradient / value
         if np.abs(newton).max() < _DIFFERENCE_MM:
@@ -205,9 +177,7 @@ class _Point:
     gradient: Parameters
 
 
-def _descended(
-    evidence: PositionEvidence, curvature: Parameters | None, on_step: Callable[[int], None]
-) -> _Point:
+def _descended(evidence: PositionEvidence, curvature: Parameters | None) -> _Point:
     """Quasi-Newton steps (BFGS), short ones, halved where J rises by more than the solves' error.
 
     No line search: J is known to a few parts in 10⁵ only, by which a search near the minimum is misled, while
@@ -230,7 +200,6 @@ def _descended(
             there = _Point(here.x + step, *evidence.value_and_gradient(here.x + step))
         inverse = _updated(inverse, step, there.gradient - here.gradient)
         here = there
-        on_step(1)
         # A step that had to be shortened to nothing has shown the curvature: the next is better, or none is.
         n_stalls += int(np.abs(step).max() < _ENOUGH_MM)
         if arrived or n_stalls == _MOST_STALLS:
@@ -258,23 +227,6 @@ def _positive_inverse(symmetric: npt.NDArray[np.float64]) -> npt.NDArray[np.floa
     values, vectors = np.linalg.eigh(symmetric)
     floor = _LEAST_CURVATURE * max(float(np.abs(values).max()), _TINY)
     return np.asarray((vectors / np.maximum(values, floor)) @ vectors.T)
-
-
-def _skew(vector: npt.NDArray[np.float64]) -> Float[Tensor, "3 3"]:
-    x, y, z = (float(value) for value in vector)
-    return torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64)
-
-
-def _left_jacobian(rotation_vector: npt.NDArray[np.float64]) -> Float[Tensor, "3 3"]:
-    """J with exp(ω + dω) = exp(J dω) exp(ω) for a small dω (Chirikjian 2012, eq. 10.86)."""
-    angle = float(np.linalg.norm(rotation_vector))
-    skew = _skew(rotation_vector)
-    identity = torch.eye(3, dtype=torch.float64)
-    if angle < 1e-6:
-        return identity + 0.5 * skew
-    first = (1 - math.cos(angle)) / angle**2
-    second = (angle - math.sin(angle)) / angle**3
-    return identity + first * skew + second * (skew @ skew)
 
 
 def _turning(by_quaternion: Float[Tensor, "n 4"], quaternions: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:

@@ -76,12 +76,16 @@ class FoundProfile:
     tried: dict[float, float]
     """Standard deviation (mm) -> RMS error on held-out slices, in the unit of the slices."""
 
+    @property
+    def error_mm(self) -> float:
+        """Standard error of ``sd_mm``."""
+        return self.sd_mm * self.log_error
+
 
 def find_profile_sd(
     problem: ProfileProblem,
     sampling: Callable[[float], AxisSampling],
     start_mm: float,
-    on_step: Callable[[int], None] = lambda _: None,
 ) -> FoundProfile | None:
     """The standard deviation with the least error on held-out slices; None where that has no minimum.
 
@@ -96,7 +100,6 @@ def find_profile_sd(
     def error(k: int) -> float:
         if k not in errors:
             errors[k] = _held_out_errors(problem, sampling(start_mm * _STEP**k), starts)
-            on_step(1)
         return float(errors[k].sum())
 
     best = 0

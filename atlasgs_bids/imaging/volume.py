@@ -67,3 +67,9 @@ class Volume:
 def voxel_sizes_mm(world_from_voxel: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """(3,) distance between neighbouring voxel centres along each voxel axis, mm."""
     return np.linalg.norm(np.asarray(world_from_voxel, dtype=np.float64)[:3, :3], axis=0)
+
+
+def blocks_of(size_mm: float, world_from_voxel: npt.ArrayLike) -> tuple[int, int, int]:
+    """Voxels along each axis that together are about ``size_mm`` long; at least 1."""
+    i, j, k = np.maximum(1, np.round(size_mm / voxel_sizes_mm(world_from_voxel))).astype(int).tolist()
+    return i, j, k

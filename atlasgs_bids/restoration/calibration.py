@@ -6,7 +6,6 @@ millimetre, in seconds, and a profile is a matter of one axis (docs/decisions/00
 """
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.core.position import FoundPositions, PositionEvidence, find_positions
+from atlasgs_bids.core.rigid import UncertainPosition
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.registration.register import apart_mm, moved_registration
 from atlasgs_bids.imaging.slices import slice_geometry
@@ -44,8 +44,8 @@ def calibrated(
 ) -> list[PlacedStack]:
     """The stacks of one target where the evidence puts them, with the slice profiles that it finds.
 
-    As they are where they have been through this before.
-    Positions are refined where registration was to find them, profiles found where the setting is ``auto``.
+    Stacks that have been through this before stay as they are. Positions are refined where registration was
+    to find them, profiles found where the setting is ``auto``.
     """
     stacks = list(placed)
     moves = config.registration == "rigid" and all(own.source.transform is None for own in stacks)
@@ -71,7 +71,7 @@ def calibrated(
 
 def aligned(image: Volume, name: str, scaffold: SessionScaffold, config: RestorationSettings) -> PlacedStack:
     """An isotropic image in its position: registered, then refined, as a stack of thin slices."""
-    quiet, boxes = Progress.quiet(), replace(config, slice_profile="box")
+    quiet, boxes = Progress.quiet().under(name), replace(config, slice_profile="box")
     geometry = slice_geometry(image.data.shape, image.world_from_voxel, {}, None)
     placed = place(StackInput(name, geometry), image, scaffold.anchor, boxes, quiet)
     return calibrated([placed], scaffold.guides, boxes, quiet)[0]
@@ -111,25 +111,19 @@ def _moved(stack: PlacedStack, found: FoundPositions, number: int, guides: Guide
     own = slice(6 * number, 6 * number + 6)
     motion = guides.frame.motion(found.parameters[own]).numpy()
     target_from_anchor = stack.registration.target_from_anchor @ np.linalg.inv(motion)
-    anchor, lattice_error = guides.anchor, np.diag([_LATTICE_ERROR_MM**2 / 3] * 3 + [0.0] * 3)
-    covariance = found.covariance[own, own] + lattice_error
+    lattice_error = np.diag([_LATTICE_ERROR_MM**2 / 3] * 3 + [0.0] * 3)
+    position = UncertainPosition(guides.frame, found.covariance[own, own] + lattice_error)
     return replace(
         stack,
-        registration=moved_registration(
-            stack.registration, target_from_anchor, anchor.volume, anchor.foreground
-        ),
-        calibration=replace(
-            stack.calibration or Calibration(),
-            position_error_mm=math.sqrt(max(float(np.trace(covariance)), 0.0)),
-            covariance=covariance,
-            frame=guides.frame,
-        ),
+        registration=moved_registration(stack.registration, target_from_anchor, guides.points_mm),
+        calibration=replace(stack.calibration or Calibration(), position=position),
     )
 
 
 def _believed(stack: PlacedStack, before: PlacedStack, guides: Guides, progress: Progress) -> PlacedStack:
     """The stack as calibrated, or where registration had it if the evidence leads too far from there."""
-    moved_mm = apart_mm(stack.registration, before.registration, guides.points_mm)
+    found, registered = stack.registration.target_from_anchor, before.registration.target_from_anchor
+    moved_mm = apart_mm(found, registered, guides.points_mm)
     if moved_mm < _MOST_MOVED_MM:
         return _with_doubt(stack, progress)
     logger.warning(
@@ -137,10 +131,8 @@ def _believed(stack: PlacedStack, before: PlacedStack, guides: Guides, progress:
         "left there: check the figure",
         progress.led(stack.source.name), moved_mm, _MOST_MOVED_MM,
     )  # fmt: skip
-    calibration = replace(
-        stack.calibration or Calibration(), position_error_mm=None, covariance=None, frame=None
-    )
-    return replace(stack, registration=before.registration, calibration=calibration)
+    unknown = replace(stack.calibration or Calibration(), position=None)
+    return replace(stack, registration=before.registration, calibration=unknown)
 
 
 def _with_doubt(stack: PlacedStack, progress: Progress) -> PlacedStack:

@@ -8,11 +8,12 @@ import numpy.typing as npt
 import torch
 
 from atlasgs_bids.core.gaussians import Gaussians, world_points
-from atlasgs_bids.core.position import RigidFrame
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
+from atlasgs_bids.core.rigid import RigidFrame
 from atlasgs_bids.core.scaffold import lattice_gaussians
 from atlasgs_bids.imaging.bias import bias_field
+from atlasgs_bids.imaging.registration.register import foreground_points
 from atlasgs_bids.imaging.structure import edge_ellipsoids
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -57,10 +58,8 @@ class Guides:
 
     @cached_property
     def points_mm(self) -> npt.NDArray[np.float64]:
-        """(n, 3) points of the anchor's foreground, world."""
-        indices = np.argwhere(self.anchor.foreground)
-        world_from_voxel = self.anchor.volume.world_from_voxel
-        return np.asarray(indices @ world_from_voxel[:3, :3].T + world_from_voxel[:3, 3], np.float64)
+        """(n, 3) points all over the anchor's foreground, world."""
+        return foreground_points(self.anchor.volume, self.anchor.foreground)
 
     def at(self, size_mm: float, config: RestorationSettings) -> Guide:
         """Gaussians on a lattice of about ``size_mm``, and the graph between them."""

@@ -130,7 +130,7 @@ def target_metrics(
         "slice_thickness": geometry.thickness_mm,
         "slice_spacing": geometry.spacing_mm,
         "profile_sd": profiles[0].sd_mm if profiles else None,
-        "profile_sd_error": profiles[0].sd_mm * profiles[0].log_error if profiles else None,
+        "profile_sd_error": profiles[0].error_mm if profiles else None,
         "n_gaussians": len(result.gaussians),
         "n_gaussians_specific": len(result.gaussians) - result.n_shared,
         "anchor_psnr": result.anchor_psnr_db,

@@ -26,7 +26,7 @@ from atlasgs_bids.restoration.stack import PlacedStack, StackInput, stack_noise_
 
 _GAIN_LIMITS = (0.2, 5.0)
 
-_COVERED, _UNCOVERED = 0.95, 0.05
+_UNCOVERED = 0.05
 
 
 def observe(
@@ -62,9 +62,7 @@ def observe(
         config.core.chunk_elements,
     )
     coverage = (acquisition @ splat).forward(torch.ones(len(gaussians), device=config.device))
-    # Where the anchor's outside is empty (air, or an extracted brain), a slice that the foreground fills in
-    # part says as much as any other; where it is tissue that was masked away, it says nothing of the inside.
-    weights *= coverage > (_UNCOVERED if anchor.exterior_is_empty else _COVERED)
+    weights *= coverage > anchor.least_coverage
     if not weights.any():
         raise InputError(
             f"{stack.name}: no slice crosses the anchor's foreground; check the orientation "

@@ -13,8 +13,8 @@ from torch import Tensor
 from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.metrics import misfit_beyond_noise
-from atlasgs_bids.core.position import RigidFrame
 from atlasgs_bids.core.priors.expectation import ExpectedStack
+from atlasgs_bids.core.rigid import UncertainPosition
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample
@@ -220,23 +220,21 @@ def _rendered_sd(
     return np.where(inside, np.sqrt(variance), np.float32(0))
 
 
-def _positions(stacks: Sequence[StackResult]) -> list[tuple[npt.NDArray[np.float64], RigidFrame]]:
-    """Covariance of each stack's position, and the frame that it is in; none where no evidence was asked."""
-    known = [own.calibration for own in stacks if own.calibration is not None]
-    return [
-        (own.covariance, own.frame) for own in known if own.covariance is not None and own.frame is not None
-    ]
+def _positions(stacks: Sequence[StackResult]) -> list[UncertainPosition]:
+    """Of the stacks whose position the evidence was asked for."""
+    known = [own.calibration.position for own in stacks if own.calibration is not None]
+    return [position for position in known if position is not None]
 
 
 def position_variance(
     image: FloatArray,
     grid: Grid,
     inside: npt.NDArray[np.bool_],
-    positions: Sequence[tuple[npt.NDArray[np.float64], RigidFrame]],
+    positions: Sequence[UncertainPosition],
 ) -> FloatArray:
     """(n inside,) variance of the image because of where its stacks may lie: ∇f Cov(u) ∇fᵀ, u their motion.
 
-    ``positions``: covariance (6, 6), mm², and frame of each; the mean over them, as if the errors were one.
+    The mean over the stacks, as if their errors were one.
     """
     variance = np.zeros(int(inside.sum()), np.float32)
     if not positions:
@@ -244,10 +242,10 @@ def position_variance(
     slope_vox = np.stack([slope[inside] for slope in list(np.gradient(image))], axis=1)
     slope_mm = slope_vox @ np.linalg.inv(grid.world_from_voxel[:3, :3])
     points_mm = np.argwhere(inside) @ grid.world_from_voxel[:3, :3].T + grid.world_from_voxel[:3, 3]
-    for covariance, frame in positions:
-        turning = np.cross(points_mm - frame.centre_mm.numpy(), slope_mm) / frame.radius_mm
+    for own in positions:
+        turning = np.cross(points_mm - own.frame.centre_mm.numpy(), slope_mm) / own.frame.radius_mm
         by_parameter = np.concatenate([slope_mm, turning], axis=1)
-        variance += ((by_parameter @ covariance) * by_parameter).sum(axis=1) / len(positions)
+        variance += ((by_parameter @ own.covariance) * by_parameter).sum(axis=1) / len(positions)
     return variance
 
 

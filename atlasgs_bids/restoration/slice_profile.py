@@ -42,6 +42,7 @@ _DISAGREES = 0.15
 def with_found_profile(
     stack: PlacedStack, guides: Guides, config: RestorationSettings, progress: Progress
 ) -> PlacedStack:
+    """The stack with the profile that its slices show, or as it is, which the log then says."""
     geometry = stack.source.geometry
     stated = slice_profile("box", geometry.thickness_mm)
     found = found_profile(stack, guides, config)
@@ -54,7 +55,7 @@ def with_found_profile(
     off = math.log(found.sd_mm / stated.sd_mm)
     warnings: tuple[str, ...] = ()
     if abs(off) > max(_DISAGREES, 2 * found.log_error):
-        seen = f"{found.sd_mm:.2f} ± {found.sd_mm * found.log_error:.2f} mm"
+        seen = f"{found.sd_mm:.2f} ± {found.error_mm:.2f} mm"
         stated_box = f"a box of the stated {geometry.thickness_mm:.3g} mm has {stated.sd_mm:.2f} mm"
         warnings = (
             f"the slices show a profile of {seen} standard deviation, {stated_box}: it is what is used",
@@ -97,7 +98,7 @@ def _within(sampling: AxisSampling, lattice: AxisSampling) -> AxisSampling:
 def _profile_problem(
     stack: PlacedStack, lattice: AxisSampling, guides: Guides, config: RestorationSettings
 ) -> ProfileProblem | None:
-    """The middle of the head: pixels of about 2 mm, cells along the slice axis as fine as the anchor."""
+    """The middle of the head: pixels of about 3 mm, cells along the slice axis as fine as the anchor."""
     axis = stack.source.geometry.axis
     anchor = guides.corrected
     averaged = stack.averaged(_PROFILE_MM).acquired
@@ -118,7 +119,7 @@ def _profile_problem(
     )
     support = anchor.support_on(grid)
     covered = np.tensordot(support.astype(np.float32), lattice.weights.T.astype(np.float32), axes=1)
-    weights = observed & (covered > (0.05 if anchor.exterior_is_empty else 0.95))
+    weights = observed & (covered > anchor.least_coverage)
     box = _middle(np.asarray(weights.any(2)), support.sum(2))
     if box is None:
         return None

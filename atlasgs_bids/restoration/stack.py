@@ -11,13 +11,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from atlasgs_bids.core.metrics import noise_sd
-from atlasgs_bids.core.position import RigidFrame
+from atlasgs_bids.core.rigid import UncertainPosition
 from atlasgs_bids.core.slice_profile import FoundProfile
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
 from atlasgs_bids.imaging.registration.register import Registration, given_registration, register
 from atlasgs_bids.imaging.slices import SliceGeometry
-from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
+from atlasgs_bids.imaging.volume import Grid, Volume, blocks_of, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.progress import Progress
@@ -44,12 +44,13 @@ class Calibration:
 
     profile: SliceProfile | None = None
     found_profile: FoundProfile | None = None
-    position_error_mm: float | None = None
-    """Standard error of the position, mean over the anchor's foreground."""
-    covariance: npt.NDArray[np.float64] | None = None
-    """(6, 6) of shift and turn in ``frame``, mm²."""
-    frame: RigidFrame | None = None
+    position: UncertainPosition | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def position_error_mm(self) -> float | None:
+        """Standard error of the position, mean over the anchor's foreground."""
+        return None if self.position is None else self.position.error_mm
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,16 @@ class PlacedStack:
         """The stack with pixels averaged to about ``size_mm``; a mean is missing where a part of it is."""
         axis = self.source.geometry.axis
         sizes_mm = voxel_sizes_mm(self.acquired.world_from_voxel)
-        factors = [1 if a == axis else max(1, round(size_mm / float(sizes_mm[a]))) for a in range(3)]
-        first, second = (float(sizes_mm[a]) * factors[a] for a in range(3) if a != axis)
+        blocks = blocks_of(size_mm, self.acquired.world_from_voxel)
+        i, j, k = (1 if a == axis else n for a, n in enumerate(blocks))
+        first, second = (float(sizes_mm[a]) * n for a, n in enumerate(blocks) if a != axis)
         geometry = replace(
             self.source.geometry, in_plane_mm=(first, second), acquired_in_plane_mm=(first, second)
         )
         return replace(
             self,
             source=replace(self.source, geometry=geometry),
-            acquired=self.acquired.averaged((factors[0], factors[1], factors[2])),
+            acquired=self.acquired.averaged((i, j, k)),
         )
 
 
@@ -91,9 +93,7 @@ def place(
     if stack.transform is not None:
         registration = given_registration(anchor.volume, anchor.foreground, acquired, stack.transform)
     else:
-        registration = register(
-            anchor.volume, anchor.foreground, acquired, config.registration, config.core.seed
-        )
+        registration = register(anchor.volume, anchor.foreground, acquired, config.registration)
     for text in registration.warnings:
         logger.warning("%s", progress.led(text))
     return PlacedStack(stack, acquired, registration)

@@ -9,8 +9,9 @@ from atlasgs_bids.core import position
 from atlasgs_bids.core.acquisition import AcquisitionOperator, point_sampling, profile_sampling
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.observation import LatticeObservation
-from atlasgs_bids.core.position import PositionEvidence, RigidFrame, find_positions
+from atlasgs_bids.core.position import PositionEvidence, find_positions
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
+from atlasgs_bids.core.rigid import RigidFrame
 from atlasgs_bids.core.splat.operator import SplatOperator
 
 BOX = np.array([-1.0, 1.0]), np.array([0.0, 1.0])

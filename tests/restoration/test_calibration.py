@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from atlasgs_bids.core.position import RigidFrame
+from atlasgs_bids.core.rigid import RigidFrame, UncertainPosition
 from atlasgs_bids.imaging.profile import profile_with_sd
 from atlasgs_bids.imaging.registration.register import register, write_itk_transform
 from atlasgs_bids.imaging.slices import slice_geometry
@@ -65,7 +65,7 @@ def slices(contrast, factor, motion=None, *, blur_mm=0.0, change=None, stated=1.
 def at(anchor, stack, target_from_anchor):
     """The stack where somebody says that it lies."""
     source, acquired = stack
-    here = register(anchor.volume, anchor.foreground, acquired, "header", 0)
+    here = register(anchor.volume, anchor.foreground, acquired, "header")
     return PlacedStack(source, acquired, replace(here, target_from_anchor=target_from_anchor))
 
 
@@ -218,7 +218,7 @@ def test_an_uncertain_position_is_an_uncertain_image():
     root = 0.15 * rng.normal(size=(6, 6))
     inside = np.zeros(shape, bool)
     inside[6:-6, 6:-6, 6:-6] = True
-    variance = position_variance(image, grid, inside, [(root @ root.T, frame)])
+    variance = position_variance(image, grid, inside, [UncertainPosition(frame, root @ root.T)])
     moved = []
     for draw in (root @ rng.normal(size=(6, 300))).T:
         motion = frame.motion(draw).numpy()
