@@ -9,7 +9,7 @@ export PYTHONPATH=$PWD:$PWD/benchmarks:${PYTHONPATH:-} PYTHONUNBUFFERED=1
 
 # The whole process from a cold start, kernels not compiled yet; then once more with them.
 for run in cold warm; do
-    "$python" benchmarks/real.py --scans "$scans" --device cuda --factors 5 --registration rigid \
+    "$python" benchmarks/real.py --scans "$scans" --device cuda --factors 5 \
         --out "$out/app" -- --prior graph --resource-monitor --work-dir "$out/work"
     cp "$out/app/atlasgs/logs/sub-x5_resources.tsv" "$out/resources-$run.tsv"
     cat "$out/resources-$run.tsv"

@@ -64,7 +64,7 @@ def simulate(truth: Volume, scaffold: SessionScaffold, factor: int, settings: Re
     """Slices of ``factor`` voxels, and the anchor on their lattice."""
     simulated = simulated_stack(truth, Degradation("paper", SLICE_AXIS, factor))
     placed = simulated.placed(scaffold, settings)
-    own = observe_placed(placed, scaffold, simulated.known_to(settings))
+    own = observe_placed(placed, scaffold.anchor, scaffold.gaussians, simulated.known_to(settings))
     truth_from_lattice = np.linalg.inv(truth.world_from_voxel) @ own.world_from_lattice.numpy()
     first = round(-float(truth_from_lattice[SLICE_AXIS, 3]))
     n = min(truth.data.shape[SLICE_AXIS], own.lattice_shape[SLICE_AXIS] - first)

@@ -12,6 +12,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 KERNELS = {f"atlasgs_bids.core.splat.{name}_kernels" for name in ("gram", "numba", "triton")}
+KERNELS |= {"atlasgs_bids.core.priors.neighbour_kernels"}
 
 
 class KernelFinder(MetaPathFinder):

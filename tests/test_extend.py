@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
+from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import load_anchor
@@ -62,7 +62,7 @@ def test_the_prior_of_the_page_restores_slices_better_than_interpolation(page_pr
     affine = np.diag([1.0, 1.0, FACTOR, 1.0])
     affine[2, 3] = (FACTOR - 1) / 2
 
-    core = CoreSettings(scaffold=ScaffoldSettings(n_steps=4), appearance=AppearanceSettings(n_probes=2))
+    core = CoreSettings(appearance=AppearanceSettings(n_probes=2))
     settings = RestorationSettings("cpu", registration="header", prior="graph", core=core)
     quiet = Progress.quiet()
     anchor = load_anchor(tmp_path / "t1w.nii.gz", tmp_path / "mask.nii.gz")

@@ -25,7 +25,7 @@ def peak_memory_mib(plan: SubjectPlan, core: CoreSettings) -> float:
     shape = plan.anchor.header.shape[:3] if plan.anchor.header else ()
     n_voxels = math.prod(shape)
     scaffold = core.scaffold
-    n_gaussians = scaffold.n_gaussians or min(scaffold.gaussians_per_voxel * n_voxels, scaffold.max_gaussians)
+    n_gaussians = scaffold.n_gaussians or min(n_voxels, scaffold.max_gaussians)
     return _LIBRARIES_MIB + (_KIB_PER_GAUSSIAN * n_gaussians + _KIB_PER_VOXEL * n_voxels) / 1024
 
 

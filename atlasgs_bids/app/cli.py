@@ -72,7 +72,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--scaffold",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Gaussians (npz, or PLY edited in a viewer) to use instead of fitting them to the T1w.",
+    help="Gaussians (npz, or PLY edited in a viewer) to use instead of those that are placed on the T1w.",
 )
 @click.option(
     "--bids-filter-file",
@@ -190,10 +190,10 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--slice-profile",
     callback=options.slice_profile,
-    metavar="box|gaussian|FILE",
+    metavar="auto|box|gaussian|FILE",
     default=str(DEFAULTS.restoration.slice_profile),
     show_default=True,
-    help="Sensitivity through a slice; FILE: two columns, offset in mm and weight.",
+    help="Sensitivity through a slice; auto: as the slices show it; FILE: columns of offset, mm, and weight.",
 )
 @click.option(
     "--slice-thickness",
@@ -214,14 +214,15 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--n-gaussians",
     type=click.IntRange(min=1),
     default=_SCAFFOLD.n_gaussians,
-    help=f"Gaussians of the scaffold; default: {_SCAFFOLD.gaussians_per_voxel:g} for each foreground voxel.",
+    help="Most Gaussians of the scaffold, on a lattice as wide as it takes; default: one for each foreground "
+    f"voxel, at most {_SCAFFOLD.max_gaussians:,}.",
 )
 @click.option(
     "--scaffold-steps",
     type=click.IntRange(min=0),
     default=_SCAFFOLD.n_steps,
     show_default=True,
-    help="Steps that fit the Gaussians to the T1w.",
+    help="Most steps that move the Gaussians off their lattice to fit the T1w; for few of them.",
 )
 @click.option(
     "--geometry",

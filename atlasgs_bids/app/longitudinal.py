@@ -7,8 +7,8 @@ from atlasgs_bids.bids.outputs.names import json_path, longitudinal_metrics
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.nifti import load_volume
-from atlasgs_bids.imaging.registration.register import register
 from atlasgs_bids.report.columns import longitudinal_dictionary
+from atlasgs_bids.restoration.calibration import aligned
 from atlasgs_bids.restoration.scaffold import SessionScaffold, explained_variance
 from atlasgs_bids.runtime.files import save_json, save_tsv
 
@@ -19,12 +19,10 @@ def check_other_session(plan: SubjectPlan, scaffold: SessionScaffold, config: Ru
     """Write and log how much of another session's T1w the scaffold explains; nothing where there is none."""
     if plan.other_anchor is None:
         return
-    anchor, settings = scaffold.anchor, config.restoration
+    settings = config.restoration
     try:
         other = load_volume(plan.other_anchor.path)
-        registration = register(
-            anchor.volume, anchor.foreground, other, settings.registration, settings.core.seed
-        )
+        registration = aligned(other, plan.other_anchor.path.name, scaffold, settings).registration
     except InputError as error:
         logger.warning("%s: not compared with another session: %s", plan.label, error)
         return

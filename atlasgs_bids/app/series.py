@@ -21,9 +21,11 @@ from atlasgs_bids.imaging.directions import rotated_directions
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import image_stream, load_series, series_header
 from atlasgs_bids.imaging.series import Series
+from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.report.figures.target import target_figure
 from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.result import StackResult, TargetResult
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.series import SeriesFit, fit_series, restored_volumes
@@ -47,7 +49,7 @@ def restore_series(
     series = load_series(run.target.source.path)
     reference = series.mean(kinds.reference)
     with clock.measure("registration"), progress.stage("registration") as advance:
-        placed = _placed(run, kinds, reference, scaffold.anchor, progress)
+        placed = _placed(run, kinds, reference, scaffold, progress)
         advance(1)
     with clock.measure("appearance"):
         fit = fit_series(placed, series, kinds, scaffold, settings, progress)
@@ -76,16 +78,22 @@ class _Means:
 
 
 def _placed(
-    run: TargetRun, kinds: SeriesPlan, reference: Volume, anchor: Anchor, progress: Progress
+    run: TargetRun, kinds: SeriesPlan, reference: Volume, scaffold: SessionScaffold, progress: Progress
 ) -> PlacedStack:
-    """The reference volume in the position of what is registered."""
+    """The reference volume in the position of what is registered; that of a separate scan is final."""
     stack, settings = stack_input(run.target.stacks[0]), run.config.restoration
     separate = kinds.registered_by
     if separate is None:
-        return place(stack, reference, anchor, settings, progress)
+        return place(stack, reference, scaffold.anchor, settings, progress)
     registered = load_series(separate.path)
     moving = registered.mean(range(len(registered)))
-    return replace(place(stack, moving, anchor, settings, progress), acquired=reference)
+    # As the scan itself is placed where it is a target of its own.
+    given_mm = stack.geometry.thickness_mm if stack.geometry.thickness_source == "--slice-thickness" else None
+    geometry = slice_geometry(moving.data.shape, moving.world_from_voxel, separate.sidecar, given_mm)
+    own = replace(stack, geometry=geometry, sidecar=separate.sidecar)
+    placed = place(own, moving, scaffold.anchor, settings, progress)
+    (found,) = calibrated([placed], scaffold.guides, settings, progress)
+    return replace(found, source=stack, acquired=reference)
 
 
 def _write_volumes(

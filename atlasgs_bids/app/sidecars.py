@@ -43,6 +43,8 @@ def fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
 
     stacks = result.stacks
     geometries = [stack.source.geometry for stack in stacks]
+    calibrations = [stack.calibration for stack in stacks]
+    profiles = [own and own.found_profile for own in calibrations]
     return {
         "Prior": _prior_name(result.appearance),
         "PriorDisagrees": result.prior_disagrees,
@@ -54,6 +56,9 @@ def fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
         "SpacingBetweenSlicesUsed": of_stacks([geometry.spacing_mm for geometry in geometries]),
         "InPlaneVoxelSizeUsed": of_stacks([list(geometry.acquired_in_plane_mm) for geometry in geometries]),
         "SliceProfile": str(config.slice_profile_file or config.restoration.slice_profile),
+        "SliceProfileSD": of_stacks([own and own.sd_mm for own in profiles]),
+        "SliceProfileSDError": of_stacks([own and own.error_mm for own in profiles]),
+        "RegistrationError": of_stacks([own and own.position_error_mm for own in calibrations]),
         "Registration": of_stacks([stack.registration.method for stack in stacks]),
         "Motion": config.restoration.motion,
         "StackGains": [stack.gain for stack in stacks] if len(stacks) > 1 else None,

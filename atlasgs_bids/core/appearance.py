@@ -11,7 +11,7 @@ from atlasgs_bids.core.objective import Objective, held_out_slices, neighbours_r
 from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
-from atlasgs_bids.core.regularization import balance, solve_from_stiffer
+from atlasgs_bids.core.regularization import Balance, balance, solve_from_stiffer
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.solvers import Solution
 
@@ -23,7 +23,7 @@ _CLEARLY_BETTER = 0.6
 """Error on held-out slices over that of their neighbours' mean: 0.45 to 0.5 on real scans of one head."""
 
 _JUDGING_REGULARIZATION = 0.1
-"""λ at which they are predicted, whatever λ the fit has: two slices away only a stiff prior has a say."""
+"""λ at which they are predicted, whatever λ the fit has: at a small one far slices are not reached."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Appearance:
     trust: float | None = None
     """Factor on the expectation's weights at which the slices are honoured; None without an expectation."""
     held_out_rms: float | None = None
-    """RMS error on every fifth slice, predicted from the others, intensity units; None: not asked for."""
+    """Of the anchor's graph on every fifth slice, predicted from the others; None: not asked for."""
     follows_anchor: bool = True
-    """False: the held-out slices were predicted better by a graph that does not know the anchor."""
+    """False: cross-validation prefers a graph that does not know the anchor."""
 
     @property
     def regularization(self) -> float:
@@ -66,7 +66,8 @@ def fit_appearance(
     Several volumes of one acquisition, (x, y, z, k), are solved together, with one λ. ``settings`` may give
     it; the noise is then what is left at it. ``on_step(1)`` is called after each solve.
     """
-    return _balanced(_graph_objective(observation, prior), settings, on_step)
+    objective = _graph_objective(observation, prior)
+    return _balanced(objective, balance(objective, settings, on_step))
 
 
 def solve_appearance(
@@ -85,12 +86,8 @@ def _graph_objective(observation: Observation, prior: QuadraticPrior) -> Objecti
     return Objective((replace(observation, weights=of_volumes),), prior, regularization=0.0, gram=gram)
 
 
-def _balanced(
-    objective: Objective,
-    settings: AppearanceSettings,
-    on_step: Callable[[int], None] = lambda _: None,
-) -> Appearance:
-    found = balance(objective, settings, on_step)
+def _balanced(objective: Objective, found: Balance) -> Appearance:
+    """What was found for the objective, with the noise in its only term."""
     (observed,) = objective.terms
     measured = (replace(observed, noise_sd=found.noise_sd),)
     objective = replace(objective, terms=measured, regularization=found.regularization)
@@ -104,13 +101,15 @@ def fit_guarded_appearance(
     settings: AppearanceSettings,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> Appearance:
-    """fit_appearance, with the prior ``without_anchor`` where that predicts the held-out slices better.
+    """fit_appearance, with the prior ``without_anchor`` where that has the lower error by cross-validation.
 
-    It is asked for only where ``prior`` is not much better than the mean of their neighbours, which it is for
-    an anchor of the same head: to make a graph takes time. Nor is it where λ is given, or slices are few.
+    It is asked for only where ``prior`` does not predict held-out slices much better than the mean of their
+    neighbours, as an anchor of the same head does: to make a graph takes time. Nor is it where λ is given, or
+    slices are few.
     """
     objective = _graph_objective(observation, prior)
-    guided = _balanced(objective, settings, on_step)
+    found = balance(objective, settings, on_step)
+    guided = _balanced(objective, found)
     if settings.regularization is not None or held_out_slices(observation) is None:
         return guided
     rms = _held_out_rms(objective, settings)
@@ -118,9 +117,9 @@ def fit_guarded_appearance(
     if rms < _CLEARLY_BETTER * neighbours_rms(observation):
         return guided
     objective = replace(objective, prior=without_anchor())
-    blind_rms = _held_out_rms(objective, settings)
-    if blind_rms < rms:
-        return replace(_balanced(objective, settings), held_out_rms=blind_rms, follows_anchor=False)
+    blind = balance(objective, settings)
+    if blind.predicted_error < found.predicted_error:
+        return replace(_balanced(objective, blind), held_out_rms=rms, follows_anchor=False)
     return guided
 
 

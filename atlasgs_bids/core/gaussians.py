@@ -83,32 +83,24 @@ def project(
     return ProjectedGaussians(means_vox, upper, CUTOFF * (factor * factor).sum(2).sqrt())
 
 
-def sample_positions(
-    support: Float[Tensor, "x y z"] | Tensor,
-    weights: Float[Tensor, "x y z"],
-    n_gaussians: int,
-    generator: torch.Generator,
-) -> Float[Tensor, "n 3"]:
-    """Voxel indices drawn from ``support`` without replacement, with probability by ``weights`` (> 0).
+def quaternions_of(rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 4"]:
+    """Unit quaternion (w, x, y, z) of each rotation matrix, which ``rotations`` gives back.
 
-    Where more Gaussians than voxels are asked for, every voxel is taken once and the rest is drawn again
-    with a jitter of up to half a voxel. The generator lives on the CPU, so any device draws the same.
+    >>> quaternions_of(torch.eye(3)[None]).tolist()
+    [[1.0, 0.0, 0.0, 0.0]]
     """
-    voxels = support.nonzero().cpu()
-    chosen_weights = weights.cpu()[tuple(voxels.T)].double()
-    parts = []
-    remaining = n_gaussians
-    jitter = 0.0
-    while remaining > 0:
-        # The largest keys of log(u)/w are a weighted sample without replacement (Efraimidis 2006).
-        uniform = torch.rand(len(voxels), generator=generator, dtype=torch.float64)
-        keys = uniform.clamp_min(1e-300).log() / chosen_weights
-        chosen = torch.topk(keys, min(remaining, len(voxels))).indices.sort().values
-        shift = (torch.rand(len(chosen), 3, generator=generator) - 0.5) * jitter
-        parts.append(voxels[chosen].float() + shift)
-        remaining -= len(chosen)
-        jitter = 1.0
-    return torch.cat(parts).to(weights.device)
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(1) for row in rotations.unbind(1))
+    # 4 q qᵀ; its row with the largest diagonal is far from 0 (Shepperd 1978).
+    entries = (
+        1 + xx + yy + zz, zy - yz, xz - zx, yx - xy,
+        zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx,
+        xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy,
+        yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz,
+    )  # fmt: skip
+    products = torch.stack(entries, dim=1).view(-1, 4, 4)
+    largest = products.diagonal(dim1=1, dim2=2).argmax(1)
+    rows = products[torch.arange(len(products), device=products.device), largest]
+    return torch.nn.functional.normalize(rows, dim=1)
 
 
 def world_points(

@@ -41,6 +41,8 @@ class Balance:
     solution: Solution
     noise_sd: float
     """Of a voxel of weight 1, in units of the slices."""
+    predicted_error: float
+    """Mean square error at voxels that were left out, as λ is chosen by."""
     n_effective: float
     """γ of one volume: how many of its voxels' values the amplitudes follow."""
 
@@ -64,8 +66,10 @@ def balance(
     n_effective = path.n_effective(chosen, settings)
     misfit = path.misfit(solution.value)
     on_step(1)
-    noise_sd = (misfit / max(path.n_voxels - path.n_volumes * n_effective, 1.0)) ** 0.5
-    return Balance(chosen, solution, max(noise_sd, _LEAST_NOISE * path.rms), n_effective)
+    n_free = max(path.n_voxels - path.n_volumes * n_effective, 1.0)
+    noise_sd = max((misfit / n_free) ** 0.5, _LEAST_NOISE * path.rms)
+    predicted_error = path.n_voxels * misfit / n_free**2
+    return Balance(chosen, solution, noise_sd, predicted_error, n_effective)
 
 
 def solve_from_stiffer(objective: Objective, settings: AppearanceSettings) -> Solution:

@@ -10,24 +10,28 @@ from typing import Literal, get_args
 
 @dataclass(frozen=True)
 class ScaffoldSettings:
-    """Stage 1: the geometry that is fitted to the anchor."""
+    """Stage 1: the Gaussians that stand for the anchor; chosen on data in decision 0019."""
 
     n_gaussians: int | None = None
-    """Number of Gaussians; None: by ``gaussians_per_voxel``, up to ``max_gaussians``."""
-    gaussians_per_voxel: float = 1.0
-    """Of the support. Fewer bound what a target can show: 34 dB at 0.67, 82 dB at 1 (decision 0003)."""
+    """Most of them; None: one for each voxel of the support, up to ``max_gaussians``."""
     max_gaussians: int = 3_000_000
-    n_steps: int = 40
-    """Adam steps at most."""
+    sigma_spacings: float = 0.6
+    """σ of a Gaussian, in spacings of the lattice."""
+    n_steps: int = 0
+    """Adam steps at most that move the Gaussians; 0: they stay the lattice."""
     target_psnr_db: float = 50.0
-    """PSNR of the anchor at which the geometry is good enough."""
+    """PSNR of the anchor at which such steps stop."""
 
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """The graph prior (core/priors/graph.py); chosen on data in decision 0004."""
+    """The graph prior (core/priors/graph.py); chosen on data in decisions 0004 and 0019."""
 
     n_neighbours: int = 32
+    n_candidates: int = 92
+    """Nearest Gaussians, among which are those along the anchor's edges; 92 are whole shells of a lattice."""
+    edge_slope: float = 0.03
+    """Slope across which distances count √2 times those along it, in 99th percentiles per voxel."""
     distance_scale: float = 1.2
     """σ of the weight over distance, in mean spacings of the Gaussians."""
     similarity_scale: float = 0.05

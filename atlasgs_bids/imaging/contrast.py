@@ -31,18 +31,6 @@ class ContrastMap:
         return np.interp(anchor_values, self.anchor_knots, self.target_values).astype(np.float32)
 
 
-def block_mean(volume: Volume, factors: tuple[int, ...]) -> Volume:
-    """Means over blocks of voxels; an incomplete block at the end is dropped."""
-    factors = tuple(min(f, n) for f, n in zip(factors, volume.data.shape, strict=True))
-    shape = [n // f for n, f in zip(volume.data.shape, factors, strict=True)]
-    data = volume.data[tuple(slice(n * f) for n, f in zip(shape, factors, strict=True))]
-    blocks = data.reshape([size for pair in zip(shape, factors, strict=True) for size in pair])
-    world_from_voxel = volume.world_from_voxel.copy()
-    world_from_voxel[:3, 3] += world_from_voxel[:3, :3] @ ((np.array(factors) - 1) / 2)
-    world_from_voxel[:3, :3] *= factors
-    return Volume(blocks.mean(axis=(1, 3, 5), dtype=np.float32), world_from_voxel)
-
-
 def voxel_average(anchor: Volume, target_voxel_from_origin: Array) -> Volume:
     """The anchor averaged over the box that a target voxel spans, at every anchor voxel.
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Where the head is, or the brain, in an image: what everything is fitted to and scored in."""
 
 import math
 

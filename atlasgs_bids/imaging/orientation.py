@@ -1,4 +1,4 @@
-"""TODO."""
+"""Whether the two forms of a NIfTI header say the same of where an image lies."""
 
 import numpy as np
 import numpy.typing as npt

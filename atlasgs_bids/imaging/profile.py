@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr
 
 from atlasgs_bids.errors import ConfigurationError
 
@@ -24,18 +25,31 @@ class SliceProfile:
     cumulative: npt.NDArray[np.float64]
     """From 0 to 1, piecewise linear between the offsets."""
 
+    @property
+    def sd_mm(self) -> float:
+        """Standard deviation, mm: a box's is its width / √12, and a blur adds in squares.
+
+        >>> round(slice_profile("box", 3.0).sd_mm, 3)
+        0.866
+        """
+        mass, low, high = np.diff(self.cumulative), self.offsets_mm[:-1], self.offsets_mm[1:]
+        mean = float(mass @ (low + high)) / 2
+        second = float(mass @ (low * low + low * high + high * high)) / 3
+        return math.sqrt(max(second - mean * mean, 0.0))
+
 
 def slice_profile(spec: str | SliceProfile, thickness_mm: float) -> SliceProfile:
-    """Profile named ``box`` or ``gaussian``; one that is given is used whatever the thickness.
+    """Profile named ``box``, ``gaussian`` or ``auto``; one that is given is used whatever the thickness.
 
-    ``box`` is constant over the thickness; ``gaussian`` has the thickness as its full width at half maximum
-    and is cut at 3 sigma. Raises ConfigurationError for another name.
+    ``box`` is constant over the thickness, and what ``auto`` stands for until the slices have told;
+    ``gaussian`` has the thickness as its full width at half maximum and is cut at 3 sigma. Raises
+    ConfigurationError for another name.
     """
     if isinstance(spec, SliceProfile):
         return spec
     if not (math.isfinite(thickness_mm) and thickness_mm > 0):
         raise ConfigurationError(f"slice thickness {thickness_mm} mm, expected a positive number")
-    if spec == "box":
+    if spec in ("box", "auto"):
         return SliceProfile(np.array([-0.5, 0.5]) * thickness_mm, np.array([0.0, 1.0]))
     if spec == "gaussian":
         sigma_mm = thickness_mm * _SIGMAS_PER_FWHM
@@ -43,7 +57,28 @@ def slice_profile(spec: str | SliceProfile, thickness_mm: float) -> SliceProfile
         cumulative = np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in offsets_sigmas])
         cumulative = (cumulative - cumulative[0]) / (cumulative[-1] - cumulative[0])
         return SliceProfile(offsets_sigmas * sigma_mm, cumulative)
-    raise ConfigurationError(f"slice profile {spec!r}, expected box, gaussian or a SliceProfile")
+    raise ConfigurationError(f"slice profile {spec!r}, expected auto, box, gaussian or a SliceProfile")
+
+
+def profile_with_sd(sd_mm: float, thickness_mm: float) -> SliceProfile:
+    """Profile of a given standard deviation (mm) in the family box ⊗ Gaussian.
+
+    The box has the stated thickness as long as that allows it, and the Gaussian what is missing; a profile
+    that is narrower than this box is a narrower box.
+    """
+    box_sd_mm = thickness_mm / math.sqrt(12)
+    if sd_mm <= box_sd_mm:
+        return slice_profile("box", sd_mm * math.sqrt(12))
+    return _blurred_box(thickness_mm, math.sqrt(sd_mm**2 - box_sd_mm**2))
+
+
+def _blurred_box(thickness_mm: float, sigma_mm: float) -> SliceProfile:
+    """Box ⊗ Gaussian, cut at 3 sigma beyond the box."""
+    reach_mm = thickness_mm / 2 + _GAUSSIAN_CUT_SIGMAS * sigma_mm
+    offsets_mm = np.linspace(-reach_mm, reach_mm, 161)
+    edges = (offsets_mm[:, None] + np.array([1, -1]) * thickness_mm / 2) / max(sigma_mm, 1e-6)
+    density = ndtr(edges[:, 0]) - ndtr(edges[:, 1])
+    return profile_of(offsets_mm, density)
 
 
 def truncation_profile(acquired_mm: float) -> SliceProfile:

@@ -42,6 +42,21 @@ class Volume:
         observed = self.observed | self.lost
         return replace(self, observed=None if observed.all() else observed, lost=None)
 
+    def averaged(self, factors: tuple[int, int, int]) -> Volume:
+        """Means over blocks of voxels, observed where all of a block is; incomplete blocks are dropped."""
+        shape = [max(1, n // f) for f, n in zip(factors, self.data.shape, strict=True)]
+        factors = tuple(min(f, n) for f, n in zip(factors, self.data.shape, strict=True))
+        whole = tuple(slice(n * f) for n, f in zip(shape, factors, strict=True))
+        split = [size for pair in zip(shape, factors, strict=True) for size in pair]
+        data = self.data[whole].reshape(split).mean((1, 3, 5), dtype=np.float32)
+        observed = None
+        if self.observed is not None:
+            observed = np.asarray(self.observed[whole].reshape(split).all((1, 3, 5)))
+        world_from_voxel = self.world_from_voxel.copy()
+        world_from_voxel[:3, 3] += world_from_voxel[:3, :3] @ ((np.array(factors) - 1) / 2)
+        world_from_voxel[:3, :3] *= factors
+        return Volume(data, world_from_voxel, observed, form_code=self.form_code)
+
     @property
     def grid(self) -> Grid:
         """The grid that the voxels lie on."""
@@ -52,3 +67,9 @@ class Volume:
 def voxel_sizes_mm(world_from_voxel: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """(3,) distance between neighbouring voxel centres along each voxel axis, mm."""
     return np.linalg.norm(np.asarray(world_from_voxel, dtype=np.float64)[:3, :3], axis=0)
+
+
+def blocks_of(size_mm: float, world_from_voxel: npt.ArrayLike) -> tuple[int, int, int]:
+    """Voxels along each axis that together are about ``size_mm`` long; at least 1."""
+    i, j, k = np.maximum(1, np.round(size_mm / voxel_sizes_mm(world_from_voxel))).astype(int).tolist()
+    return i, j, k

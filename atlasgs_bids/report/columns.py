@@ -22,6 +22,10 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "registration_method": (
         "rigid: found by registration; header: as in the headers; derivative: of another pipeline", None
     ),
+    "registration_error": (
+        "Standard error of that position over the anchor's foreground; n/a where the headers were taken",
+        "mm",
+    ),
     "motion_translation": ("Largest translation of a slice; n/a without --motion slice", "mm"),
     "motion_rotation": ("Largest rotation of a slice; n/a without --motion slice", "degree"),
     "fov_coverage": ("Part of the anchor's foreground inside the target's field of view", None),
@@ -29,6 +33,11 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "n_volumes": ("Volumes of the series; the other columns are of the mean of its reference volumes", None),
     "slice_thickness": ("Slice thickness used", "mm"),
     "slice_spacing": ("Distance between slice centres", "mm"),
+    "profile_sd": (
+        "Standard deviation of the slice profile as the slices show it, of a box its width / 3.46; else n/a",
+        "mm",
+    ),
+    "profile_sd_error": ("Standard error of profile_sd", "mm"),
     "n_gaussians": ("Gaussians that render the target", None),
     "n_gaussians_specific": ("Those of them that are the target's own", None),
     "anchor_psnr": ("PSNR of the anchor rendered from the scaffold, in its foreground", "dB"),
@@ -42,7 +51,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         "Part of the network's squared error within slices that the T1w saves against one upside down", None
     ),
     "follows_anchor": (
-        "False: held-out slices are predicted better without the T1w, which the result does not follow", None
+        "False: cross-validation is better without the T1w, which the result does not follow", None
     ),
     "prior_disagrees": (
         "Part of the slices' voxels in which they and the prior disagree beyond the noise",
@@ -60,6 +69,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "solver_converged": ("Whether that is below the tolerance", None),
     "seconds_scaffold": ("Time to fit the scaffold; 0 where it was reused", "s"),
     "seconds_registration": ("Time to register, beside other work", "s"),
+    "seconds_calibration": ("Time to find position and slice profile from the evidence", "s"),
     "seconds_appearance": ("Time to fit the amplitudes", "s"),
     "seconds_render": ("Time to render the result and the simulated slices", "s"),
     "seconds_writing": ("Time to write images, sidecars and figures", "s"),

@@ -11,11 +11,12 @@ from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.foreground import foreground_mask
 from atlasgs_bids.imaging.grid import continued_mask, fov_mask, resample_mask
 from atlasgs_bids.imaging.nifti import load_mask, load_volume
-from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
+from atlasgs_bids.imaging.volume import Grid, Volume, blocks_of, voxel_sizes_mm
 
 _MARGIN_VOXELS = 2
 _BRAIN_AT_MOST_ML = 2200.0
 _EMPTY_FRACTION = 0.1
+_PARTLY, _WHOLLY = 0.05, 0.95
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -33,6 +34,16 @@ class Anchor:
     """Whether the foreground is a brain without skull."""
 
     @property
+    def least_coverage(self) -> float:
+        """Part of a slice's voxel that the support fills at least where the voxel is to be explained.
+
+        Where the anchor's outside is empty (air, or an extracted brain), a slice that the foreground fills
+        in part says as much as any other; where it is tissue that was masked away, it says nothing of the
+        inside.
+        """
+        return _PARTLY if self.exterior_is_empty else _WHOLLY
+
+    @property
     def scale(self) -> float:
         """99th percentile of the foreground: the unit in which intensities are alike."""
         return max(float(np.percentile(self.volume.data[self.foreground], 99)), 1e-6)
@@ -41,14 +52,29 @@ class Anchor:
         """The same anchor with its intensities over a smooth positive field."""
         return replace(self, volume=replace(self.volume, data=self.volume.data / field))
 
+    def averaged(self, size_mm: float) -> "Anchor":
+        """The anchor in voxels of about ``size_mm``, where that is larger than they are."""
+        blocks = blocks_of(size_mm, self.volume.world_from_voxel)
+        if max(blocks) == 1:
+            return self
+        image = self.volume.averaged(blocks)
+        foreground, support = (
+            replace(self.volume, data=mask.astype(np.float32), observed=None).averaged(blocks).data
+            for mask in (self.foreground, self.support)
+        )
+        return replace(self, volume=image, foreground=foreground >= 0.5, support=support > 0)
+
+    def with_local_mean(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The anchor and its local mean (σ = 1 voxel)."""
+        return self.volume.data, ndimage.gaussian_filter(self.volume.data, 1.0)
+
     def sampled(
         self, points_vox: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """The anchor and its local mean (σ = 1 voxel) at points (n, 3), linearly interpolated; each (n,)."""
-        smooth = ndimage.gaussian_filter(self.volume.data, 1.0)
         amplitude, local_mean = (
             ndimage.map_coordinates(image, points_vox.T, order=1, mode="nearest").astype(np.float32)
-            for image in (self.volume.data, smooth)
+            for image in self.with_local_mean()
         )
         return amplitude, local_mean
 

@@ -97,6 +97,7 @@ def _stack_result(
         weights=observation.weights.cpu().numpy(),
         gain=observation.gain,
         noise_sd=over_assumed * observation.noise_sd,
+        calibration=stack.calibration,
         contradicted=None if evidence is None else (evidence.contradicted > 0).cpu().numpy(),
         anchor_gain=None if evidence is None else evidence.anchor_gain,
     )

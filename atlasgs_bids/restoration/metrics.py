@@ -10,6 +10,7 @@ from atlasgs_bids.imaging.slice_motion import largest_movement
 from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.result import TargetResult
+from atlasgs_bids.restoration.stack import Calibration
 
 MIN_COVERAGE = 0.8
 """Part of the anchor's foreground below which a target's field of view is warned of."""
@@ -29,7 +30,13 @@ def warnings_of(result: TargetResult) -> list[str]:
 def doubts(result: TargetResult) -> list[str]:
     """What whoever looks at a result has to know: in its sidecar and on its figure."""
     positions = [text for stack in result.stacks for text in stack.registration.warnings]
-    return [*_unknown_orientation(result), *_value_warnings(result), *positions, *_poor_guidance(result)]
+    profiles = [text for own in _calibrations(result) for text in own.warnings]
+    said = [*_unknown_orientation(result), *_value_warnings(result), *positions, *profiles]
+    return [*said, *_poor_guidance(result)]
+
+
+def _calibrations(result: TargetResult) -> list[Calibration]:
+    return [stack.calibration for stack in result.stacks if stack.calibration is not None]
 
 
 def _unknown_orientation(result: TargetResult) -> list[str]:
@@ -87,6 +94,8 @@ def target_metrics(
     """The row of ``desc-sr_metrics.tsv``, but for time and memory."""
     stacks, appearance = result.stacks, result.appearance
     registrations = [stack.registration for stack in stacks]
+    position_errors = [own.position_error_mm for own in _calibrations(result) if own.position_error_mm]
+    profiles = [own.found_profile for own in _calibrations(result) if own.found_profile]
     movements = [largest_movement(stack.motion) for stack in stacks if stack.motion]
     mask = foreground & result.fov
     errors = []
@@ -111,6 +120,7 @@ def target_metrics(
         "registration_translation": max(own.translation_mm for own in registrations),
         "registration_displacement": max(own.displacement_mm for own in registrations),
         "registration_method": ", ".join(dict.fromkeys(own.method for own in registrations)),
+        "registration_error": max(position_errors, default=None),
         "motion_translation": max((own[0] for own in movements), default=None),
         "motion_rotation": max((own[1] for own in movements), default=None),
         "fov_coverage": result.coverage,
@@ -118,6 +128,8 @@ def target_metrics(
         "n_volumes": n_volumes,
         "slice_thickness": geometry.thickness_mm,
         "slice_spacing": geometry.spacing_mm,
+        "profile_sd": profiles[0].sd_mm if profiles else None,
+        "profile_sd_error": profiles[0].error_mm if profiles else None,
         "n_gaussians": len(result.gaussians),
         "n_gaussians_specific": len(result.gaussians) - result.n_shared,
         "anchor_psnr": result.anchor_psnr_db,

@@ -14,7 +14,6 @@ from atlasgs_bids.core.uncertainty import estimate_uncertainty
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.contrast import fit_contrast
 from atlasgs_bids.imaging.grid import resample_mask
-from atlasgs_bids.imaging.profile import slice_profile
 from atlasgs_bids.imaging.slice_motion import AT_REST, SliceMatcher, SlicePosition, shots_of
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.fit import log_fit
@@ -106,7 +105,7 @@ def _matcher(placed: PlacedStack, scaffold: SessionScaffold, config: Restoration
     return SliceMatcher(
         acquired=placed.acquired,
         geometry=placed.source.geometry,
-        profile=slice_profile(config.slice_profile, placed.source.geometry.thickness_mm),
+        profile=placed.profile(config),
         target_from_anchor=target_from_anchor,
         inside=resample_mask(foreground, placed.acquired.grid, np.linalg.inv(target_from_anchor)),
         centre_world=(target_from_anchor @ centre_anchor)[:3],
@@ -133,8 +132,9 @@ def _observed(
         target_from_anchor = position.moved(matcher.centre_world) @ placed.registration.target_from_anchor
         try:
             part = observe(
-                placed.source, volume, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
-            )
+                placed.source, volume, target_from_anchor, scaffold.anchor, scaffold.gaussians,
+                placed.profile(config), config,
+            )  # fmt: skip
         except InputError:  # beyond the head: nothing to explain
             continue
         parts[k] = replace(part, gain=whole.gain * position.gain, noise_sd=whole.noise_sd)
@@ -170,6 +170,7 @@ def _result(stack: _MovingStack, appearance: Appearance, over_assumed: float) ->
         weights=weights,
         gain=stack.whole.gain,
         noise_sd=over_assumed * stack.whole.noise_sd,
+        calibration=placed.calibration,
         motion=tuple(stack.positions.get(k, AT_REST) for k in range(placed.acquired.data.shape[axis])),
     )
 

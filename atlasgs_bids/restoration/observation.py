@@ -18,16 +18,15 @@ from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import fov_mask
-from atlasgs_bids.imaging.profile import slice_profile, truncation_profile
+from atlasgs_bids.imaging.profile import SliceProfile, truncation_profile
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, StackInput
 
 _GAIN_LIMITS = (0.2, 5.0)
 
-_COVERED, _UNCOVERED = 0.95, 0.05
+_UNCOVERED = 0.05
 
 
 def observe(
@@ -36,11 +35,12 @@ def observe(
     target_from_anchor: npt.NDArray[np.float64],
     anchor: Anchor,
     gaussians: Gaussians,
+    profile: SliceProfile,
     config: RestorationSettings,
 ) -> LatticeObservation:
     """The operators and weights of a registered stack; InputError where it does not meet the anchor."""
     native = acquired.grid
-    acquisition = _acquisition(stack, native, anchor, config)
+    acquisition = _acquisition(stack, native, anchor, profile, config)
     anchor_world_from_native = np.linalg.inv(target_from_anchor) @ native.world_from_voxel
     anchor_world_from_lattice = anchor_world_from_native @ acquisition.native_from_lattice.numpy()
     shape = (acquisition.shape_in[0], acquisition.shape_in[1], acquisition.shape_in[2])
@@ -62,9 +62,7 @@ def observe(
         config.core.chunk_elements,
     )
     coverage = (acquisition @ splat).forward(torch.ones(len(gaussians), device=config.device))
-    # Where the anchor's outside is empty (air, or an extracted brain), a slice that the foreground fills in
-    # part says as much as any other; where it is tissue that was masked away, it says nothing of the inside.
-    weights *= coverage > (_UNCOVERED if anchor.exterior_is_empty else _COVERED)
+    weights *= coverage > anchor.least_coverage
     if not weights.any():
         raise InputError(
             f"{stack.name}: no slice crosses the anchor's foreground; check the orientation "
@@ -81,10 +79,9 @@ def observe(
 
 
 def _acquisition(
-    stack: StackInput, native: Grid, anchor: Anchor, config: RestorationSettings
+    stack: StackInput, native: Grid, anchor: Anchor, profile: SliceProfile, config: RestorationSettings
 ) -> AcquisitionOperator:
     geometry = stack.geometry
-    profile = slice_profile(config.slice_profile, geometry.thickness_mm)
     sizes_mm = voxel_sizes_mm(native.world_from_voxel)
     anchor_voxel_mm = float(voxel_sizes_mm(anchor.volume.world_from_voxel).min())
     samplings = list(
@@ -116,35 +113,39 @@ def measured(
     prior: QuadraticPrior,
     settings: AppearanceSettings,
 ) -> list[LatticeObservation]:
-    """The stacks with the noise of each (core/regularization.py) and their gains.
-
-    A gain is the intensity of a stack over that of the first, where both saw the same: the first one's own
-    solution predicts the others. It is a ratio of sums, since noise in the prediction would pull a regression
-    coefficient towards 0.
-    """
+    """The stacks with the noise of each (core/regularization.py) and their gains."""
     quick = replace(settings, tolerance=settings.search_tolerance)
     alone = [fit_appearance(own, prior, quick) for own in observations]
     observations = [replace(own, noise_sd=fit.noise_sd) for own, fit in zip(observations, alone, strict=True)]
-    amplitudes = alone[0].amplitudes
-    with_gains = [observations[0]]
+    return with_gains(placed, observations, alone[0].amplitudes)
+
+
+def with_gains(
+    placed: Sequence[PlacedStack], observations: Sequence[LatticeObservation], amplitudes: Tensor
+) -> list[LatticeObservation]:
+    """The stacks with the intensity of each over that of the first, where both saw the same.
+
+    ``amplitudes``, the first one's own solution, predicts the others. A gain is a ratio of sums, since noise
+    in the prediction would pull a regression coefficient towards 0.
+    """
+    scaled = [observations[0]]
     for stack, own in zip(placed[1:], observations[1:], strict=True):
         shared = torch.from_numpy(fov_mask(_native_grid(placed[0]), _native_grid(stack))).to(own.weights)
         shared *= own.weights
         predicted = float((shared * own.slices_from_amplitudes.forward(amplitudes)).sum())
         seen = float((shared * own.slices).sum())
         gain = seen / predicted if predicted > 0 else 1.0
-        with_gains.append(replace(own, gain=float(np.clip(gain, *_GAIN_LIMITS)) if seen > 0 else 1.0))
-    return with_gains
+        scaled.append(replace(own, gain=float(np.clip(gain, *_GAIN_LIMITS)) if seen > 0 else 1.0))
+    return scaled
 
 
 def observe_placed(
-    placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings
+    placed: PlacedStack, anchor: Anchor, gaussians: Gaussians, config: RestorationSettings
 ) -> LatticeObservation:
     """The operators and weights of a stack in its position; its noise is not known yet."""
     target_from_anchor = placed.registration.target_from_anchor
-    return observe(
-        placed.source, placed.acquired, target_from_anchor, scaffold.anchor, scaffold.gaussians, config
-    )
+    profile = placed.profile(config)
+    return observe(placed.source, placed.acquired, target_from_anchor, anchor, gaussians, profile, config)
 
 
 def support_of(observation: LatticeObservation, anchor: Anchor) -> Bool[Tensor, "X Y Z"]:

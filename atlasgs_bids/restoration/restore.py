@@ -22,6 +22,7 @@ from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import anchor_of
+from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.metrics import doubts, target_metrics, warnings_of
 from atlasgs_bids.restoration.result import TargetResult, mean_interpolated, render_on, rendered_result
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
@@ -159,8 +160,10 @@ def restore_stacks(
 ) -> TargetResult:
     """The stacks of one target -> its image: the door that command line, study and Python go through."""
     clock = clock or Clock()
+    with clock.measure("calibration"):
+        calibrated_stacks = calibrated(placed, scaffold.guides, settings, progress)
     with clock.measure("appearance"):
-        fitted = fit_target(placed, scaffold, settings, progress)
+        fitted = fit_target(calibrated_stacks, scaffold, settings, progress)
     with clock.measure("render"), progress.stage("rendering") as advance:
         result = rendered_result(fitted.fit, fitted.scaffold, settings)
         advance(1)

@@ -14,6 +14,7 @@ from atlasgs_bids.core.appearance import Appearance
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.metrics import misfit_beyond_noise
 from atlasgs_bids.core.priors.expectation import ExpectedStack
+from atlasgs_bids.core.rigid import UncertainPosition
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample
@@ -24,7 +25,7 @@ from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import StackInput, covered
+from atlasgs_bids.restoration.stack import Calibration, StackInput, covered
 
 _SD_SMOOTHING_VOX = 1.0
 
@@ -51,6 +52,8 @@ class StackResult:
     """Native voxels in which the slices contradict a learned prior."""
     anchor_gain: float | None = None
     """Part of a learned prior's squared error that its anchor saves (core/priors/learned/evidence.py)."""
+    calibration: Calibration | None = None
+    """What its position and its slice profile were found from; None: taken from headers and registration."""
     motion: tuple[SlicePosition, ...] = ()
     """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
 
@@ -136,22 +139,27 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: Restorati
 
     What was lost amid the slices is inferred as what lies between them; the field of view does not hold it.
     """
-    anchor, stacks = scaffold.anchor, fit.stacks
+    anchor, stacks, uncertainty = scaffold.anchor, fit.stacks, fit.uncertainty
     grid = output_grid(anchor.volume.grid, config.resolution)
     fov = np.zeros(grid.shape, dtype=bool)
     for stack in stacks:
         fov |= covered(stack.source, stack.acquired, stack.registration.target_from_anchor, grid)
     foreground = anchor.foreground_on(grid)
     inside = _reached(stacks, grid) & anchor.support_on(grid)
+    image = rendered_volume(
+        fit.appearance.amplitudes, grid, inside, scaffold, config,
+        floor=0.0 if _is_magnitude(stacks) else None,
+    )  # fmt: skip
+    sd = None
+    if uncertainty is not None:
+        sd = _rendered_sd(uncertainty, grid, inside, scaffold, config)
+        sd[inside] = np.sqrt(sd[inside] ** 2 + position_variance(image, grid, inside, _positions(stacks)))
     return TargetResult(
         stacks=stacks,
         appearance=fit.appearance,
         grid=grid,
-        sr=rendered_volume(
-            fit.appearance.amplitudes, grid, inside, scaffold, config,
-            floor=0.0 if _is_magnitude(stacks) else None,
-        ),
-        sd=None if fit.uncertainty is None else _rendered_sd(fit.uncertainty, grid, inside, scaffold, config),
+        sr=image,
+        sd=sd,
         fov=fov,
         inside=inside,
         anchor=anchor,
@@ -210,6 +218,35 @@ def _rendered_sd(
         sd = rendered_volume(uncertainty.expected_sd, grid, inside, scaffold, config, floor=None)
         variance += sd**2
     return np.where(inside, np.sqrt(variance), np.float32(0))
+
+
+def _positions(stacks: Sequence[StackResult]) -> list[UncertainPosition]:
+    """Of the stacks whose position the evidence was asked for."""
+    known = [own.calibration.position for own in stacks if own.calibration is not None]
+    return [position for position in known if position is not None]
+
+
+def position_variance(
+    image: FloatArray,
+    grid: Grid,
+    inside: npt.NDArray[np.bool_],
+    positions: Sequence[UncertainPosition],
+) -> FloatArray:
+    """(n inside,) variance of the image because of where its stacks may lie: ∇f Cov(u) ∇fᵀ, u their motion.
+
+    The mean over the stacks, as if their errors were one.
+    """
+    variance = np.zeros(int(inside.sum()), np.float32)
+    if not positions:
+        return variance
+    slope_vox = np.stack([slope[inside] for slope in list(np.gradient(image))], axis=1)
+    slope_mm = slope_vox @ np.linalg.inv(grid.world_from_voxel[:3, :3])
+    points_mm = np.argwhere(inside) @ grid.world_from_voxel[:3, :3].T + grid.world_from_voxel[:3, 3]
+    for own in positions:
+        turning = np.cross(points_mm - own.frame.centre_mm.numpy(), slope_mm) / own.frame.radius_mm
+        by_parameter = np.concatenate([slope_mm, turning], axis=1)
+        variance += ((by_parameter @ own.covariance) * by_parameter).sum(axis=1) / len(positions)
+    return variance
 
 
 def rendered_volume(

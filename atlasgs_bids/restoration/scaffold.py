@@ -3,14 +3,15 @@
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from atlasgs_bids.core.gaussians import Gaussians, world_points
+from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.memory import with_smaller_chunks
-from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
+from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.scaffold import default_n_gaussians, fit_scaffold
 from atlasgs_bids.core.splat.render import render
@@ -20,6 +21,7 @@ from atlasgs_bids.imaging.grid import resample_mask
 from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.guides import Guides, graph_of
 from atlasgs_bids.restoration.scaffold_files import load_scaffold, save_scaffold, scaffold_fingerprint
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.files import atomic
@@ -41,6 +43,11 @@ class SessionScaffold:
     n_shared: int
     """How many Gaussians, the first ones, are the session's; the others are of one target."""
 
+    @cached_property
+    def guides(self) -> Guides:
+        """The anchor at coarser scales, for what is found before a target is fitted."""
+        return Guides(self.anchor)
+
 
 def anchor_gaussians(
     anchor: Anchor, settings: RestorationSettings, progress: Progress
@@ -48,8 +55,8 @@ def anchor_gaussians(
     """Stage 1: Gaussians fitted to the anchor, and how well they render it, dB."""
     core = settings.core
     n_gaussians = default_n_gaussians(int(anchor.support.sum()), core)
-    logger.info("%s", progress.led(f"fitting {n_gaussians} Gaussians to the anchor"))
-    with progress.stage("scaffold", core.scaffold.n_steps) as advance:
+    logger.info("%s", progress.led(f"placing up to {n_gaussians} Gaussians on the anchor"))
+    with progress.stage("scaffold", core.scaffold.n_steps + 1) as advance:
         image = torch.from_numpy(anchor.volume.data).to(settings.device)
         support = torch.from_numpy(anchor.support).to(settings.device)
         world_from_voxel = torch.from_numpy(anchor.volume.world_from_voxel)
@@ -105,19 +112,11 @@ def kept_scaffold(
 
 
 def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
-    """The graph over the Gaussians, weighted by likeness of the anchor without its bias field.
+    """The graph along the edges of the anchor without its bias field, weighted by likeness in it.
 
     Coil shading would make one tissue look like two; the geometry and the results never see this correction.
     """
-    anchor = anchor.divided_by(bias_field(anchor.volume, anchor.foreground))
-    voxel_from_world = torch.from_numpy(np.linalg.inv(anchor.volume.world_from_voxel)).float()
-    means_vox = world_points(gaussians.means_mm.cpu(), voxel_from_world).numpy()
-    amplitude, local_mean = anchor.sampled(means_vox)
-    features = anchor_features(
-        torch.from_numpy(amplitude), torch.from_numpy(local_mean), anchor.scale, config.core.graph
-    )
-    features = features.to(gaussians.means_mm.device)
-    return GraphLaplacian(gaussians, features, config.core.graph, config.core.chunk_elements)
+    return graph_of(anchor.divided_by(bias_field(anchor.volume, anchor.foreground)), gaussians, config)
 
 
 def spatial_prior(gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:

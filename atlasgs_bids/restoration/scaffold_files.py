@@ -15,8 +15,7 @@ from plyfile import PlyData, PlyParseError
 from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians, world_points
-from atlasgs_bids.core.metrics import decibels
-from atlasgs_bids.core.solvers import conjugate_gradient
+from atlasgs_bids.core.scaffold import anchor_amplitudes, rendering_psnr_db
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.restoration.anchor import Anchor
@@ -209,28 +208,13 @@ def given_scaffold(path: Path, anchor: Anchor, config: RestorationSettings) -> t
     splat_op = SplatOperator(gaussians, shape, world_from_voxel, support, config.core.chunk_elements)
     image = torch.from_numpy(anchor.volume.data).to(config.device)
     if not has_amplitudes:
-        gaussians = replace(gaussians, amplitudes=_anchor_amplitudes(splat_op, image))
-    error = (splat_op.forward(gaussians.amplitudes) - image)[support]
-    mean_square = max(float((error**2).mean()), 1e-20)
-    return gaussians, decibels(mean_square, float(image[support].abs().max()))
-
-
-def _anchor_amplitudes(splat_op: SplatOperator, image: Tensor) -> Tensor:
-    """Amplitudes with which fixed Gaussians render the anchor best."""
-    ridge = 1e-4
-
-    def normal(amplitudes: Tensor) -> Tensor:
-        return splat_op.adjoint(splat_op.forward(amplitudes)) + ridge * amplitudes
-
-    row_sums = splat_op.adjoint(splat_op.forward(image.new_ones(splat_op.shape_in)))
-    return conjugate_gradient(
-        normal, splat_op.adjoint(image), inverse_diagonal=1 / (row_sums + ridge), max_iterations=100
-    ).value
+        gaussians = replace(gaussians, amplitudes=anchor_amplitudes(splat_op, image))
+    return gaussians, rendering_psnr_db(splat_op, gaussians.amplitudes, image, support)
 
 
 def scaffold_fingerprint(anchor: Anchor, config: RestorationSettings) -> str:
     """Changes with everything that the scaffold is made from."""
-    digest = hashlib.sha256(repr((__version__, config.core.scaffold, config.core.seed)).encode())
+    digest = hashlib.sha256(repr((__version__, config.core.scaffold)).encode())
     arrays: tuple[npt.NDArray, ...] = (anchor.volume.data, anchor.volume.world_from_voxel, anchor.support)
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -18,6 +18,7 @@ from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance
 from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.imaging.series import Series, SeriesKinds
+from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.learning import learn_together
 from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.restoration.result import TargetResult, rendered_result, rendered_volume
@@ -118,6 +119,7 @@ def fit_series(
     progress: Progress,
 ) -> SeriesFit:
     """The reference volume's fit, and what is common to each contrast. ``placed`` holds the reference."""
+    (placed,) = calibrated([placed], scaffold.guides, config, progress.under("reference"))
     expected = _expected_of_contrasts(placed, series, kinds, scaffold, config, progress)
     shown = kinds.contrasts[kinds.reference[0]]
     # No Gaussians of the reference's own: the graph, which differences are solved with, does not know them.
@@ -158,7 +160,7 @@ def _expected_of_contrasts(
     # Only where it is asked for: what it gains on series has not been shown (decision 13).
     if config.prior != "learned":
         return {}
-    reference = observe_placed(placed, scaffold, config)
+    reference = observe_placed(placed, scaffold.anchor, scaffold.gaussians, config)
     names = list(dict.fromkeys(kinds.contrasts))
     means = []
     for name in names:

@@ -31,8 +31,8 @@ class RestorationSettings:
     """A smaller network for the learned prior."""
     resolution: str | float = "iso"
     """``iso``, ``anchor`` or a voxel size in mm."""
-    slice_profile: str | SliceProfile = "box"
-    """``box``, ``gaussian`` or a profile of its own."""
+    slice_profile: str | SliceProfile = "auto"
+    """``auto`` (found from the slices), ``box``, ``gaussian`` or a profile of its own."""
     motion: str = "none"
     """``slice``: correct movement between the slices of a stack; ``none``."""
     estimate_uncertainty: bool = True

@@ -2,17 +2,20 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from atlasgs_bids.core.rigid import UncertainPosition
+from atlasgs_bids.core.slice_profile import FoundProfile
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
+from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
 from atlasgs_bids.imaging.registration.register import Registration, given_registration, register
 from atlasgs_bids.imaging.slices import SliceGeometry
-from atlasgs_bids.imaging.volume import Grid, Volume
+from atlasgs_bids.imaging.volume import Grid, Volume, blocks_of, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.progress import Progress
@@ -34,12 +37,51 @@ class StackInput:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What the model's evidence says of a stack; None: it was not asked, or does not tell."""
+
+    profile: SliceProfile | None = None
+    found_profile: FoundProfile | None = None
+    position: UncertainPosition | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def position_error_mm(self) -> float | None:
+        """Standard error of the position, mean over the anchor's foreground."""
+        return None if self.position is None else self.position.error_mm
+
+
+@dataclass(frozen=True)
 class PlacedStack:
     """An acquired stack whose position relative to the anchor is known."""
 
     source: StackInput
     acquired: Volume
     registration: Registration
+    calibration: Calibration | None = None
+    """None: headers, sidecar and registration are taken at their word."""
+
+    def profile(self, config: RestorationSettings) -> SliceProfile:
+        """Of its slices: as found, else as the settings have it."""
+        if self.calibration is not None and self.calibration.profile is not None:
+            return self.calibration.profile
+        return slice_profile(config.slice_profile, self.source.geometry.thickness_mm)
+
+    def averaged(self, size_mm: float) -> "PlacedStack":
+        """The stack with pixels averaged to about ``size_mm``; a mean is missing where a part of it is."""
+        axis = self.source.geometry.axis
+        sizes_mm = voxel_sizes_mm(self.acquired.world_from_voxel)
+        blocks = blocks_of(size_mm, self.acquired.world_from_voxel)
+        i, j, k = (1 if a == axis else n for a, n in enumerate(blocks))
+        first, second = (float(sizes_mm[a]) * n for a, n in enumerate(blocks) if a != axis)
+        geometry = replace(
+            self.source.geometry, in_plane_mm=(first, second), acquired_in_plane_mm=(first, second)
+        )
+        return replace(
+            self,
+            source=replace(self.source, geometry=geometry),
+            acquired=self.acquired.averaged((i, j, k)),
+        )
 
 
 def place(
@@ -49,9 +91,7 @@ def place(
     if stack.transform is not None:
         registration = given_registration(anchor.volume, anchor.foreground, acquired, stack.transform)
     else:
-        registration = register(
-            anchor.volume, anchor.foreground, acquired, config.registration, config.core.seed
-        )
+        registration = register(anchor.volume, anchor.foreground, acquired, config.registration)
     for text in registration.warnings:
         logger.warning("%s", progress.led(text))
     return PlacedStack(stack, acquired, registration)

@@ -50,7 +50,9 @@ def fit_target(
     ``expected``: what a learned prior said of the stacks before; None: it is asked, if wanted.
     """
     if config.motion == "slice":
-        observations = tuple(observe_placed(stack, scaffold, config) for stack in placed)
+        observations = tuple(
+            observe_placed(stack, scaffold.anchor, scaffold.gaussians, config) for stack in placed
+        )
         moving = fit_moving_stacks(placed, observations, scaffold, config, progress)
         return FittedTarget(scaffold, _with_noise(observations, moving), moving)
     mode = config.core.geometry.mode
@@ -113,7 +115,7 @@ def _fitted(
     known: Sequence[StackResult] = (),
 ) -> FittedTarget:
     """``known``: the stacks with noise and gains as an earlier fit has them; empty: they are measured."""
-    alone = tuple(observe_placed(stack, scaffold, config) for stack in placed)
+    alone = tuple(observe_placed(stack, scaffold.anchor, scaffold.gaussians, config) for stack in placed)
     observations: Sequence[LatticeObservation] = alone
     if known:
         pairs_known = zip(alone, known, strict=True)

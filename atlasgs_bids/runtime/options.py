@@ -90,10 +90,10 @@ def resolution(ctx: click.Context, param: click.Parameter, value: str) -> str | 
 
 
 def slice_profile(ctx: click.Context, param: click.Parameter, value: str) -> str | Path:
-    if value in ("box", "gaussian"):
+    if value in ("auto", "box", "gaussian"):
         return value
     if not Path(value).is_file():
-        text = f"{value!r} is neither box nor gaussian nor a file with two columns"
+        text = f"{value!r} is neither auto nor box nor gaussian nor a file with two columns"
         raise click.BadParameter(text, ctx, param)
     return Path(value).absolute()
 

@@ -14,8 +14,8 @@ METHODS = (
 )  # fmt: skip
 """What a study compares by default, in the order of its tables."""
 MORE_METHODS = (
-    "cubic-displaced", "offset-learned", "joint-learned", "own-learned", "paper-color", "paper-profile",
-    "paper-persistence",
+    "cubic-displaced", "offset-learned", "joint-learned", "own-learned", "fitted", "distance", "paper-color",
+    "paper-profile", "paper-persistence",
 )  # fmt: skip
 """Variants that are run where they are asked for."""
 

@@ -203,7 +203,7 @@ def test_faulty_filters_are_refused(invoke, tmp_path, content, message):
         (["--resolution", "small"], "neither iso nor anchor"),
         (["--resolution", "0"], "expected 0.05 to 20"),
         (["--resolution", "nan"], "expected 0.05 to 20"),
-        (["--slice-profile", "triangle"], "neither box nor gaussian nor a file"),
+        (["--slice-profile", "triangle"], "neither auto nor box nor gaussian nor a file"),
         (["--device", "gpu"], "expected auto, cpu, cuda or cuda:n"),
         (["--registration", "affine"], "affine"),
         (["--n-gaussians", "0"], "x>=1"),

@@ -80,7 +80,9 @@ def run(tmp_path_factory):
     dataset.add("05", "T1w", data=moved, world_from_voxel=t1w_affine)
     dataset.add("05", "FLAIR")
     rewritten(dataset.path("06", "FLAIR"), in_metres)
-    code, last_line, log = atlasgs(dataset.root, root / "out", "--combine-stacks", "none")
+    # One profile for both: what is compared is what spikes and a lost slice do.
+    options = ("--combine-stacks", "none", "--slice-profile", "box")
+    code, last_line, log = atlasgs(dataset.root, root / "out", *options)
     return dataset.root, root / "out", code, last_line, log
 
 

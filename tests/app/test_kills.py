@@ -125,7 +125,7 @@ def test_no_image_ever_stands_beside_the_sidecar_of_another_one(run, undisturbed
     new = tmp_path / "new"
     shutil.copytree(undisturbed, new)
     run(new, None, "--overwrite", *options)
-    of_profile = {"box": undisturbed, "gaussian": new}
+    of_profile = {"auto": undisturbed, "gaussian": new}
     seen = set()
     for last_change in (
         "remove sub-01_mod-dwi_space-T1w_res-iso_desc-sr_metrics.tsv",
@@ -145,7 +145,7 @@ def test_no_image_ever_stands_beside_the_sidecar_of_another_one(run, undisturbed
                 expected = outputs(of_profile[profile], "01", suffix, datatype).sr
                 assert content(paths.sr) == content(expected), last_change
             seen.add((suffix, profile))
-    assert seen == {(suffix, found) for suffix in ("FLAIR", "dwi") for found in ("box", "gaussian", None)}
+    assert seen == {(suffix, found) for suffix in ("FLAIR", "dwi") for found in ("auto", "gaussian", None)}
     run(folder, None, *options)
     assert names(folder) == names(undisturbed)
 

@@ -118,6 +118,6 @@ def test_a_scaffold_that_was_written_is_taken_and_belongs_to_one_head(restored, 
     )
     assert run(one) == 0
     sidecar = tmp_path / "out" / "sub-02" / "anat" / "sub-02_space-T1w_desc-atlasgs_scaffold.json"
-    assert json.loads(sidecar.read_text())["NumberOfGaussians"] == CORE.scaffold.n_gaussians
+    assert json.loads(sidecar.read_text())["NumberOfGaussians"] <= CORE.scaffold.n_gaussians
     (row,) = load_tsv(Path(sidecar.with_name("sub-02_mod-FLAIR_space-T1w_res-iso_desc-sr_metrics.tsv")))
     assert float(row["seconds_scaffold"]) < 60

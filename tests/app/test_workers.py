@@ -15,8 +15,8 @@ import pytest
 from tests.bids_datasets import Dataset
 from tests.runs import TIMEOUT_S, atlasgs, command, outputs
 
-SLOW = ("--n-gaussians", "13000", "--scaffold-steps", "4000")
-"""Keeps a participant busy for many seconds, so that a test can meddle with it."""
+SLOW = ("--n-gaussians", "1500", "--scaffold-steps", "4000")
+"""Keeps a participant busy for many seconds, so that a test can meddle with it: too few to render the T1w."""
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def test_without_any_temporary_directory_the_work_dir_serves(image, tiny, writab
 def test_a_stop_of_the_container_ends_the_run_in_order(image, tiny, writable):
     """SIGTERM, to a process that is the container's first and has no default for it."""
     out_dir = writable("out")
-    slow = ("--n-gaussians", "13000", "--scaffold-steps", "4000")
+    slow = ("--n-gaussians", "1500", "--scaffold-steps", "4000")
     command = image.command(
         "/data", "/out", "participant", *FAST, *slow, mounts=(f"{tiny}:/data:ro", f"{out_dir}:/out")
     )

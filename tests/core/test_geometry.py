@@ -17,14 +17,21 @@ from atlasgs_bids.core.objective import Objective
 from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.scaffold import fit_scaffold
-from atlasgs_bids.core.settings import CoreSettings, GeometryMode, GeometrySettings, RelaxationSettings
+from atlasgs_bids.core.settings import (
+    CoreSettings,
+    GeometryMode,
+    GeometrySettings,
+    RelaxationSettings,
+    ScaffoldSettings,
+)
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import render
 from tests.helpers import random_gaussians
 
 SIZE, FACTOR, SUBDIVISION = 20, 4, 3
 WORLD = torch.eye(4, dtype=torch.float64)
-SETTINGS = CoreSettings()
+SETTINGS = CoreSettings(scaffold=ScaffoldSettings(sigma_spacings=0.5, n_steps=40))
+"""Gaussians that were fitted: those of a lattice have no edges that could be moved with the target's."""
 ANCHOR_OF_TISSUE, TARGET_OF_TISSUE = torch.tensor([[0.0, 100.0, 160.0, 60.0], [0.0, 300.0, 120.0, 500.0]])
 SHIFT_MM = (0.3, -0.3, 0.2)
 

@@ -5,18 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.appearance import fit_appearance
-from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.gaussians import Gaussians, rotations, world_points
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.regularization import N_SOLVES
-from atlasgs_bids.core.scaffold import Scaffold, default_n_gaussians, fit_scaffold
+from atlasgs_bids.core.scaffold import Scaffold, default_n_gaussians, fit_scaffold, lattice_gaussians
 from atlasgs_bids.core.settings import CoreSettings, GraphSettings, ScaffoldSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import render
+from atlasgs_bids.imaging.structure import edge_ellipsoids
+from atlasgs_bids.imaging.volume import Volume
 from tests.helpers import assert_adjoint, dense_matrix, random_gaussians
 
 SIZE = 24
@@ -36,7 +39,13 @@ def _phantom() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     labels = (radius < 10).float() + (radius < 7).float() + ((radius < 5) & (wave > 0)).float()
     anchor = torch.tensor([0.0, 100.0, 160.0, 60.0])[labels.long()]
     target = torch.tensor([0.0, 300.0, 120.0, 500.0])[labels.long()]
+    anchor, target = (_as_scanned(image) for image in (anchor, target))
     return anchor, target, radius < 11.5
+
+
+def _as_scanned(image: torch.Tensor) -> torch.Tensor:
+    """With a scanner's point spread, FWHM 1.65 voxels: a lattice has no edges sharper than its voxels."""
+    return torch.from_numpy(ndimage.gaussian_filter(image.numpy(), 0.7))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +60,7 @@ def test_scaffold_renders_the_anchor(scaffold: Scaffold) -> None:
     rendered = render(gaussians, gaussians.amplitudes, (SIZE,) * 3, WORLD, CHUNK)
     measured = 10 * float(torch.log10(anchor.max() ** 2 / ((rendered - anchor)[support] ** 2).mean()))
     assert measured == pytest.approx(scaffold.anchor_psnr_db, abs=0.05)
-    assert measured > 40
+    assert measured > 60
 
 
 def test_geometry_follows_the_affine(scaffold: Scaffold) -> None:
@@ -61,26 +70,62 @@ def test_geometry_follows_the_affine(scaffold: Scaffold) -> None:
     assert float(scaffold.gaussians.means_mm.double().mean(0).sub(centre_mm).norm()) < 0.2
 
 
-def test_same_seed_same_bits_other_seed_other_gaussians() -> None:
+@pytest.mark.parametrize("n_steps", [0, 3])
+def test_same_input_same_bits(n_steps: int) -> None:
     anchor, _, support = _phantom()
-    short = CoreSettings(scaffold=ScaffoldSettings(n_gaussians=500, n_steps=3))
-    runs = [fit_scaffold(anchor, support, WORLD, short).gaussians for _ in range(2)]
-    assert torch.equal(runs[0].means_mm, runs[1].means_mm)
-    other = fit_scaffold(anchor, support, WORLD, dataclasses.replace(short, seed=1)).gaussians
-    assert not torch.equal(runs[0].means_mm, other.means_mm)
+    settings = CoreSettings(scaffold=ScaffoldSettings(n_gaussians=500, n_steps=n_steps))
+    runs = [fit_scaffold(anchor, support, WORLD, settings) for _ in range(2)]
+    assert runs[0].n_steps == n_steps
+    for one, other in zip(*(vars(run.gaussians).values() for run in runs), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_steps_help_where_gaussians_are_few() -> None:
+    anchor, _, support = _phantom()
+    psnr = []
+    for n_steps in (0, 30):
+        settings = CoreSettings(scaffold=ScaffoldSettings(n_gaussians=700, n_steps=n_steps))
+        psnr.append(fit_scaffold(anchor, support, WORLD, settings).anchor_psnr_db)
+    assert psnr[1] > psnr[0] + 3
 
 
 def test_number_of_gaussians() -> None:
     default = CoreSettings()
-    assert default_n_gaussians(1000, default) == round(1000 * default.scaffold.gaussians_per_voxel)
+    assert default_n_gaussians(1000, default) == 1000
     assert default_n_gaussians(10**9, default) == default.scaffold.max_gaussians
     asked = CoreSettings(scaffold=ScaffoldSettings(n_gaussians=7))
     assert default_n_gaussians(1000, asked) == 7
-    anchor, _, support = _phantom()
-    more_than_voxels = CoreSettings(
-        scaffold=ScaffoldSettings(n_gaussians=int(support.sum()) + 300, n_steps=1)
+
+
+def test_the_lattice_is_the_voxels() -> None:
+    support = _phantom()[2]
+    gaussians = lattice_gaussians(support, WORLD, int(support.sum()), 0.6)
+    voxel_from_world = torch.linalg.inv(WORLD).float()
+    torch.testing.assert_close(
+        world_points(gaussians.means_mm, voxel_from_world), support.nonzero().float(), rtol=0, atol=1e-4
     )
-    assert len(fit_scaffold(anchor, support, WORLD, more_than_voxels).gaussians) == int(support.sum()) + 300
+    torch.testing.assert_close(gaussians.scales_mm, torch.full_like(gaussians.scales_mm, 0.9))
+
+
+@pytest.mark.parametrize("n_gaussians", [1, 7, 300, 2000, 20_000])
+def test_a_lattice_of_another_spacing_covers_the_support(n_gaussians: int) -> None:
+    support = _phantom()[2]
+    gaussians = lattice_gaussians(support, WORLD, n_gaussians, 0.6)
+    assert 0.6 * n_gaussians <= len(gaussians) <= n_gaussians
+    # Each voxel of the support lies within the reach of a Gaussian, 3 sigma, where there are more than a few.
+    if n_gaussians >= 300:
+        covered = render(gaussians, torch.ones(len(gaussians)), (SIZE,) * 3, WORLD, CHUNK)
+        assert float(covered[support].min()) > 0.5
+
+
+def test_a_lattice_fills_cells_of_any_shape() -> None:
+    """Covariance is sigma squared times M Mt for cells that are long, turned, mirrored and sheared."""
+    world = torch.eye(4, dtype=torch.float64)
+    world[:3, :3] = torch.tensor([[0.2, -1.0, 0.3], [0.9, 0.1, 0.0], [0.1, 0.2, 2.5]])
+    gaussians = lattice_gaussians(torch.ones(3, 3, 3, dtype=torch.bool), world, 27, 0.6)
+    factors = rotations(gaussians.quaternions) * gaussians.scales_mm[:, None]
+    wanted = (0.36 * world[:3, :3] @ world[:3, :3].T).float()
+    torch.testing.assert_close(factors @ factors.mT, wanted.expand(27, 3, 3), rtol=1e-4, atol=1e-5)
 
 
 def test_graph_laplacian_is_symmetric_semidefinite_and_kills_constants() -> None:
@@ -122,6 +167,38 @@ def test_an_edge_of_the_anchor_parts_its_two_sides() -> None:
     assert float(weights[2, 3]) > 1000 * float(weights[3, 4])
 
 
+def _sheet() -> tuple[Gaussians, torch.Tensor, torch.Tensor]:
+    """A lattice over an oblique sheet of 1.5 voxels, its features, and how far each Gaussian is from it."""
+    axes = torch.meshgrid(*[torch.arange(SIZE, dtype=torch.float32)] * 3, indexing="ij")
+    normal = torch.tensor([0.6, 0.64, 0.48])
+    across = sum(n * (axis - (SIZE - 1) / 2) for n, axis in zip(normal, axes, strict=True))
+    image = 100 * torch.exp(-0.5 * (across / 0.75) ** 2)
+    support = torch.ones((SIZE,) * 3, dtype=torch.bool)
+    gaussians = lattice_gaussians(support, torch.eye(4, dtype=torch.float64), SIZE**3, 0.6)
+    volume = Volume(image.numpy(), np.eye(4))
+    ellipsoids = edge_ellipsoids(volume, 0.03 * 100, gaussians.means_mm.numpy())
+    return gaussians, torch.from_numpy(ellipsoids), across.reshape(-1)
+
+
+def test_edges_run_along_a_sheet_and_not_across_it() -> None:
+    gaussians, ellipsoids, across = _sheet()
+    alike = torch.zeros(len(gaussians), 1)  # so that the sheet is in the ellipsoids alone
+    inside = (gaussians.means_mm - (SIZE - 1) / 2).abs().amax(1) < SIZE / 2 - 4
+    on_sheet = (inside & (across.abs() < 0.5)).nonzero().squeeze(1)
+    steps = []
+    for own in (ellipsoids, None):
+        directed = GraphLaplacian(gaussians, alike, GraphSettings(), ellipsoids=own)._directed.matrix
+        starts, ends = directed.crow_indices(), directed.col_indices().long()
+        edges = torch.cat([torch.arange(int(starts[i]), int(starts[i + 1])) for i in on_sheet])
+        sources = on_sheet.repeat_interleave(starts.diff()[on_sheet])
+        away = (across[ends[edges]] - across[sources]).abs()
+        weights = directed.values()[edges]
+        steps.append(float((weights * away).sum() / weights.sum()))
+    along, nearest = steps
+    assert along < 0.35  # voxels
+    assert nearest > 0.6  # what the graph of distances does
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("slice_axis", [0, 2])
 def test_target_is_restored_beyond_interpolation(scaffold: Scaffold, slice_axis: int, device: str) -> None:
@@ -142,7 +219,7 @@ def test_target_is_restored_beyond_interpolation(scaffold: Scaffold, slice_axis:
     native[slice_axis, 3] = (factor - 1) / 2
     lattice_world = WORLD @ native @ acquisition.native_from_lattice
     op = acquisition @ SplatOperator(gaussians, acquisition.shape_in, lattice_world.to(device))
-    local_mean = anchor  # piecewise constant
+    local_mean = torch.from_numpy(ndimage.gaussian_filter(anchor.numpy(), 1.0))
     voxels = ((gaussians.means_mm.cpu().double() - WORLD[:3, 3]) @ torch.linalg.inv(WORLD[:3, :3]).T).round()
     index = tuple(voxels.long().clamp(0, SIZE - 1).T)
     settings = CoreSettings()
@@ -163,7 +240,7 @@ def test_target_is_restored_beyond_interpolation(scaffold: Scaffold, slice_axis:
     assert psnr_db(truth, image.numpy(), mask) > psnr_db(truth, nearest.numpy(), mask) + 5
     # The acquired slices are honoured.
     error = float((op.forward(appearance.amplitudes) - slices).norm() / slices.norm())
-    assert error < 0.02
+    assert error < 0.015
 
 
 def test_unobserved_slices_have_no_say(scaffold: Scaffold) -> None:

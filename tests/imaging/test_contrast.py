@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from atlasgs_bids.imaging.contrast import block_mean, fit_contrast, voxel_average
+from atlasgs_bids.imaging.contrast import fit_contrast, voxel_average
 from atlasgs_bids.imaging.volume import Volume
 from tests.imaging.phantom import T1W, acquire, head, rigid, stack_affine
 
@@ -14,14 +14,14 @@ def smooth_noise(shape=(26, 28, 30)):
 def test_blocks_keep_their_mean_and_their_place():
     affine = np.array([[0, -2.0, 0, 5], [1, 0, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]])
     data = np.arange(4 * 6 * 5, dtype=np.float32).reshape(4, 6, 5)
-    result = block_mean(Volume(data, affine), (2, 3, 1))
+    result = Volume(data, affine).averaged((2, 3, 1))
     assert result.data.shape == (2, 2, 5)
     assert result.data[1, 0, 4] == pytest.approx(data[2:4, 0:3, 4].mean())
     np.testing.assert_allclose(result.world_from_voxel @ [1, 0, 4, 1], affine @ [2.5, 1, 4, 1])
 
 
 def test_blocks_larger_than_the_image_are_cut():
-    assert block_mean(Volume(np.ones((4, 5, 2), dtype=np.float32), np.eye(4)), (2, 9, 9)).data.shape == (
+    assert Volume(np.ones((4, 5, 2), dtype=np.float32), np.eye(4)).averaged((2, 9, 9)).data.shape == (
         2,
         1,
         1,

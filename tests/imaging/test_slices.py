@@ -240,7 +240,7 @@ def test_bad_files_are_named_with_what_is_wrong(tmp_path, text, seen):
 
 
 def test_unknown_profile_name():
-    with pytest.raises(ConfigurationError, match="'boxx', expected box, gaussian or a SliceProfile"):
+    with pytest.raises(ConfigurationError, match="'boxx', expected auto, box, gaussian or a SliceProfile"):
         slice_profile("boxx", 5.0)
 
 

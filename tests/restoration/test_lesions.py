@@ -172,8 +172,8 @@ def test_a_network_that_never_saw_them_apart_is_held_back() -> None:
 
 def test_disagreement_is_seen_where_there_is_some() -> None:
     ordinary = _restored("FLAIR", "ordinary", "learned")
-    assert ordinary.prior_disagrees < 1e-3
-    assert _restored("FLAIR", "both", "learned").prior_disagrees > 2e-3
+    assert ordinary.prior_disagrees < 1.5e-3
+    assert _restored("FLAIR", "both", "learned").prior_disagrees > 1e-2
     assert _anchor_gain(ordinary) > 0.5  # the app warns below 0.2
     graph = _restored("FLAIR", "ordinary", "graph")
     assert graph.appearance.follows_anchor

@@ -156,5 +156,5 @@ def test_no_target_and_thicknesses_that_do_not_fit(scaffold, dataset):
         ag.restore(scaffold, settings=SETTINGS)
     with pytest.raises(InputError, match="2 slice thicknesses for 1 targets"):
         ag.restore(scaffold, dataset.path("01", "FLAIR"), thickness_mm=[5, 4], settings=SETTINGS)
-    with pytest.raises(ConfigurationError, match="expected box, gaussian"):
+    with pytest.raises(ConfigurationError, match="expected auto, box, gaussian"):
         ag.restore(scaffold, dataset.path("01", "FLAIR"), settings=ag.Settings("cpu", slice_profile="sinc"))

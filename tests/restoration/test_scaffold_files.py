@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.scaffold import fit_scaffold
-from atlasgs_bids.core.settings import CoreSettings, ScaffoldSettings
+from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.bias import bias_field
 from atlasgs_bids.imaging.volume import Volume
@@ -26,7 +26,7 @@ from atlasgs_bids.restoration.scaffold_files import (
 from atlasgs_bids.restoration.settings import RestorationSettings
 from tests.bids_datasets import head
 
-SETTINGS = RestorationSettings(device="cpu", core=CoreSettings(scaffold=ScaffoldSettings(n_steps=8)))
+SETTINGS = RestorationSettings(device="cpu", core=CoreSettings())
 
 
 @pytest.fixture(scope="module")

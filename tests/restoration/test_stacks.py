@@ -12,7 +12,7 @@ from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.observation import join
 from atlasgs_bids.core.operators import Scaled, SliceRows, StackedOperator
-from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
+from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration.register import Registration, write_itk_transform
 from atlasgs_bids.imaging.slice_motion import shots_of
@@ -34,10 +34,10 @@ SIZE_MM = 4
 SETTINGS = RestorationSettings(
     device="cpu",
     registration="header",
+    slice_profile="box",
     prior="graph",
     estimate_uncertainty=False,  # takes most of a fit's time, and no image depends on it
     core=CoreSettings(
-        scaffold=ScaffoldSettings(n_steps=8),
         appearance=AppearanceSettings(regularization=0.03, tolerance=1e-3, n_probes=1),
     ),
 )
@@ -200,7 +200,15 @@ def test_a_zero_filled_image_is_observed_with_its_point_spread(scaffold, placed)
     spreads = []
     for geometry in (stack.source.geometry, wide):
         source = replace(stack.source, geometry=geometry)
-        own = observe(source, stack.acquired, np.eye(4), scaffold.anchor, scaffold.gaussians, SETTINGS)
+        own = observe(
+            source,
+            stack.acquired,
+            np.eye(4),
+            scaffold.anchor,
+            scaffold.gaussians,
+            stack.profile(SETTINGS),
+            SETTINGS,
+        )
         point = torch.zeros(own.acquisition.shape_out)
         point[tuple(n // 2 for n in point.shape)] = 1
         response = own.acquisition.forward(own.acquisition.adjoint(point))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The plan of a run as a table for the terminal."""
 
 from collections.abc import Iterable
 

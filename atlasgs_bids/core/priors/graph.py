@@ -8,7 +8,7 @@ from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.operators import SparseOperator, csr_matrix
-from atlasgs_bids.core.priors.neighbours import nearest_neighbours
+from atlasgs_bids.core.priors.neighbours import aligned_neighbours, nearest_neighbours
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.settings import GraphSettings
 
@@ -19,8 +19,8 @@ _LEAST_WEIGHT = 1e-6
 class GraphLaplacian(QuadraticPrior):
     """L = D − W, symmetric positive semidefinite: aᵀ L a = ½ Σ_ij W_ij (a_i − a_j)².
 
-    W = V + Vᵀ with the weights V of each Gaussian's nearest neighbours, so it need not be put together.
-    Takes amplitudes (n,) or (n, k).
+    W = V + Vᵀ with the weights V of each Gaussian's neighbours, so it need not be put together: the nearest,
+    or those along the ellipsoids. Takes amplitudes (n,) or (n, k).
     """
 
     def __init__(
@@ -29,14 +29,20 @@ class GraphLaplacian(QuadraticPrior):
         features: Float[Tensor, "n f"],
         settings: GraphSettings,
         chunk_elements: int = 2**24,
+        ellipsoids: Float[Tensor, "n 6"] | None = None,
     ) -> None:
-        """``features``: what has to be alike, in units of ``settings.similarity_scale`` (anchor_features)."""
+        """``features``: what has to be alike, in units of ``settings.similarity_scale`` (anchor_features).
+
+        ``ellipsoids``: covariances, packed as xx, xy, xz, yy, yz, zz, of determinant 1, along which distances
+        are short; None: unit balls.
+        """
         n = len(gaussians)
         self.shape_in = self.shape_out = (n,)
         self._chunk_elements = chunk_elements
         n_neighbours = min(settings.n_neighbours, n - 1)
         starts = torch.arange(n + 1, device=features.device) * n_neighbours
-        weights, neighbours = _weights(gaussians.means_mm, features, n_neighbours, settings, chunk_elements)
+        near = _near(gaussians.means_mm, ellipsoids, n_neighbours, settings, chunk_elements)
+        weights, neighbours = _weights(*near, features, settings, chunk_elements)
         self._directed = SparseOperator(starts, neighbours.reshape(-1), weights.reshape(-1), n)
         ones = torch.ones(n, device=features.device)
         self.diagonal = self._directed.forward(ones) + self._directed.adjoint(ones)
@@ -96,19 +102,42 @@ def anchor_features(
     return torch.stack([amplitude, settings.local_mean_weight * local_mean], dim=1) / scale
 
 
-def _weights(
-    means_mm: Tensor, features: Tensor, n_neighbours: int, settings: GraphSettings, chunk_elements: int
+def _near(
+    means_mm: Tensor,
+    ellipsoids: Tensor | None,
+    n_neighbours: int,
+    settings: GraphSettings,
+    chunk_elements: int,
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """Weights of each Gaussian's nearest neighbours, ½ in sum, and which they are."""
+    """Distances of each Gaussian's neighbours in mean spacings of the Gaussians, and which they are."""
     n = len(means_mm)
     if n_neighbours < 1:
         return means_mm.new_zeros(n, 0), torch.zeros(n, 0, dtype=torch.int32, device=means_mm.device)
-    distances_mm, neighbours = nearest_neighbours(means_mm, n_neighbours, chunk_elements)
-    # A ball of radius r holds n_neighbours Gaussians: the spacing follows from its volume.
-    spacing_mm = float(distances_mm[:, -1].median()) / (3 * n_neighbours / (4 * math.pi)) ** (1 / 3)
-    exponent = distances_mm.div_(settings.distance_scale * max(spacing_mm, 1e-6)).square_()
-    everyone = torch.arange(n, device=means_mm.device)
-    for part in torch.split(everyone, max(1, chunk_elements // n_neighbours)):
+    if ellipsoids is None:
+        distances_mm, neighbours = nearest_neighbours(means_mm, n_neighbours, chunk_elements)
+        radii_mm, n_inside = distances_mm[:, -1], n_neighbours
+    else:
+        n_inside = max(n_neighbours, min(settings.n_candidates, n - 1))
+        distances_mm, neighbours, radii_mm = aligned_neighbours(
+            means_mm, ellipsoids, n_neighbours, n_inside, chunk_elements
+        )
+    # A ball of radius r holds n_inside Gaussians: the spacing follows from its volume.
+    spacing_mm = float(radii_mm.median()) / (3 * n_inside / (4 * math.pi)) ** (1 / 3)
+    return distances_mm.div_(max(spacing_mm, 1e-6)), neighbours
+
+
+def _weights(
+    distances: Float[Tensor, "n k"],
+    neighbours: Int[Tensor, "n k"],
+    features: Tensor,
+    settings: GraphSettings,
+    chunk_elements: int,
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Weights of each Gaussian's neighbours, ½ in sum, and which they are."""
+    n, n_neighbours = distances.shape
+    exponent = distances.div_(settings.distance_scale).square_()
+    everyone = torch.arange(n, device=distances.device)
+    for part in torch.split(everyone, max(1, chunk_elements // max(1, n_neighbours))):
         nearby = neighbours[part].long()
         for column in features.unbind(1):
             exponent[part] += ((column[nearby] - column[part, None]) / settings.similarity_scale) ** 2

@@ -1,4 +1,4 @@
-"""Nearest neighbours in space: a k-d tree on the CPU, a grid of cells on a GPU; both exact."""
+"""Nearest neighbours in space, or along ellipsoids: threads on the CPU, a grid of cells on a GPU."""
 
 import math
 
@@ -8,8 +8,12 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from atlasgs_bids.core.priors import neighbour_kernels
+
 _POINTS_PER_CELL = 8.0
 """At this density 27 cells hold the 32 nearest neighbours of nearly every point."""
+_POINTS_PER_SMALL_CELL = 1.0
+"""For the numba kernel, which takes rings of cells as it needs them."""
 
 
 def nearest_neighbours(
@@ -29,6 +33,66 @@ def nearest_neighbours(
     return grid_neighbours(points, n_neighbours, chunk_elements)
 
 
+def aligned_neighbours(
+    points: Float[Tensor, "n 3"],
+    ellipsoids: Float[Tensor, "n 6"],
+    n_neighbours: int,
+    n_candidates: int,
+    chunk_elements: int = 2**24,
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"], Float[Tensor, " n"]]:
+    """Of each point's ``n_candidates`` nearest others those that lie along its ellipsoid and their own.
+
+    ``ellipsoids`` are covariances Σ, packed as xx, xy, xz, yy, yz, zz. The ``n_neighbours`` with the least
+    dᵀ (Σi + Σj)⁻¹ d are taken. Returns √2 times its root, which is the distance where both are unit balls,
+    the indices, and the distance of the last candidate; neighbours are in no order.
+    """
+    if points.device.type != "cpu":
+        return _aligned_on_gpu(points, ellipsoids, n_neighbours, n_candidates, chunk_elements)
+    cells, n = _Cells(points, _POINTS_PER_SMALL_CELL), len(points)
+    distances, radii = points.new_empty(n, n_neighbours), points.new_empty(n)
+    neighbours = torch.empty(n, n_neighbours, dtype=torch.int32)
+    neighbour_kernels.aligned_neighbours(
+        cells.points.numpy(), ellipsoids[cells.order].contiguous().numpy(), cells.order.int().numpy(),
+        cells.starts.numpy(), cells.n_cells, np.float32(cells.size), n_candidates, distances.numpy(),
+        neighbours.numpy(), radii.numpy(),
+    )  # fmt: skip
+    return distances, neighbours, radii
+
+
+def _aligned_on_gpu(
+    points: Tensor, ellipsoids: Tensor, n_neighbours: int, n_candidates: int, chunk_elements: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    away, candidates = grid_neighbours(points, n_candidates, chunk_elements)
+    radii = away[:, -1].clone()
+    del away
+    distances = points.new_empty(len(points), n_neighbours)
+    neighbours = torch.empty(len(points), n_neighbours, dtype=torch.int32, device=points.device)
+    everyone = torch.arange(len(points), device=points.device)
+    # Ellipsoids and offsets of a pair are some twenty numbers.
+    for part in torch.split(everyone, max(1, chunk_elements // (20 * n_candidates))):
+        nearby = candidates[part].long()
+        squares = _squared_mahalanobis(
+            points[nearby] - points[part, None], ellipsoids[nearby] + ellipsoids[part, None]
+        )
+        found, places = torch.topk(squares, n_neighbours, dim=1, largest=False)
+        distances[part] = (2 * found).clamp_min(0).sqrt()
+        neighbours[part] = candidates[part].gather(1, places)
+    return distances, neighbours, radii
+
+
+def _squared_mahalanobis(
+    offsets: Float[Tensor, "n k 3"], packed: Float[Tensor, "n k 6"]
+) -> Float[Tensor, "n k"]:
+    """dᵀ Σ⁻¹ d, from the cofactors."""
+    dx, dy, dz = offsets.unbind(-1)
+    xx, xy, xz, yy, yz, zz = packed.unbind(-1)
+    axx, axy, axz = yy * zz - yz * yz, xz * yz - xy * zz, xy * yz - xz * yy
+    ayy, ayz, azz = xx * zz - xz * xz, xy * xz - xx * yz, xx * yy - xy * xy
+    square = dx * dx * axx + dy * dy * ayy + dz * dz * azz
+    square = square + 2 * (dx * dy * axy + dx * dz * axz + dy * dz * ayz)
+    return square / (xx * axx + xy * axy + xz * axz)
+
+
 def grid_neighbours(
     points: Float[Tensor, "n 3"], n_neighbours: int, chunk_elements: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
@@ -37,7 +101,7 @@ def grid_neighbours(
     A point is done once its last neighbour is nearer than the border of the cells that were searched;
     the others search twice as many rings of cells.
     """
-    cells = _Cells(points)
+    cells = _Cells(points, _POINTS_PER_CELL)
     distances = points.new_empty(len(points), n_neighbours)
     neighbours = torch.empty(len(points), n_neighbours, dtype=torch.int32, device=points.device)
     pending = torch.arange(len(points), device=points.device)
@@ -60,14 +124,14 @@ def grid_neighbours(
 class _Cells:
     """Points sorted by cell, z fastest, so that the cells of a column are one range of points."""
 
-    def __init__(self, points: Float[Tensor, "n 3"]) -> None:
+    def __init__(self, points: Float[Tensor, "n 3"], points_per_cell: float) -> None:
         low, extent = points.amin(0), (points.amax(0) - points.amin(0)).clamp_min(1e-3)
         shifted, n_points = points - low, len(points)
         self.size = float(extent.prod()) ** (1 / 3)
         n_occupied = 1
         # The points fill only part of their box: cells are made smaller until they hold as many as wanted.
         for _ in range(4):
-            size = self.size * (_POINTS_PER_CELL * n_occupied / n_points) ** (1 / 3)
+            size = self.size * (points_per_cell * n_occupied / n_points) ** (1 / 3)
             self.size = max(
                 size, (float(extent.prod()) / (8 * n_points + 4096)) ** (1 / 3), float(extent.max()) / 1024
             )

@@ -1,34 +1,29 @@
-"""The search for the rigid position of a target: several starts, three scales, two metrics."""
+"""The search for the rigid position of a target: several starts, two scales, by mutual information."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
 from scipy import ndimage
 
-from atlasgs_bids.imaging.contrast import fit_contrast, voxel_average
+from atlasgs_bids.imaging.contrast import voxel_average
 from atlasgs_bids.imaging.itk import itk_image, itk_rigid, ras_point_map
 from atlasgs_bids.imaging.registration.pair import ImagePair, scaled, widened
 from atlasgs_bids.imaging.volume import Volume
 
-_COARSE_MM, _MIDDLE_MM, _FINE_MM = 6.0, 2.0, 0.75
+_COARSE_MM, _MIDDLE_MM = 6.0, 2.0
 _START_ANGLES_DEG = (-20.0, 0.0, 20.0)
 _N_STARTS = 4
 _HEADER_PREFERENCE = 0.99
 _COARSE_MARGIN_MM = 36.0
 _MIDDLE_DILATION_MM = 10.0
 _N_BINS = 32
-_MAX_FINE_SAMPLES = 50_000
 _MIN_SAMPLES = 500
-_MIN_EXPLAINED = 0.1
-_LEAST_KEPT = 0.97
-"""Of the mutual information at the fine scale: 0.983 to 1 where it is right (phantoms, three contrasts of two
-heads), 0.946 where the shading of an ASL series led it 2.3 mm astray."""
 _METRIC_OFFSETS_MM = 0.3 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 
 Affine = npt.NDArray[np.float64]
@@ -37,21 +32,19 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Alignment:
-    """One position of the target, how good it is, and what to tell the user about it."""
+    """One position of the target, and how good it is."""
 
     anchor_from_target: Affine
     metric: float
-    warnings: tuple[str, ...] = ()
 
 
 def align(pair: ImagePair) -> Alignment:
-    """Best rigid position of the target: mutual information at 6 and 2 mm, matched contrast at full scale.
+    """Best rigid position of the target by mutual information at 6 and 2 mm: within a millimetre or so.
 
     Raises RuntimeError where the images do not overlap from any start.
     """
     at_middle = _from_each(_coarse(pair), lambda start: _middle(pair, start))
-    middle = max(at_middle, key=lambda alignment: alignment.metric)
-    return _believed(pair, middle, _fine(pair, middle))
+    return max(at_middle, key=lambda alignment: alignment.metric)
 
 
 def mutual_information(pair: ImagePair, anchor_from_target: Affine) -> float | None:
@@ -152,55 +145,6 @@ def _middle(pair: ImagePair, start: Affine) -> Alignment:
     return _climbed(pair, method, target, moving, start, step_mm=1.0, tolerance_mm=0.02)
 
 
-def _fine(pair: ImagePair, start: Alignment) -> Alignment:
-    """Least squared difference from the anchor in the target's contrast.
-
-    Mutual information of thick slices has its optimum up to 0.6 mm away from the truth (measured): the mean
-    of two tissues is a new tissue to it. Differences after the contrast is matched stay within 0.25 mm.
-    """
-    target = scaled(pair.target, _FINE_MM)
-    current = start
-    # The first round pays for a better contrast map, the second for the position.
-    for interpolator, step_mm, tolerance_mm in (
-        (SimpleITK.sitkLinear, 0.3, 0.03),
-        (SimpleITK.sitkBSpline3, 0.2, 0.003),
-    ):
-        position = current.anchor_from_target
-        inside = pair.inside(target, position)
-        if inside.sum() < _MIN_SAMPLES:
-            raise RuntimeError(
-                f"{inside.sum()} voxels in the anchor's foreground, expected at least {_MIN_SAMPLES}"
-            )
-        contrast = fit_contrast(pair.anchor, pair.foreground.data > 0.5, target, inside, position, pair.seed)
-        if contrast.explained < _MIN_EXPLAINED:
-            warning = (
-                f"the T1w explains {contrast.explained:.0%} of the target's variance, expected at least "
-                f"{_MIN_EXPLAINED:.0%}: registered at {_MIDDLE_MM:g} mm only; check the figure"
-            )
-            return replace(start, warnings=(*start.warnings, warning))
-        matched = Volume(contrast.apply(pair.anchor.data), pair.anchor.world_from_voxel)
-        moving = _averaged(scaled(matched, _FINE_MM), target, position)
-        method = _method(target, _thinned(inside, pair.seed))
-        # Not correlation, no better here: parts of ITK's ignore the number of threads set on the method.
-        method.SetMetricAsMeanSquares()
-        method.SetInterpolator(interpolator)
-        current = _climbed(pair, method, target, moving, position, step_mm=step_mm, tolerance_mm=tolerance_mm)
-    return current
-
-
-def _believed(pair: ImagePair, middle: Alignment, fine: Alignment) -> Alignment:
-    """The fine position, unless mutual information speaks against it."""
-    before = mutual_information(pair, middle.anchor_from_target)
-    after = mutual_information(pair, fine.anchor_from_target)
-    if before is None or after is None or after >= _LEAST_KEPT * before:
-        return fine
-    warning = (
-        f"comparing intensities lowered the mutual information from {before:.3f} to {after:.3f}, as coil "
-        f"shading or lost signal do: registered at {_MIDDLE_MM:g} mm only; check the figure"
-    )
-    return replace(middle, warnings=(*middle.warnings, warning))
-
-
 def _climbed(
     pair: ImagePair,
     method: SimpleITK.ImageRegistrationMethod,
@@ -244,16 +188,6 @@ def _method(target: Volume, inside: BoolArray) -> SimpleITK.ImageRegistrationMet
 
 def _averaged(anchor: Volume, target: Volume, anchor_from_target: Affine) -> Volume:
     return voxel_average(anchor, anchor_from_target[:3, :3] @ target.world_from_voxel[:3, :3])
-
-
-def _thinned(inside: BoolArray, seed: int) -> BoolArray:
-    """At most ``_MAX_FINE_SAMPLES`` of the true voxels, drawn at random."""
-    chosen = np.flatnonzero(inside)
-    if len(chosen) <= _MAX_FINE_SAMPLES:
-        return inside
-    thinned = np.zeros(inside.size, dtype=bool)
-    thinned[np.random.default_rng(seed).choice(chosen, _MAX_FINE_SAMPLES, replace=False)] = True
-    return thinned.reshape(inside.shape)
 
 
 def _bright(volume: Volume) -> BoolArray:

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from atlasgs_bids.imaging.contrast import block_mean
 from atlasgs_bids.imaging.grid import resample_mask
-from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
+from atlasgs_bids.imaging.volume import Volume, blocks_of, voxel_sizes_mm
 
 _MARGIN_MM = 12.0
 _MASK_MM = 2.0
@@ -30,7 +29,6 @@ class ImagePair:
     """Centre of the foreground, about which the target is turned."""
     radius_mm: float
     """Root mean square distance of the foreground from its centre."""
-    seed: int
 
     @staticmethod
     def of(
@@ -38,7 +36,6 @@ class ImagePair:
         foreground: BoolArray,
         points_world: npt.NDArray[np.float64],
         target: Volume,
-        seed: int,
     ) -> ImagePair:
         """``points_world`` (n, 3) lie all over the foreground."""
         ceiling = np.percentile(anchor.data[foreground], 99.5)
@@ -54,7 +51,6 @@ class ImagePair:
             ),
             centre_world,
             float(np.sqrt(((points_world - centre_world) ** 2).sum(axis=1).mean())),
-            seed,
         )
 
     def mirrored(self) -> tuple[ImagePair, Affine]:
@@ -92,8 +88,7 @@ class ImagePair:
 
 def scaled(volume: Volume, size_mm: float) -> Volume:
     """The volume averaged over blocks of voxels so that every side is about ``size_mm``, or left as it is."""
-    factors = np.maximum(1, np.round(size_mm / voxel_sizes_mm(volume.world_from_voxel))).astype(int)
-    return block_mean(volume, (int(factors[0]), int(factors[1]), int(factors[2])))
+    return volume.averaged(blocks_of(size_mm, volume.world_from_voxel))
 
 
 def widened(volume: Volume, margin_mm: float) -> Volume:

@@ -52,7 +52,7 @@ class Registration:
 
 
 def register(
-    anchor: Volume, anchor_foreground: npt.NDArray[np.bool_], target: Volume, method: str, seed: int
+    anchor: Volume, anchor_foreground: npt.NDArray[np.bool_], target: Volume, method: str
 ) -> Registration:
     """Position of the target relative to the anchor: ``header`` as stored, ``rigid`` refined from there.
 
@@ -60,11 +60,11 @@ def register(
     where it fits worse or cannot be, the position in the headers is returned with a warning. Raises
     InputError for a target that fits better mirrored, or that covers nothing of the foreground.
     """
-    points_world = _foreground_points(anchor, anchor_foreground)
+    points_world = foreground_points(anchor, anchor_foreground)
     if method == "header":
         found = _described(np.eye(4), points_world, "header", None, None)
     elif method == "rigid":
-        found = _refined(anchor, anchor_foreground, target, points_world, seed)
+        found = _refined(anchor, anchor_foreground, target, points_world)
     else:
         raise ValueError(f"registration method {method!r}, expected 'rigid' or 'header'")
     _check_cover(found, points_world, target)
@@ -76,9 +76,8 @@ def _refined(
     anchor_foreground: npt.NDArray[np.bool_],
     target: Volume,
     points_world: npt.NDArray[np.float64],
-    seed: int,
 ) -> Registration:
-    pair = ImagePair.of(anchor, anchor_foreground, points_world, target, seed)
+    pair = ImagePair.of(anchor, anchor_foreground, points_world, target)
     before = after = None
     try:
         before = mutual_information(pair, np.eye(4))
@@ -88,7 +87,7 @@ def _refined(
         stopped = f"registration stopped ({str(error).strip().splitlines()[-1].strip()})"
         return _header_instead(stopped, points_world, before, after)
     target_from_anchor = np.asarray(np.linalg.inv(alignment.anchor_from_target), dtype=np.float64)
-    found = _described(target_from_anchor, points_world, "rigid", before, after, alignment.warnings)
+    found = _described(target_from_anchor, points_world, "rigid", before, after)
     # Where the headers do not overlap at all they say nothing of how far the head may lie from them.
     apart = _covered(np.eye(4), points_world, target) < _LEAST_COVERED
     problem = _problem(found, math.inf if apart else _MAX_DISPLACEMENT_MM)
@@ -140,13 +139,27 @@ def given_registration(
         raise InputError(
             f"{path.name}: scales or mirrors, expected a rigid transform; without it the target is registered"
         )
-    points_world = _foreground_points(anchor, anchor_foreground)
+    points_world = foreground_points(anchor, anchor_foreground)
     found = _described(target_from_anchor, points_world, "derivative", None, None)
     _check_cover(found, points_world, target)
     return found
 
 
-def _foreground_points(anchor: Volume, anchor_foreground: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def apart_mm(one: Affine, other: Affine, points_world: npt.NDArray[np.float64]) -> float:
+    """Mean distance between where two point maps (4, 4) put points (n, 3), mm."""
+    difference = one - other
+    return float(np.linalg.norm(points_world @ difference[:3, :3].T + difference[:3, 3], axis=1).mean())
+
+
+def moved_registration(
+    found: Registration, target_from_anchor: Affine, points_world: npt.NDArray[np.float64]
+) -> Registration:
+    """The registration refined to another position; ``points_world`` (n, 3) lie all over the foreground."""
+    moved = _described(target_from_anchor, points_world, "rigid", found.metric_before, found.metric_after)
+    return replace(moved, warnings=found.warnings)
+
+
+def foreground_points(anchor: Volume, anchor_foreground: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """(n, 3) world points all over the foreground."""
     if not anchor_foreground.any():
         raise InputError(

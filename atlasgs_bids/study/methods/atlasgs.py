@@ -1,9 +1,11 @@
-"""The app itself, with one prior and one geometry: what its own rooms do to a target."""
+"""The app itself, with one prior and one geometry, and without one of its parts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from atlasgs_bids.core.settings import GeometryMode
 from atlasgs_bids.restoration.restore import restore_stacks
+from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of, spatial_prior
 from atlasgs_bids.study.methods.protocol import Restored
 from atlasgs_bids.study.settings import StudyConfig
 from atlasgs_bids.study.simulation.case import Case
@@ -38,3 +40,35 @@ JOINT, JOINT_LEARNED = AppMethod("graph", "joint"), AppMethod("learned", "joint"
 """Gaussians that start from the T1w's and are then free."""
 OWN, OWN_LEARNED = AppMethod("graph", "own"), AppMethod("learned", "own")
 """The target's own, without the T1w."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The graph prior on another scaffold of the same T1w (docs/decisions/0019-lattice-or-fitted.md)."""
+
+    scaffold: Callable[[Case], SessionScaffold]
+
+    def missing(self, study: StudyConfig, device: str) -> str | None:  # noqa: ARG002 - the protocol's
+        return None
+
+    def restore(self, case: Case) -> Restored:
+        scaffold, run = self.scaffold(case), replace(case.run, prior="graph")
+        result = restore_stacks([case.placed], scaffold, run, case.progress)
+        return Restored(result.sr, case.scaffold_seconds)
+
+
+def _fitted(case: Case) -> SessionScaffold:
+    """Gaussians that Adam moves until they render the T1w, with their graph: a fit for each cell."""
+    core = case.run.core
+    fit = replace(core.scaffold, sigma_spacings=0.5, n_steps=40)
+    run = replace(case.run, core=replace(core, scaffold=fit))
+    return scaffold_of(case.scaffold.anchor, run, case.progress)
+
+
+def _distance(case: Case) -> SessionScaffold:
+    """The lattice with a graph that has not seen the T1w."""
+    return replace(case.scaffold, prior=spatial_prior(case.scaffold.gaussians, case.run))
+
+
+FITTED, DISTANCE = Ablation(_fitted), Ablation(_distance)
+"""A geometry that follows the T1w instead of the lattice; the lattice without the T1w in its graph."""

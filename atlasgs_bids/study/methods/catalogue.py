@@ -16,6 +16,8 @@ _PLACES = {
     "joint-learned": "atlasgs.JOINT_LEARNED",
     "own": "atlasgs.OWN",
     "own-learned": "atlasgs.OWN_LEARNED",
+    "fitted": "atlasgs.FITTED",
+    "distance": "atlasgs.DISTANCE",
     "inr": "inr.METHOD",
     "inr-t1": "inr.WITH_T1",
     "paper": "published.method.METHOD",

@@ -115,7 +115,7 @@ class Inr:
 
     def _restored(self, case: Case) -> Image:
         settings, device = case.study.network_here, case.run.device
-        observation = observe_placed(case.placed, case.scaffold, case.run)
+        observation = observe_placed(case.placed, case.scaffold.anchor, case.scaffold.gaussians, case.run)
         scale = bright(observation)
         acquired, coordinates = Acquired(observation, scale), Coordinates.of(case)
         torch.manual_seed(case.study.seed)

@@ -12,6 +12,7 @@ from atlasgs_bids.bids.images import ImageFile
 from atlasgs_bids.imaging.profile import read_slice_profile
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
+from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, StackInput, covered, place
@@ -118,10 +119,11 @@ def simulate(
     )
     label = f"{image.path.name.partition('.')[0]} x{factor}"
     progress = progress.under(label)
+    placed = place(stack, slices, scaffold.anchor, run, progress)
     case = Case(
         label=label,
         scaffold=scaffold,
-        placed=place(stack, slices, scaffold.anchor, run, progress),
+        placed=calibrated([placed], scaffold.guides, run, progress)[0],
         run=run,
         study=study,
         progress=progress,

@@ -17,9 +17,10 @@ from atlasgs_bids.bids.plan.targets import image_header
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import fov_mask, resample, resample_mask
 from atlasgs_bids.imaging.nifti import load_mask, load_volume
-from atlasgs_bids.imaging.registration.register import register
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
+from atlasgs_bids.restoration.calibration import aligned
 from atlasgs_bids.restoration.scaffold import SessionScaffold
+from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.study.settings import StudyConfig
 
 logger = logging.getLogger(__name__)
@@ -67,9 +68,8 @@ def load_truth(image: ImageFile, scaffold: SessionScaffold, config: StudyConfig)
     """The target on the anchor's grid: as it is where it lies there already, else by cubic interpolation."""
     anchor = scaffold.anchor
     grid, volume = anchor.volume.grid, load_volume(image.path)
-    found = register(anchor.volume, anchor.foreground, volume, config.registration, config.seed)
-    for text in found.warnings:
-        logger.warning("%s: %s", image.path.name, text)
+    settings = RestorationSettings(device="cpu", registration=config.registration)
+    found = aligned(volume, image.path.name, scaffold, settings).registration
     axis = _slice_axis(image, volume.grid, grid, found.target_from_anchor, config.axis)
     inside = fov_mask(volume.grid, grid, found.target_from_anchor)
     if volume.observed is not None:

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from atlasgs_bids.core.gaussians import rotations, sample_positions, world_points
+from atlasgs_bids.core.gaussians import rotations, world_points
 from atlasgs_bids.core.metrics import decibels, gradient_magnitude
 from atlasgs_bids.runtime.files import atomic
 from atlasgs_bids.study.methods.published.conditional import Rasterizer, cut_by_planes, meeting_pairs
@@ -156,7 +156,7 @@ def _initial(
     gradient = gradient_magnitude(image)
     weights = gradient + _BASE_WEIGHT * gradient[support].mean().clamp_min(1e-6)
     generator = torch.Generator().manual_seed(seed)
-    points_vox = sample_positions(support, weights, settings.n_points, generator).to(device)
+    points_vox = _positions(support, weights, settings.n_points, generator).to(device)
     index = points_vox.round().long().clamp_min(0)
     index = torch.minimum(index, torch.tensor(image.shape, device=device) - 1)
     spacing_vox = (float(support.sum()) / len(points_vox)) ** (1 / 3)
@@ -173,6 +173,29 @@ def _initial(
         "colors": image[tuple(index.T)].clone(),
     }
     return {name: value.requires_grad_() for name, value in parameters.items()}
+
+
+def _positions(support: Tensor, weights: Tensor, n_gaussians: int, generator: torch.Generator) -> Tensor:
+    """Voxel indices drawn from ``support`` without replacement, with probability by ``weights`` (> 0).
+
+    Where more Gaussians than voxels are asked for, every voxel is taken once and the rest is drawn again
+    with a jitter of up to half a voxel. The generator lives on the CPU, so any device draws the same.
+    """
+    voxels = support.nonzero().cpu()
+    chosen_weights = weights.cpu()[tuple(voxels.T)].double()
+    parts = []
+    remaining = n_gaussians
+    jitter = 0.0
+    while remaining > 0:
+        # The largest keys of log(u)/w are a weighted sample without replacement (Efraimidis 2006).
+        uniform = torch.rand(len(voxels), generator=generator, dtype=torch.float64)
+        keys = uniform.clamp_min(1e-300).log() / chosen_weights
+        chosen = torch.topk(keys, min(remaining, len(voxels))).indices.sort().values
+        shift = (torch.rand(len(chosen), 3, generator=generator) - 0.5) * jitter
+        parts.append(voxels[chosen].float() + shift)
+        remaining -= len(chosen)
+        jitter = 1.0
+    return torch.cat(parts).to(weights.device)
 
 
 def _covariances(parameters: dict[str, Tensor], smallest_mm: float) -> Tensor:

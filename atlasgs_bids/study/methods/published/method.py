@@ -63,7 +63,7 @@ class Paper:
 def _restored(case: Case, settings: PaperSettings, shared: AnchorGaussians, rasterize: Rasterizer) -> Image:
     device, axis = case.run.device, case.slice_axis
     run = case.run if settings.profile else replace(case.run, slice_profile="box")
-    observation = observe_placed(case.placed, case.scaffold, run)
+    observation = observe_placed(case.placed, case.scaffold.anchor, case.scaffold.gaussians, run)
     slab_weights = observation.acquisition.axis_matrix(axis).cpu().numpy()
     slices = torch.movedim(observation.slices, axis, 0)
     seen = torch.movedim((observation.weights > 0).float(), axis, 0)

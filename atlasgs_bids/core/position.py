@@ -1,0 +1,244 @@
+"""Where the head lay: the rigid position at which the model's evidence is greatest, and how certain that is.
+
+J(x) = min_a Σ_s ‖A_s S(x_s) a − y_s‖²_W + λ aᵀ L a is the least that slices and graph cost together if the
+head lay at x. A wrong position costs because the anchor's edges, which the graph lets the target cross only
+at a price, no longer lie on the target's: no map from one contrast to the other is needed. By the envelope
+theorem the gradient is that of the misfit at the minimising a, so one solve gives all of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.objective import Objective
+from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.priors.quadratic import QuadraticPrior
+from atlasgs_bids.core.rigid import Parameters, RigidFrame, left_jacobian
+from atlasgs_bids.core.splat.operator import SplatOperator
+from atlasgs_bids.core.splat.render import splat
+
+_SOLVE_TOLERANCE, _SOLVE_STEPS = 1e-3, 60
+_FIRST_STEP_MM = 0.3
+_ENOUGH_MM = 0.01
+"""A step shorter than this ends the search."""
+_MOST_STEPS, _MOST_STALLS = 30, 2
+_LONGEST_STEP_MM = 1.0
+_TINY = 1e-300
+_VALUE_ERROR = 1e-4
+"""Relative, of J at the solves' tolerance."""
+_DIFFERENCE_MM = 0.1
+"""Step of the differences of gradients that give the curvature."""
+_LEAST_CURVATURE = 0.05
+_BLOCK_MM = 16.0
+"""Side of the blocks whose residuals are taken to be independent; within one, model errors are alike."""
+
+
+@dataclass(frozen=True)
+class FoundPositions:
+    """Where the stacks of a target lie, relative to where they were looked for."""
+
+    parameters: Parameters
+    """(6 n): those of a motion of each stack's lattice in the anchor's world, mm."""
+    curvature: Parameters
+    """(6 n, 6 n) of J over its least value, mm⁻²."""
+    covariance: Parameters
+    """(6 n, 6 n) of the parameters, mm²."""
+    n_evaluations: int
+
+
+class PositionEvidence:
+    """J and its gradient for the stacks of one target, as functions of where each of them lies."""
+
+    def __init__(
+        self,
+        observations: Sequence[LatticeObservation],
+        gaussians: Gaussians,
+        prior: QuadraticPrior,
+        regularization: float,
+        frame: RigidFrame,
+        chunk_elements: int = 2**24,
+    ) -> None:
+        """``observations``: of the stacks where they are looked for; their weights hold for all positions."""
+        self._terms = [own.beside(observations[0].noise_sd) for own in observations]
+        self._needed = [term.acquisition.adjoint(term.weights) > 0 for term in self._terms]
+        self._gaussians, self._prior, self._regularization = gaussians, prior, regularization
+        self.frame, self._chunk_elements = frame, chunk_elements
+        self._amplitudes: Tensor | None = None
+        self._last: tuple[Parameters, float, list[Tensor]] | None = None
+        self.n_evaluations = 0
+
+    @property
+    def n_stacks(self) -> int:
+        """How many positions there are: parameters come as (6 n,)."""
+        return len(self._terms)
+
+    def value_and_gradient(self, parameters: Parameters) -> tuple[float, Parameters]:
+        """J, and its derivative by the parameters (6 n,), mm⁻¹ of J's unit."""
+        value, scores = self._scored(parameters)
+        return value, np.concatenate([score.sum(0).cpu().numpy() for score in scores])
+
+    def block_gradients(self, parameters: Parameters) -> npt.NDArray[np.float64]:
+        """(blocks, 6 n): the gradient in parts, one for each block of the head."""
+        _, scores = self._scored(parameters)
+        cells = torch.div(self._gaussians.means_mm - self._gaussians.means_mm.amin(0), _BLOCK_MM).long()
+        _, block = torch.unique(cells, dim=0, return_inverse=True)
+        sums = torch.zeros(int(block.max()) + 1, 6 * len(scores), dtype=torch.float64, device=block.device)
+        return sums.index_add_(0, block, torch.cat(scores, dim=1)).cpu().numpy()
+
+    def _scored(self, parameters: Parameters) -> tuple[float, list[Float[Tensor, "n 6"]]]:
+        """J, and what each Gaussian contributes to its gradient by the position of each stack."""
+        if self._last is not None and np.array_equal(parameters, self._last[0]):
+            return self._last[1:]
+        self.n_evaluations += 1
+        parts = np.split(np.asarray(parameters, np.float64), self.n_stacks)
+        terms = [
+            self._moved(term, needed, x)
+            for term, needed, x in zip(self._terms, self._needed, parts, strict=True)
+        ]
+        objective = Objective(tuple(terms), self._prior, self._regularization)
+        amplitudes = objective.solve(self._amplitudes, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
+        self._amplitudes = amplitudes
+        value = self._regularization * float((amplitudes * self._prior.forward(amplitudes)).sum())
+        scores = []
+        for term, x in zip(terms, parts, strict=True):
+            error = term.slices_from_amplitudes.forward(amplitudes) - term.slices
+            value += float((term.weights * error.square()).sum(dtype=torch.float64))
+            by_cell = term.acquisition.adjoint(2 * term.weights * error)
+            scores.append(self._by_gaussian(term, by_cell, amplitudes, x))
+        self._last = np.array(parameters), value, scores
+        return value, scores
+
+    def _moved(self, term: LatticeObservation, needed: Tensor, x: Parameters) -> LatticeObservation:
+        world_from_lattice = self.frame.motion(x) @ term.world_from_lattice.double()
+        own = SplatOperator(
+            self._gaussians, term.lattice_shape, world_from_lattice, needed, self._chunk_elements
+        )
+        return replace(term, splat=own, world_from_lattice=world_from_lattice)
+
+    def _by_gaussian(
+        self, term: LatticeObservation, by_cell: Tensor, amplitudes: Tensor, x: Parameters
+    ) -> Float[Tensor, "n 6"]:
+        """∂J/∂x split by Gaussian: a lattice that moves one way is Gaussians that move the other."""
+        gaussians = self._gaussians
+        means = gaussians.means_mm.detach().requires_grad_()
+        quaternions = gaussians.quaternions.detach().requires_grad_()
+        voxel_from_world = torch.linalg.inv(term.world_from_lattice.double()).to(means)
+        with torch.enable_grad():
+            image = splat(
+                means, gaussians.scales_mm, quaternions, amplitudes, voxel_from_world, term.lattice_shape,
+                self._chunk_elements,
+            )  # fmt: skip
+            force, by_quaternion = torch.autograd.grad(image, (means, quaternions), by_cell)
+        shift = torch.from_numpy(x[:3]).to(means.device)
+        arm = means.detach().double() - (self.frame.centre_mm.to(means.device) + shift)
+        force = force.double()
+        torque = torch.linalg.cross(arm, force) + _turning(
+            by_quaternion.double(), quaternions.detach().double()
+        )
+        # From a small turn after the motion to a change of its rotation vector.
+        jacobian = left_jacobian(x[3:] / self.frame.radius_mm).to(means.device) / self.frame.radius_mm
+        return -torch.cat([force, torque @ jacobian], dim=1)
+
+
+def find_positions(
+    evidence: PositionEvidence,
+    curvature: Parameters | None = None,
+) -> FoundPositions:
+    """The least J near where the stacks were looked for, to 0.01 mm.
+
+    ``curvature``: that of J over its value from a search at another scale, to step by; None: found from
+    differences of gradients once there. The covariance is H⁻¹ C H⁻¹ with C from the gradients of blocks that
+    are taken to be independent: the model's errors are no white noise.
+    """
+    reached = _descended(evidence, curvature)
+    x, value, gradient = reached.x, reached.value, reached.gradient
+    if curvature is None:
+        beside = [evidence.value_and_gradient(x + step)[1] for step in _DIFFERENCE_MM * np.eye(len(x))]
+        curvature = (np.stack(beside) - gradient) / (_DIFFERENCE_MM * value)
+        curvature = 0.5 * (curvature + curvature.T)
+        newton = -_positive_inverse(curvature) @ gradient / value
+        if np.abs(newton).max() < _DIFFERENCE_MM:
+            x = x + newton
+    inverse = _positive_inverse(curvature) / value
+    blocks = evidence.block_gradients(x)
+    return FoundPositions(x, curvature, inverse @ (blocks.T @ blocks) @ inverse, evidence.n_evaluations)
+
+
+@dataclass(frozen=True)
+class _Point:
+    x: Parameters
+    value: float
+    gradient: Parameters
+
+
+def _descended(evidence: PositionEvidence, curvature: Parameters | None) -> _Point:
+    """Quasi-Newton steps (BFGS), short ones, halved where J rises by more than the solves' error.
+
+    No line search: J is known to a few parts in 10⁵ only, by which a search near the minimum is misled, while
+    its gradient is not.
+    """
+    x = np.zeros(6 * evidence.n_stacks)
+    here = _Point(x, *evidence.value_and_gradient(x))
+    inverse = None if curvature is None else _positive_inverse(curvature) / max(here.value, _TINY)
+    n_stalls = 0
+    for _ in range(_MOST_STEPS):
+        if inverse is None:
+            step = -_FIRST_STEP_MM * here.gradient / max(float(np.abs(here.gradient).max()), _TINY)
+        else:
+            step = -inverse @ here.gradient
+        step *= min(1.0, _LONGEST_STEP_MM / max(float(np.abs(step).max()), _TINY))
+        arrived = bool(np.abs(step).max() < _ENOUGH_MM)
+        there = _Point(here.x + step, *evidence.value_and_gradient(here.x + step))
+        while there.value > here.value * (1 + _VALUE_ERROR) and np.abs(step).max() > _ENOUGH_MM:
+            step = step / 2
+            there = _Point(here.x + step, *evidence.value_and_gradient(here.x + step))
+        inverse = _updated(inverse, step, there.gradient - here.gradient)
+        here = there
+        # A step that had to be shortened to nothing has shown the curvature: the next is better, or none is.
+        n_stalls += int(np.abs(step).max() < _ENOUGH_MM)
+        if arrived or n_stalls == _MOST_STALLS:
+            break
+    return here
+
+
+def _updated(inverse: Parameters | None, step: Parameters, change: Parameters) -> Parameters | None:
+    """The inverse curvature with what a step showed of it (Broyden, Fletcher, Goldfarb, Shanno 1970)."""
+    seen = float(step @ change)
+    if seen <= 1e-6 * float(np.linalg.norm(step) * np.linalg.norm(change)):
+        return inverse
+    if inverse is None:
+        inverse = np.eye(len(step)) * seen / float(change @ change)  # the first step shows the scale
+    left = np.eye(len(step)) - np.outer(step, change) / seen
+    return np.asarray(left @ inverse @ left.T + np.outer(step, step) / seen)
+
+
+def _positive_inverse(symmetric: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The inverse, with no direction less curved than ``_LEAST_CURVATURE`` of the most curved one.
+
+    Differences of gradients are known to a few percent of it: less would be their error (of 4 mm, measured,
+    where the position was known to 0.1).
+    """
+    values, vectors = np.linalg.eigh(symmetric)
+    floor = _LEAST_CURVATURE * max(float(np.abs(values).max()), _TINY)
+    return np.asarray((vectors / np.maximum(values, floor)) @ vectors.T)
+
+
+def _turning(by_quaternion: Float[Tensor, "n 4"], quaternions: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:
+    """Derivative by a small turn of each Gaussian from that by its quaternion: dq = ½ (0, θ) q."""
+    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=1).unbind(1)
+    length = quaternions.norm(dim=1)
+    gw, gx, gy, gz = (by_quaternion * length[:, None]).unbind(1)
+    return 0.5 * torch.stack(
+        [
+            -gw * x + gx * w - gy * z + gz * y,
+            -gw * y + gx * z + gy * w - gz * x,
+            -gw * z - gx * y + gy * x + gz * w,
+        ],
+        dim=1,
+    )
