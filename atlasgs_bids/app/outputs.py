@@ -16,14 +16,17 @@ from atlasgs_bids.bids.outputs.names import TargetOutputs, anchor_outputs, bids_
 from atlasgs_bids.bids.plan.files import remove_old_files, stack_outputs
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import to_nifti
+from atlasgs_bids.imaging.profile import slice_profile
 from atlasgs_bids.imaging.registration.register import write_itk_transform
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.report.columns import metrics_dictionary, motion_dictionary
+from atlasgs_bids.report.figures.calibration import calibration_figure
 from atlasgs_bids.report.figures.motion import motion_figure
 from atlasgs_bids.report.figures.target import target_figure
 from atlasgs_bids.restoration.metrics import doubts, target_metrics
 from atlasgs_bids.restoration.result import StackResult, TargetResult, mean_interpolated
 from atlasgs_bids.restoration.scaffold_files import save_appearance
+from atlasgs_bids.restoration.stack import Calibration
 from atlasgs_bids.runtime.costs import Clock, peak_gpu_memory_mib, peak_memory_mib
 from atlasgs_bids.runtime.files import atomic, save_json, save_tsv
 
@@ -89,6 +92,8 @@ def _write_files(run: TargetRun, result: TargetResult) -> dict[str, Any]:
             write_itk_transform(path, stack.registration)
         if stack.motion:
             _write_motion(stack, own)
+        if stack.calibration is not None:
+            _draw_calibration(stack, stack.calibration, own)
     anchor_image = resample(anchor.volume, grid)
     cubic = mean_interpolated([stack.interpolable for stack in result.stacks], grid)
     foreground = anchor.foreground_on(grid)
@@ -155,6 +160,13 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
             "Sources": sources,
         }
     return found
+
+
+def _draw_calibration(stack: StackResult, found: Calibration, own: TargetOutputs) -> None:
+    """What the slices say of their position and profile, beside what header and sidecar say."""
+    with atomic(own.figure_of("calibration")) as path:
+        stated = slice_profile("box", stack.source.geometry.thickness_mm)
+        calibration_figure(path, found, stated, f"Position and slice profile of {stack.source.name}")
 
 
 def _write_motion(stack: StackResult, own: TargetOutputs) -> None:

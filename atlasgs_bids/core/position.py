@@ -32,11 +32,23 @@ _LONGEST_STEP_MM = 1.0
 _TINY = 1e-300
 _VALUE_ERROR = 1e-4
 """Relative, of J at the solves' tolerance."""
-_DIFFERENCE_MM = 0.1
-"""Step of the differences of gradients that give the curvature."""
+_BESIDE_MM = 0.5
+"""To both sides along each parameter, where J is asked for beside its least value."""
+_LONGEST_NEWTON_MM = 0.1
 _LEAST_CURVATURE = 0.05
 _BLOCK_MM = 16.0
 """Side of the blocks whose residuals are taken to be independent; within one, model errors are alike."""
+
+
+@dataclass(frozen=True)
+class Rises:
+    """J along each parameter through its least value, as a part of that."""
+
+    offsets_mm: Float[np.ndarray, " k"]
+    rises: Float[np.ndarray, "k n"]
+    """J over its least value, less 1."""
+    slopes: Float[np.ndarray, "k n"]
+    """Its derivative, mm⁻¹."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,8 @@ class FoundPositions:
     """(6 n, 6 n) of J over its least value, mm⁻²."""
     covariance: Parameters
     """(6 n, 6 n) of the parameters, mm²."""
-    n_evaluations: int
+    rises: Rises | None
+    """None where the curvature was given."""
 
 
 class PositionEvidence:
@@ -152,22 +165,35 @@ def find_positions(
 ) -> FoundPositions:
     """The least J near where the stacks were looked for, to 0.01 mm.
 
-    ``curvature``: that of J over its value from a search at another scale, to step by; None: found from
-    differences of gradients once there. The covariance is H⁻¹ C H⁻¹ with C from the gradients of blocks that
-    are taken to be independent: the model's errors are no white noise.
+    ``curvature``: that of J over its value from a search at another scale, to step by; None: found once there
+    from the gradients half a millimetre to both sides. The covariance is H⁻¹ C H⁻¹ with C from the gradients
+    of blocks that are taken to be independent: the model's errors are no white noise.
     """
-    reached = _descended(evidence, curvature)
+    reached, rises = _descended(evidence, curvature), None
     x, value, gradient = reached.x, reached.value, reached.gradient
     if curvature is None:
-        beside = [evidence.value_and_gradient(x + step)[1] for step in _DIFFERENCE_MM * np.eye(len(x))]
-        curvature = (np.stack(beside) - gradient) / (_DIFFERENCE_MM * value)
-        curvature = 0.5 * (curvature + curvature.T)
+        rises, curvature = _surroundings(evidence, reached)
         newton = -_positive_inverse(curvature) @ gradient / value
-        if np.abs(newton).max() < _DIFFERENCE_MM:
+        if np.abs(newton).max() < _LONGEST_NEWTON_MM:
             x = x + newton
     inverse = _positive_inverse(curvature) / value
     blocks = evidence.block_gradients(x)
-    return FoundPositions(x, curvature, inverse @ (blocks.T @ blocks) @ inverse, evidence.n_evaluations)
+    return FoundPositions(x, curvature, inverse @ (blocks.T @ blocks) @ inverse, rises)
+
+
+def _surroundings(evidence: PositionEvidence, least: "_Point") -> tuple[Rises, Parameters]:
+    """J to both sides of a point along each parameter, and its curvature over its value."""
+    n, scale = len(least.x), max(least.value, _TINY)
+    rises, slopes, gradients = np.zeros((3, n)), np.zeros((3, n)), np.zeros((2, n, n))
+    slopes[1] = least.gradient / scale
+    for side, sign in enumerate((-1, 1)):
+        for k in range(n):
+            value, gradient = evidence.value_and_gradient(least.x + sign * _BESIDE_MM * np.eye(n)[k])
+            rises[2 * side, k], slopes[2 * side, k] = value / scale - 1, gradient[k] / scale
+            gradients[side, k] = gradient
+    curvature = (gradients[1] - gradients[0]) / (2 * _BESIDE_MM * scale)
+    offsets_mm = np.array([-_BESIDE_MM, 0.0, _BESIDE_MM])
+    return Rises(offsets_mm, rises, slopes), 0.5 * (curvature + curvature.T)
 
 
 @dataclass(frozen=True)

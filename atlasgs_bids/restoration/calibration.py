@@ -24,7 +24,7 @@ from atlasgs_bids.restoration.observation import observe_placed, with_gains
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.slice_profile import with_found_profile
-from atlasgs_bids.restoration.stack import Calibration, PlacedStack, StackInput, place
+from atlasgs_bids.restoration.stack import Calibration, PlacedStack, PositionSearch, StackInput, place
 from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -112,14 +112,22 @@ def _positioned(
 
 def _moved(stack: PlacedStack, found: FoundPositions, number: int, guides: Guides) -> PlacedStack:
     own = slice(6 * number, 6 * number + 6)
-    motion = guides.frame.motion(found.parameters[own]).numpy()
+    parameters = found.parameters[own]
+    motion = guides.frame.motion(parameters).numpy()
     target_from_anchor = stack.registration.target_from_anchor @ np.linalg.inv(motion)
     lattice_error = np.diag([_LATTICE_ERROR_MM**2 / 3] * 3 + [0.0] * 3)
     position = UncertainPosition(guides.frame, found.covariance[own, own] + lattice_error)
+    known = stack.calibration or Calibration()
+    search = known.search
+    if found.rises is not None:
+        rises = replace(found.rises, rises=found.rises.rises[:, own], slopes=found.rises.slopes[:, own])
+        search = PositionSearch(rises, registered_mm=-parameters, found_mm=np.zeros(6))
+    elif search is not None:
+        search = replace(search, found_mm=parameters)
     return replace(
         stack,
         registration=moved_registration(stack.registration, target_from_anchor, guides.points_mm),
-        calibration=replace(stack.calibration or Calibration(), position=position),
+        calibration=replace(known, position=position, search=search),
     )
 
 
@@ -134,7 +142,7 @@ def _believed(stack: PlacedStack, before: PlacedStack, guides: Guides, progress:
         "left there: check the figure",
         progress.led(stack.source.name), moved_mm, _MOST_MOVED_MM,
     )  # fmt: skip
-    unknown = replace(stack.calibration or Calibration(), position=None)
+    unknown = replace(stack.calibration or Calibration(), position=None, search=None)
     return replace(stack, registration=before.registration, calibration=unknown)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atlasgs_bids.core.rigid import UncertainPosition
+from atlasgs_bids.core.position import Rises
+from atlasgs_bids.core.rigid import Parameters, UncertainPosition
 from atlasgs_bids.core.slice_profile import FoundProfile
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
@@ -37,12 +38,25 @@ class StackInput:
 
 
 @dataclass(frozen=True)
+class PositionSearch:
+    """How the evidence for a position changes around it, by three shifts and three turns, mm."""
+
+    rises: Rises
+    """Of the stack's six parameters, from the best position on the coarse lattice."""
+    registered_mm: Parameters
+    """(6,): where registration had it, from there."""
+    found_mm: Parameters
+    """(6,): where it was found at last, from there."""
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What the model's evidence says of a stack; None: it was not asked, or does not tell."""
 
     profile: SliceProfile | None = None
     found_profile: FoundProfile | None = None
     position: UncertainPosition | None = None
+    search: PositionSearch | None = None
     warnings: tuple[str, ...] = ()
 
     @property

@@ -116,7 +116,8 @@ def test_a_known_motion_is_found_and_its_error_is_told(scene):
     slices = where_it_is.slices_from_amplitudes.forward(contrast)
     noise = 0.02 * torch.randn(slices.shape, generator=torch.Generator().manual_seed(2))
     looked_for = stack(gaussians, slices + noise, weights, world)
-    found = find_positions(PositionEvidence([looked_for], gaussians, prior, 0.01, frame))
+    evidence = PositionEvidence([looked_for], gaussians, prior, 0.01, frame)
+    found = find_positions(evidence)
     off = found.parameters - truth
     assert np.abs(off).max() < 0.1
     assert np.linalg.norm(truth) > 0.8
@@ -124,9 +125,19 @@ def test_a_known_motion_is_found_and_its_error_is_told(scene):
     expected = np.sqrt(np.trace(found.covariance))
     assert 0.2 * np.linalg.norm(off) < expected < 10 * np.linalg.norm(off) + 0.01
     # With the curvature known from before, the search ends where it did, with fewer evaluations.
-    again = find_positions(PositionEvidence([looked_for], gaussians, prior, 0.01, frame), found.curvature)
+    at_once = PositionEvidence([looked_for], gaussians, prior, 0.01, frame)
+    again = find_positions(at_once, found.curvature)
     np.testing.assert_allclose(again.parameters, found.parameters, atol=0.03)
-    assert again.n_evaluations < found.n_evaluations
+    assert at_once.n_evaluations < evidence.n_evaluations
+    # J rises to both sides along every parameter, as its slopes and its curvature have it.
+    assert again.rises is None
+    assert found.rises is not None
+    assert (found.rises.rises[[0, 2]] > 0).all()
+    np.testing.assert_array_equal(np.sign(found.rises.slopes[[0, 2]]), [[-1.0] * 6, [1.0] * 6])
+    across = (found.rises.slopes[2] - found.rises.slopes[0]) / (
+        found.rises.offsets_mm[2] - found.rises.offsets_mm[0]
+    )
+    np.testing.assert_allclose(across, np.diag(found.curvature), rtol=1e-9)
 
 
 def test_the_turn_of_a_frame_is_a_rotation():
