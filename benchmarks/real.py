@@ -33,20 +33,17 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from scipy.spatial.transform import Rotation
 
 from atlasgs_bids import __version__
-from atlasgs_bids.core.acquisition import profile_sampling
 from atlasgs_bids.core.metrics import psnr_db
-from atlasgs_bids.core.priors.learned.degradation import interpolation
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.profile import profile_with_sd
 from atlasgs_bids.imaging.registration.register import apart_mm, read_itk_transform
-from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
+from atlasgs_bids.study.methods.spline import splined
 from atlasgs_bids.study.results.scores import Scores, score_in_mask
 from atlasgs_bids.study.simulation.degrade import simulate_thick_slices, true_slice_profile
 
@@ -232,7 +229,9 @@ def score_target(
     result = load_volume(result_path)
     sidecar = json.loads(result_path.with_name(result_path.name.replace(".nii.gz", ".json")).read_text())
     profile_sd_mm = sidecar.get("SliceProfileSD")
-    splined = spline(slices, profile_sd_mm, sidecar["SliceThicknessUsed"])
+    thickness_mm = sidecar["SliceThicknessUsed"]
+    sd_mm = thickness_mm / math.sqrt(12) if profile_sd_mm is None else profile_sd_mm
+    lines = splined(slices, SLICE_AXIS, profile_with_sd(sd_mm, thickness_mm), 1.0)
     # A point of the truth, in the world of the moved target, is where the program says in that of the T1w.
     anchor_from_truth = np.linalg.inv(target_from_anchor) @ moved
     own = resample(result, truth.grid, anchor_from_truth, order=3)
@@ -243,7 +242,7 @@ def score_target(
         factor=factor,
         motion=motion,
         cubic=cubic,
-        spline_psnr_db=psnr_db(truth.data, resample(splined, truth.grid, target_from_anchor, order=3), mask),
+        spline_psnr_db=psnr_db(truth.data, resample(lines, truth.grid, target_from_anchor, order=3), mask),
         atlasgs=atlasgs,
         own_frame_psnr_db=psnr_db(truth.data, own, mask),
         gain_db=atlasgs.psnr_db - cubic.psnr_db,
@@ -263,21 +262,6 @@ def result_score(stroke_dir: Path, out_dir: Path, label: str, target: str) -> Sc
     if result.data.shape != truth.data.shape:
         sys.exit(f"{stem} {target}: result has {result.data.shape} voxels, expected {truth.data.shape}")
     return score_in_mask(truth.data, result.data, mask)
-
-
-def spline(slices: Volume, profile_sd_mm: float | None, thickness_mm: float) -> Volume:
-    """The slices interpolated along their axis through the profile, on cells of about 1 mm."""
-    sd_mm = thickness_mm / math.sqrt(12) if profile_sd_mm is None else profile_sd_mm
-    profile = profile_with_sd(sd_mm, thickness_mm)
-    n_slices = slices.data.shape[SLICE_AXIS]
-    spacing_mm = float(voxel_sizes_mm(slices.world_from_voxel)[SLICE_AXIS])
-    sampling = profile_sampling(n_slices, spacing_mm, profile.offsets_mm, profile.cumulative, 1.0)
-    back = interpolation(torch.from_numpy(sampling.weights), torch.ones(n_slices)).numpy()
-    data = np.moveaxis(np.tensordot(back, slices.data, axes=([1], [SLICE_AXIS])), 0, SLICE_AXIS)
-    native_from_lattice = np.eye(4)
-    native_from_lattice[SLICE_AXIS, SLICE_AXIS] = sampling.step
-    native_from_lattice[SLICE_AXIS, 3] = sampling.first
-    return Volume(data.astype(np.float32), slices.world_from_voxel @ native_from_lattice)
 
 
 def write_report(options: argparse.Namespace, rows: list[Row]) -> None:

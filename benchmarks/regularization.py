@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.metrics import noise_sd, psnr_db
 from atlasgs_bids.core.objective import Objective, held_out_slices
 from atlasgs_bids.core.observation import LatticeObservation
@@ -27,7 +28,7 @@ from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
 from atlasgs_bids.imaging.slices import SliceGeometry
 from atlasgs_bids.imaging.volume import Volume
-from atlasgs_bids.restoration.anchor import anchor_of
+from atlasgs_bids.restoration.anchor import Anchor, anchor_of
 from atlasgs_bids.restoration.observation import observe
 from atlasgs_bids.restoration.scaffold import scaffold_of
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -49,6 +50,8 @@ class Case:
     clean: LatticeObservation
     """Without noise."""
     objective: Objective
+    anchor: Anchor
+    gaussians: Gaussians
     render: SplatOperator
     unit: float
     """99th percentile of the truth: the noise is in percent of it."""
@@ -77,7 +80,7 @@ def make_case(stroke_dir: Path, target: str, factor: int, profile: str, side: in
     mask = anchor.volume.data > 0
     mask[..., slices.shape[2] * factor :] = False
     unit = float(np.percentile(image[mask], 99))
-    return Case(f"{target} x{factor}", image, mask, clean, objective, render, unit)
+    return Case(f"{target} x{factor}", image, mask, clean, objective, anchor, gaussians, render, unit)
 
 
 @dataclass(frozen=True)

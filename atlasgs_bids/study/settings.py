@@ -10,7 +10,7 @@ DEGRADATIONS: tuple[DegradationKind, ...] = get_args(DegradationKind)
 TARGET_SUFFIXES = ("FLAIR", "T2w", "PDw")
 """Kinds of image that a study degrades: 3-D ones."""
 METHODS = (
-    "cubic", "graph", "learned", "offset", "joint", "own", "inr", "inr-t1", "paper", "eclare",
+    "cubic", "spline", "graph", "learned", "offset", "joint", "own", "inr", "inr-t1", "paper", "eclare",
 )  # fmt: skip
 """What a study compares by default, in the order of its tables."""
 MORE_METHODS = (

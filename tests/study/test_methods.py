@@ -10,7 +10,9 @@ import pytest
 import torch
 from scipy.ndimage import convolve1d
 
+from atlasgs_bids.core.acquisition import profile_sampling
 from atlasgs_bids.core.settings import LearnedSettings
+from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.runtime.progress import Progress
 from atlasgs_bids.study.methods import eclare
@@ -18,6 +20,7 @@ from atlasgs_bids.study.methods.catalogue import method_named
 from atlasgs_bids.study.methods.inr import Acquired, Coordinates, Siren
 from atlasgs_bids.study.methods.published import method as paper
 from atlasgs_bids.study.methods.published.method import Paper
+from atlasgs_bids.study.methods.spline import splined
 from atlasgs_bids.study.results.cells import CellKey
 from atlasgs_bids.study.results.scores import score_regions
 from atlasgs_bids.study.session import SessionRunner, plan_sessions
@@ -67,6 +70,20 @@ def test_a_displaced_origin_is_the_image_moved_by_a_voxel(simulation):
     true, moved = (method_named(name).restore(simulation.case).image for name in ("cubic", "cubic-displaced"))
     inside = np.roll(simulation.case.wanted, -1, axis) & simulation.case.wanted
     np.testing.assert_allclose(moved[inside], np.roll(true, -1, axis)[inside], atol=1e-3 * true.max())
+
+
+def test_a_spline_through_the_profile_gives_the_slices_and_is_between_cubic_and_the_graph(
+    simulation, psnr_of, cubic_psnr
+):
+    case = simulation.case
+    profile, cell_mm = case.placed.profile(case.run), voxel_sizes_mm(case.grid.world_from_voxel).min()
+    lines = splined(case.placed.acquired, case.slice_axis, profile, float(cell_mm))
+    spacing_mm = voxel_sizes_mm(case.placed.acquired.world_from_voxel)[case.slice_axis]
+    n_slices = case.placed.acquired.data.shape[case.slice_axis]
+    sampling = profile_sampling(n_slices, spacing_mm, profile.offsets_mm, profile.cumulative, cell_mm)
+    seen = np.moveaxis(np.tensordot(sampling.weights, lines.data, (1, case.slice_axis)), 0, case.slice_axis)
+    np.testing.assert_allclose(seen, case.placed.acquired.data, atol=0.01 * seen.max())
+    assert cubic_psnr + 0.3 < psnr_of("spline") < psnr_of("graph") - 1
 
 
 @pytest.mark.parametrize("name", ["graph", "offset", "joint"])

@@ -8,6 +8,7 @@ from atlasgs_bids.study.methods.protocol import Method
 _PLACES = {
     "cubic": "cubic.METHOD",
     "cubic-displaced": "cubic.DISPLACED",
+    "spline": "spline",
     "graph": "atlasgs.GRAPH",
     "learned": "atlasgs.LEARNED",
     "offset": "atlasgs.OFFSET",
