@@ -17,8 +17,9 @@ from torch import Tensor
 
 from atlasgs_bids.core.operators import LinearOperator
 
-_SAME_SAMPLING_RATIO = 1.5
-"""In-plane voxels up to this multiple of the anchor's are taken as points, larger ones as boxes."""
+SAME_SIZE_RATIO = 1.3
+"""Pixels within this factor of the anchor's voxel are like it: rendered values are means over such a voxel
+already. Larger ones are means of at least two cells; decision 0022."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def slice_sampling(
     for axis, (n, size_mm) in enumerate(zip(native_shape, native_voxel_mm, strict=True)):
         if axis == slice_axis:
             axes.append(profile_sampling(n, size_mm, *profile, anchor_voxel_mm))
-        elif size_mm > _SAME_SAMPLING_RATIO * anchor_voxel_mm:
+        elif size_mm > SAME_SIZE_RATIO * anchor_voxel_mm:
             box = np.array([-0.5, 0.5]) * size_mm, np.array([0.0, 1.0])
             axes.append(profile_sampling(n, size_mm, *box, anchor_voxel_mm))
         else:

@@ -94,6 +94,8 @@ class AppearanceSettings:
     """What rendering may lose against the same objective on voxels before target-specific Gaussians come."""
     specific_fraction: float = 0.3
     """Most of them, as a part of the shared ones."""
+    own_gaussians: int = 6_000_000
+    """Most Gaussians of a target whose pixels are finer than the anchor's voxels; 0: it has the session's."""
     n_probes: int = 2
     """Draws that the uncertainty is estimated from; the variance is then smoothed over neighbours."""
     search_tolerance: float = 1e-3
