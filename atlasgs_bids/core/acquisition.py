@@ -16,10 +16,7 @@ from scipy import sparse
 from torch import Tensor
 
 from atlasgs_bids.core.operators import LinearOperator
-
-SAME_SIZE_RATIO = 1.3
-"""Pixels within this factor of the anchor's voxel are like it: rendered values are means over such a voxel
-already. Larger ones are means of at least two cells; decision 0022."""
+from atlasgs_bids.core.settings import SAME_SIZE_RATIO
 
 
 @dataclass(frozen=True)

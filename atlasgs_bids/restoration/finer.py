@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atlasgs_bids.core.acquisition import SAME_SIZE_RATIO
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.scaffold import anchor_amplitudes, lattice_gaussians
+from atlasgs_bids.core.settings import SAME_SIZE_RATIO
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.imaging.grid import fov_mask
