@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atlasgs_bids.core.gaussians import Gaussians, world_points
+from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.scaffold import anchor_amplitudes, lattice_gaussians
 from atlasgs_bids.core.settings import SAME_SIZE_RATIO
 from atlasgs_bids.core.splat.operator import SplatOperator
@@ -72,23 +72,24 @@ def finer_scaffold(
     limit = min(config.core.appearance.own_gaussians, config.core.scaffold.n_gaussians or math.inf)
     finest = min(placed, key=lambda own: math.prod(own.source.geometry.acquired_in_plane_mm))
     anchor_mm = float(voxel_sizes_mm(scaffold.anchor.volume.world_from_voxel).min())
-    cell_mm = _cell_mm(finest, placed, anchor_mm)
+    cell_mm, seen = _cell_mm(finest, placed, anchor_mm)
+    finer = seen & (cell_mm * SAME_SIZE_RATIO <= anchor_mm)
+    if limit == 0 or not finer.any():
+        return None
     while True:
-        if limit == 0 or cell_mm.min() * SAME_SIZE_RATIO > anchor_mm:
-            return None
         lattice = _lattice(finest, cell_mm, scaffold.anchor)
         support = _support(lattice, placed, scaffold.anchor, config)
         n = int(support.sum())
         if n <= limit:
             break
-        fine = cell_mm * SAME_SIZE_RATIO <= anchor_mm
-        cell_mm = np.where(fine, cell_mm * max((n / limit) ** (1 / fine.sum()), 1.001), cell_mm)
-        if cell_mm.min() * SAME_SIZE_RATIO > anchor_mm:
+        cell_mm = np.where(finer, cell_mm * max((n / limit) ** (1 / finer.sum()), 1.001), cell_mm)
+        if cell_mm[finer].min() * SAME_SIZE_RATIO > anchor_mm:
             logger.warning(
                 "%s finer than the T1w's voxels, which takes more than %d Gaussians: detail below %.2g mm is "
                 "left out",
                 progress.led("pixels"), limit, anchor_mm,
             )  # fmt: skip
+            return None
     if n == 0:
         return None
     size = " x ".join(f"{side:.2g}" for side in cell_mm)
@@ -96,29 +97,29 @@ def finer_scaffold(
     means_from_cells = torch.from_numpy(lattice.world_from_voxel)
     cells = torch.from_numpy(support).to(config.device)
     gaussians = lattice_gaussians(cells, means_from_cells, n, config.core.scaffold.sigma_spacings)
-    gaussians = replace(gaussians, amplitudes=_anchor_at(gaussians, scaffold.anchor))
     own = with_graph(scaffold.anchor, gaussians, scaffold.anchor_psnr_db, 0.0, config, progress)
     own = replace(own, n_shared=0, own_cell_mm=lattice.world_from_voxel[:3, :3])
     return FinerScaffold(own, lattice, support)
 
 
-def _cell_mm(finest: PlacedStack, placed: Sequence[PlacedStack], anchor_mm: float) -> npt.NDArray[np.float64]:
-    """(3,) along the axes of the finest stack: its pixels in plane, the anchor's voxel along the slices.
+def _cell_mm(
+    finest: PlacedStack, placed: Sequence[PlacedStack], anchor_mm: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """(3,) along the axes of the finest stack, and which of them are seen in plane.
 
-    There, too, as fine as pixels of another stack whose planes show that axis.
+    Its pixels in plane, and the anchor's voxel along the slices, unless planes of another stack show that
+    axis: then their pixels.
     """
-    axis, normal = finest.source.geometry.axis, _normal(finest)
-    along_mm = anchor_mm
-    for own in placed:
-        if abs(float(_normal(own) @ normal)) < _ACROSS:
-            along_mm = min(along_mm, *own.source.geometry.acquired_in_plane_mm)
-    spacing_mm = finest.source.geometry.spacing_mm
-    cell_mm = np.empty(3)
+    axis, spacing_mm = finest.source.geometry.axis, finest.source.geometry.spacing_mm
+    across = [own for own in placed if abs(float(_normal(own) @ _normal(finest))) < _ACROSS]
+    along_mm = min([anchor_mm, *(min(own.source.geometry.acquired_in_plane_mm) for own in across)])
+    in_plane = [a for a in range(3) if a != axis]
+    cell_mm, seen = np.empty(3), np.ones(3, bool)
+    cell_mm[in_plane] = np.minimum(finest.source.geometry.acquired_in_plane_mm, anchor_mm)
     # As the acquisition divides the slices.
     cell_mm[axis] = spacing_mm / max(1, math.ceil(spacing_mm / along_mm - 1e-3))
-    in_plane_mm = np.array(finest.source.geometry.acquired_in_plane_mm)
-    cell_mm[[a for a in range(3) if a != axis]] = np.minimum(in_plane_mm, anchor_mm)
-    return cell_mm
+    seen[axis] = bool(across)
+    return cell_mm, seen
 
 
 def _normal(stack: PlacedStack) -> npt.NDArray[np.float64]:
@@ -162,10 +163,3 @@ def _support(
         i, j, k = reach.tolist()
         reached |= fov_mask(stack.acquired.grid, lattice, target_from_anchor, (i, j, k))
     return reached & anchor.support_on(lattice)
-
-
-def _anchor_at(gaussians: Gaussians, anchor: Anchor) -> Tensor:
-    """The anchor at the means."""
-    voxel_from_world = torch.from_numpy(np.linalg.inv(anchor.volume.world_from_voxel)).float()
-    amplitude, _ = anchor.sampled(world_points(gaussians.means_mm.cpu(), voxel_from_world).numpy())
-    return torch.from_numpy(amplitude).to(gaussians.means_mm.device)

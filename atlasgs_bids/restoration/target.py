@@ -59,10 +59,10 @@ def fit_target(
         return FittedTarget(scaffold, _with_noise(observations, moving), moving)
     mode = config.core.geometry.mode
     if mode == "frozen":
-        first = _fitted(placed, scaffold, config, progress, expected)
         finer = finer_scaffold(placed, scaffold, config, progress)
         if finer is not None:
-            return _with_detail(first, finer, placed, config, progress)
+            return _with_detail(finer, placed, scaffold, config, progress)
+        first = _fitted(placed, scaffold, config, progress, expected)
         return _with_specific(first, placed, config, progress)
     stiff = config.core.appearance.regularization or config.core.geometry.regularization
     # The fit that only starts the geometry needs no uncertainty.
@@ -91,26 +91,49 @@ def fit_target(
 
 
 def _with_detail(
-    first: FittedTarget,
     finer: FinerScaffold,
     placed: Sequence[PlacedStack],
+    scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
 ) -> FittedTarget:
-    """The fit with Gaussians as fine as the target's pixels, which add what the first one leaves.
+    """The fit with Gaussians as fine as the target's pixels, by the prior that is asked for."""
+    if config.image_prior != "learned":
+        return _detailed(finer, placed, scaffold, config, progress)
+    # For the noise, by which a network is trusted: to the session's Gaussians alone detail would be noise.
+    quick = replace(config, prior="graph", estimate_uncertainty=False)
+    measured_stacks = _detailed(finer, placed, scaffold, quick, progress).fit.stacks
+    anchor = finer.carried(
+        scaffold.gaussians, scaffold.gaussians.amplitudes[:, None], config.core.chunk_elements
+    )
+    own = replace(
+        finer.scaffold, gaussians=replace(finer.scaffold.gaussians, amplitudes=anchor[:, 0].contiguous())
+    )
+    learned = _fitted(placed, own, config, progress, None, measured_stacks)
+    if learned.fit.expected:
+        return learned
+    return _detailed(finer, placed, scaffold, replace(config, prior="graph"), progress)
 
-    Between the slices it is the session's Gaussians that know how the T1w guides the target: fitted to finer
-    ones alone it is 0.5 to 0.9 dB worse (docs/decisions/0022-finer-in-plane.md).
+
+def _detailed(
+    finer: FinerScaffold,
+    placed: Sequence[PlacedStack],
+    scaffold: SessionScaffold,
+    config: RestorationSettings,
+    progress: Progress,
+) -> FittedTarget:
+    """The graph's fit with the session's Gaussians, and with finer ones what that leaves of the slices.
+
+    Between the slices it is the session's that know how the T1w guides the target: fitted to finer ones alone
+    it is 0.5 to 0.9 dB worse (docs/decisions/0022-finer-in-plane.md).
     """
-    appearance, own, stacks = first.fit.appearance, finer.scaffold, first.fit.stacks
-    if first.fit.expected:
-        return _fitted(placed, own, config, progress, first.fit.expected, stacks)
+    first = _fitted(placed, scaffold, config, progress, None)
+    appearance, uncertainty, own = first.fit.appearance, first.fit.uncertainty, finer.scaffold
     if not appearance.follows_anchor:
         own = replace(own, prior=spatial_prior(own.gaussians, config))
-    coarse, uncertainty = first.scaffold.gaussians, first.fit.uncertainty
     columns = [appearance.amplitudes[:, None]] + ([uncertainty.deviations] if uncertainty else [])
-    carried = finer.carried(coarse, torch.cat(columns, dim=1), config.core.chunk_elements)
-    detailed = _fitted(placed, own, config, progress, None, stacks, carried[:, 0])
+    carried = finer.carried(scaffold.gaussians, torch.cat(columns, dim=1), config.core.chunk_elements)
+    detailed = _fitted(placed, own, config, progress, None, first.fit.stacks, carried[:, 0])
     fit = detailed.fit
     # The two are added, and so are the variances of their errors.
     if fit.uncertainty is not None:

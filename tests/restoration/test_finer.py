@@ -152,6 +152,15 @@ def test_a_target_that_is_not_finer_is_left_as_it_was(phantom, scaffold, pixel_m
     assert torch.equal(*(own.fit.appearance.amplitudes for own in fits))
 
 
+def test_thin_slices_alone_are_not_finer(phantom, scaffold):
+    """1.5 voxels of the T1w from slice to slice, which fall into cells of 0.75."""
+    slices = Volume(phantom.truth, np.eye(4)).averaged((2, 2, 3))
+    geometry = SliceGeometry(2, 3.0, 3.0, "stated", (2.0, 2.0), (2.0, 2.0), ())
+    known = Registration(np.eye(4), 0.0, 0.0, 0.0, "header", None, None)
+    stack = PlacedStack(StackInput("FLAIR", geometry), slices, known)
+    assert finer_scaffold([stack], scaffold, SETTINGS, QUIET) is None
+
+
 def test_the_lattice_lies_on_the_pixels_of_a_turned_stack_and_the_operator_has_its_adjoint(phantom, scaffold):
     stack, _ = stack_of(phantom.truth, 1, turned())
     finer = finer_scaffold([stack], scaffold, SETTINGS, QUIET)
