@@ -4,9 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.plan.session import SubjectPlan
-from atlasgs_bids.core.settings import CoreSettings
+from atlasgs_bids.core.settings import SAME_SIZE_RATIO, CoreSettings
+from atlasgs_bids.imaging.volume import voxel_sizes_mm
 
 _LIBRARIES_MIB = 1200.0
 """Resident memory that does not grow: Python with torch, SimpleITK and matplotlib at work."""
@@ -26,7 +29,24 @@ def peak_memory_mib(plan: SubjectPlan, core: CoreSettings) -> float:
     n_voxels = math.prod(shape)
     scaffold = core.scaffold
     n_gaussians = scaffold.n_gaussians or min(n_voxels, scaffold.max_gaussians)
+    n_gaussians += _own_gaussians(plan, core)
     return _LIBRARIES_MIB + (_KIB_PER_GAUSSIAN * n_gaussians + _KIB_PER_VOXEL * n_voxels) / 1024
+
+
+def _own_gaussians(plan: SubjectPlan, core: CoreSettings) -> int:
+    """Of the target with most of its own, because its pixels are finer than the anchor's voxels."""
+    header = plan.anchor.header
+    if header is None:
+        return 0
+    sizes_mm = voxel_sizes_mm(header.world_from_voxel)
+    anchor_mm, volume_mm3 = float(sizes_mm.min()), float(np.prod(sizes_mm) * math.prod(header.shape[:3]))
+    most = 0
+    for target in plan.targets:
+        for stack in target.stacks if target.series is None else ():
+            pixel_mm = np.minimum(stack.geometry.acquired_in_plane_mm, anchor_mm)
+            if pixel_mm.min() * SAME_SIZE_RATIO <= anchor_mm:
+                most = max(most, int(volume_mm3 / (anchor_mm * pixel_mm.prod())))
+    return min(most, core.appearance.own_gaussians, core.scaffold.n_gaussians or most)
 
 
 def participant_memory_mib(plans: Sequence[SubjectPlan], config: RunConfig) -> float:

@@ -182,10 +182,11 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--resolution",
     callback=options.resolution,
-    metavar="iso|anchor|MM",
+    metavar="iso|anchor|native|MM",
     default=str(DEFAULTS.restoration.resolution),
     show_default=True,
-    help="Output voxels: isotropic at the T1w's smallest side, the T1w's own grid, or a size in mm.",
+    help="Output voxels: isotropic at the T1w's smallest side, the T1w's own grid, isotropic at each "
+    "target's pixel size (native), or a size in mm.",
 )
 @click.option(
     "--slice-profile",

@@ -16,9 +16,7 @@ from scipy import sparse
 from torch import Tensor
 
 from atlasgs_bids.core.operators import LinearOperator
-
-_SAME_SAMPLING_RATIO = 1.5
-"""In-plane voxels up to this multiple of the anchor's are taken as points, larger ones as boxes."""
+from atlasgs_bids.core.settings import SAME_SIZE_RATIO
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def slice_sampling(
     for axis, (n, size_mm) in enumerate(zip(native_shape, native_voxel_mm, strict=True)):
         if axis == slice_axis:
             axes.append(profile_sampling(n, size_mm, *profile, anchor_voxel_mm))
-        elif size_mm > _SAME_SAMPLING_RATIO * anchor_voxel_mm:
+        elif size_mm > SAME_SIZE_RATIO * anchor_voxel_mm:
             box = np.array([-0.5, 0.5]) * size_mm, np.array([0.0, 1.0])
             axes.append(profile_sampling(n, size_mm, *box, anchor_voxel_mm))
         else:

@@ -78,6 +78,24 @@ def solve_appearance(
     return Appearance(solve_from_stiffer(objective, settings), objective)
 
 
+def fit_detail(
+    observation: Observation,
+    prior: QuadraticPrior,
+    known: Float[Tensor, " n"],
+    settings: AppearanceSettings,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> Appearance:
+    """min_d ‖T (a₀ + d) − y‖²_W + λ dᵀ L d: a₀ (``known``) and what it leaves of the slices; a₀ + d.
+
+    λ and the noise as in ``fit_appearance``, of what is left.
+    """
+    left = replace(observation, slices=observation.slices - observation.slices_from_amplitudes.forward(known))
+    detail = fit_appearance(left, prior, settings, on_step)
+    (term,) = detail.objective.terms
+    objective = replace(detail.objective, terms=(replace(term, slices=observation.slices),), centre=known)
+    return Appearance(replace(detail.solution, value=known + detail.amplitudes), objective)
+
+
 def _graph_objective(observation: Observation, prior: QuadraticPrior) -> Objective:
     """The objective whose λ is not yet chosen."""
     weights = observation.weights

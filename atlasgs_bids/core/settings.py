@@ -7,6 +7,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+SAME_SIZE_RATIO = 1.3
+"""Pixels within this factor of the anchor's voxel are like it: rendered values are means over such a voxel.
+Larger ones are means of at least two cells, finer ones have Gaussians of their own (decision 0022)."""
+
 
 @dataclass(frozen=True)
 class ScaffoldSettings:
@@ -94,6 +98,8 @@ class AppearanceSettings:
     """What rendering may lose against the same objective on voxels before target-specific Gaussians come."""
     specific_fraction: float = 0.3
     """Most of them, as a part of the shared ones."""
+    own_gaussians: int = 5_000_000
+    """Most Gaussians of a target whose pixels are finer than the anchor's voxels; 0: it has the session's."""
     n_probes: int = 2
     """Draws that the uncertainty is estimated from; the variance is then smoothed over neighbours."""
     search_tolerance: float = 1e-3

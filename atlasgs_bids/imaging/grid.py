@@ -46,6 +46,27 @@ def output_grid(anchor: Grid, resolution: str | float) -> Grid:
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), world_from_voxel)
 
 
+def parts_of(grid: Grid, cell_mm: npt.ArrayLike) -> tuple[int, int, int]:
+    """Into how many parts each axis of a voxel falls, so that none is much longer than a cell; at least 1.
+
+    ``cell_mm`` (3, 3): the edges of a cell of a lattice, mm, in columns; it may be turned and oblong.
+
+    >>> parts_of(Grid((4, 4, 4), np.eye(4)), np.diag([0.5, 0.5, 1.0]))
+    (2, 2, 1)
+    """
+    edges_in_cells = np.linalg.inv(np.asarray(cell_mm, dtype=np.float64)) @ grid.world_from_voxel[:3, :3]
+    i, j, k = np.maximum(1, np.round(np.linalg.norm(edges_in_cells, axis=0))).astype(int).tolist()
+    return i, j, k
+
+
+def divided(grid: Grid, parts: tuple[int, int, int]) -> Grid:
+    """The grid whose voxels are those parts of the other's: ``Volume.averaged`` leads back."""
+    whole_from_part = np.diag([*(1 / np.array(parts)), 1.0])
+    whole_from_part[:3, 3] = (1 / np.array(parts) - 1) / 2
+    n_i, n_j, n_k = (n * part for n, part in zip(grid.shape, parts, strict=True))
+    return Grid((n_i, n_j, n_k), grid.world_from_voxel @ whole_from_part)
+
+
 def resample(
     volume: Volume, grid: Grid, volume_from_grid_world: npt.ArrayLike | None = None, order: int = 3
 ) -> npt.NDArray[np.float32]:

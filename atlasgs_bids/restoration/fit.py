@@ -4,9 +4,12 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from torch import Tensor
+
 from atlasgs_bids.core.appearance import (
     Appearance,
     fit_appearance,
+    fit_detail,
     fit_expected_appearance,
     fit_guarded_appearance,
 )
@@ -31,18 +34,19 @@ def fit_stacks(
     config: RestorationSettings,
     progress: Progress,
     expected: Sequence[ExpectedStack] | None = None,
+    known: Tensor | None = None,
 ) -> TargetFit:
     """The amplitudes that explain all stacks, what they say of each, and, if wanted, how far they may be off.
 
     The noise of the observations counts where there are several, or something is expected of them; one by
     itself needs none. ``expected`` is what a learned prior said of the same stacks before; None: it is asked,
-    if wanted.
+    if wanted. ``known``: amplitudes to which only what they leave of the slices is added, by the graph.
     """
     settings = config.core.appearance
     problem = join(observations) if len(observations) > 1 else observations[0]
     if expected is None:
         expected = ()
-        if config.image_prior == "learned":
+        if known is None and config.image_prior == "learned":
             expected = learn(observations, scaffold, config, progress)
     expectations = [own.expectation for own in expected]
     n_solves = 1 if expectations or settings.regularization is not None else N_SOLVES
@@ -50,6 +54,8 @@ def fit_stacks(
         if expectations:
             appearance = fit_expected_appearance(problem, scaffold.prior, expectations, settings)
             advance(1)
+        elif known is not None:
+            appearance = fit_detail(problem, scaffold.prior, known, settings, advance)
         elif len(placed) == 1:
             without_anchor = partial(spatial_prior, scaffold.gaussians, config)
             appearance = fit_guarded_appearance(problem, scaffold.prior, without_anchor, settings, advance)

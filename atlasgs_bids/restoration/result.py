@@ -17,7 +17,7 @@ from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.rigid import UncertainPosition
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.core.uncertainty import Uncertainty
-from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample
+from atlasgs_bids.imaging.grid import divided, fov_mask, output_grid, parts_of, resample
 from atlasgs_bids.imaging.header import ALIGNED_CODE
 from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.slice_motion import SlicePosition
@@ -102,6 +102,8 @@ class TargetResult:
     gaussians: Gaussians
     n_shared: int
     """How many of them, the first ones, are the session's."""
+    cell_mm: npt.NDArray[np.float64]
+    """(3, 3): what a Gaussian stands for, edges in columns."""
     anchor_psnr_db: float
     coverage: float
     """Part of the anchor's foreground that ``fov`` covers."""
@@ -140,7 +142,7 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: Restorati
     What was lost amid the slices is inferred as what lies between them; the field of view does not hold it.
     """
     anchor, stacks, uncertainty = scaffold.anchor, fit.stacks, fit.uncertainty
-    grid = output_grid(anchor.volume.grid, config.resolution)
+    grid = output_grid(anchor.volume.grid, _resolution(stacks, config))
     fov = np.zeros(grid.shape, dtype=bool)
     for stack in stacks:
         fov |= covered(stack.source, stack.acquired, stack.registration.target_from_anchor, grid)
@@ -165,22 +167,26 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: Restorati
         anchor=anchor,
         gaussians=scaffold.gaussians,
         n_shared=scaffold.n_shared,
+        cell_mm=scaffold.cell_mm,
         anchor_psnr_db=scaffold.anchor_psnr_db,
         coverage=float((fov & foreground).sum() / max(1, foreground.sum())),
     )  # fmt: skip
 
 
+def _resolution(stacks: Sequence[StackResult], config: RestorationSettings) -> str | float:
+    """The setting; for ``native``, mm of the smallest pixel side of the stacks."""
+    if config.resolution != "native":
+        return config.resolution
+    return min(min(stack.source.geometry.in_plane_mm) for stack in stacks)
+
+
 def render_on(result: TargetResult, grid: Grid, settings: RestorationSettings) -> npt.NDArray[np.float32]:
     """The target on another grid of the anchor's world: rendered, never resampled from the result."""
-    rendered = render(
-        result.gaussians,
-        result.appearance.amplitudes,
-        grid.shape,
-        torch.from_numpy(grid.world_from_voxel),
-        settings.core.chunk_elements,
+    rendered = _rendered(
+        result.gaussians, result.appearance.amplitudes, grid, result.cell_mm, settings.core.chunk_elements
     )
     inside = result.anchor.support_on(grid) & _reached(result.stacks, grid)
-    image = np.where(inside, rendered.cpu().numpy(), np.float32(0))
+    image = np.where(inside, rendered, np.float32(0))
     return np.maximum(image, np.float32(0)) if _is_magnitude(result.stacks) else image
 
 
@@ -259,12 +265,21 @@ def rendered_volume(
     floor: float | None,
 ) -> npt.NDArray[np.float32]:
     """The image of the amplitudes on a grid, 0 outside the mask, nowhere below the floor."""
-    rendered = render(
-        scaffold.gaussians,
-        amplitudes,
-        grid.shape,
-        torch.from_numpy(grid.world_from_voxel),
-        config.core.chunk_elements,
-    )
-    image = np.where(inside, rendered.cpu().numpy(), np.float32(0))
+    rendered = _rendered(scaffold.gaussians, amplitudes, grid, scaffold.cell_mm, config.core.chunk_elements)
+    image = np.where(inside, rendered, np.float32(0))
     return image if floor is None else np.maximum(image, np.float32(floor))
+
+
+def _rendered(
+    gaussians: Gaussians,
+    amplitudes: Tensor,
+    grid: Grid,
+    cell_mm: npt.NDArray[np.float64],
+    chunk_elements: int,
+) -> FloatArray:
+    """The image at voxel centres; of voxels larger than a Gaussian's cell the mean, as of a pixel."""
+    parts = parts_of(grid, cell_mm)
+    fine = divided(grid, parts)
+    image = render(gaussians, amplitudes, fine.shape, torch.from_numpy(fine.world_from_voxel), chunk_elements)
+    data: FloatArray = image.cpu().numpy()
+    return data if max(parts) == 1 else Volume(data, fine.world_from_voxel).averaged(parts).data

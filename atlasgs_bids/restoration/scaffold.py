@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from atlasgs_bids.core.gaussians import Gaussians
@@ -42,6 +43,13 @@ class SessionScaffold:
     prior: QuadraticPrior
     n_shared: int
     """How many Gaussians, the first ones, are the session's; the others are of one target."""
+    own_cell_mm: npt.NDArray[np.float64] | None = None
+    """(3, 3), edges of a cell of a target's own lattice in columns; None: the anchor's voxel."""
+
+    @property
+    def cell_mm(self) -> npt.NDArray[np.float64]:
+        """(3, 3): what a Gaussian stands for, edges in columns."""
+        return self.anchor.volume.world_from_voxel[:3, :3] if self.own_cell_mm is None else self.own_cell_mm
 
     @cached_property
     def guides(self) -> Guides:

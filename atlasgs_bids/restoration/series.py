@@ -123,7 +123,7 @@ def fit_series(
     expected = _expected_of_contrasts(placed, series, kinds, scaffold, config, progress)
     shown = kinds.contrasts[kinds.reference[0]]
     # No Gaussians of the reference's own: the graph, which differences are solved with, does not know them.
-    appearance = replace(config.core.appearance, specific_loss_db=math.inf)
+    appearance = replace(config.core.appearance, specific_loss_db=math.inf, own_gaussians=0)
     reference = fit_target(
         [placed],
         scaffold,

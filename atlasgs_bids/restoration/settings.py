@@ -30,7 +30,7 @@ class RestorationSettings:
     fast: bool = False
     """A smaller network for the learned prior."""
     resolution: str | float = "iso"
-    """``iso``, ``anchor`` or a voxel size in mm."""
+    """``iso``, ``anchor``, ``native`` (isotropic at a target's pixel size) or a voxel size in mm."""
     slice_profile: str | SliceProfile = "auto"
     """``auto`` (found from the slices), ``box``, ``gaussian`` or a profile of its own."""
     motion: str = "none"

@@ -77,12 +77,12 @@ class SpaceListCommand(click.Command):
 
 
 def resolution(ctx: click.Context, param: click.Parameter, value: str) -> str | float:
-    if value in ("iso", "anchor"):
+    if value in ("iso", "anchor", "native"):
         return value
     try:
         voxel_mm = float(value)
     except ValueError as error:
-        text = f"{value!r} is neither iso nor anchor nor a voxel size in mm"
+        text = f"{value!r} is neither iso nor anchor nor native nor a voxel size in mm"
         raise click.BadParameter(text, ctx, param) from error
     if not 0.05 <= voxel_mm <= 20:
         raise click.BadParameter(f"a voxel size of {value} mm, expected 0.05 to 20", ctx, param)

@@ -1,17 +1,20 @@
 """--mem: the estimate against the memory that a real run takes."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from atlasgs_bids import RunConfig
-from atlasgs_bids.app.budget import participant_memory_mib, within_budget
+from atlasgs_bids.app.budget import participant_memory_mib, peak_memory_mib, within_budget
 from atlasgs_bids.bids.inputs.discover import discover_participant
 from atlasgs_bids.bids.plan.session import plan_subject
 from atlasgs_bids.core.memory import BYTES_PER_PAIR
+from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.restoration.settings import RestorationSettings
 from tests.bids_datasets import Dataset, head
+from tests.plans import plan, t1w, target
 from tests.runs import FAST, atlasgs
 
 SIDE_MM = 1.2
@@ -46,6 +49,14 @@ def test_a_run_stays_below_the_estimate(dataset, tmp_path):
     with (out_dir / "logs" / "sub-01_resources.tsv").open(newline="") as file:
         peak_mib = max(float(row["peak_memory"]) for row in csv.DictReader(file, delimiter="\t"))
     assert peak_mib <= expected_mib <= 2.5 * peak_mib
+
+
+def test_fine_pixels_need_memory_for_gaussians_of_their_own():
+    core = CoreSettings()
+    needs = [peak_memory_mib(plan([t1w()], [target(voxel_mm=(mm, mm, 9.0))]), core) for mm in (3.0, 2.6, 1.5)]
+    assert needs[0] == needs[1] < needs[2]
+    few = replace(core, appearance=replace(core.appearance, own_gaussians=0))
+    assert peak_memory_mib(plan([t1w()], [target(voxel_mm=(1.5, 1.5, 9.0))]), few) == needs[0]
 
 
 def test_chunks_are_a_share_of_the_memory(tmp_path):

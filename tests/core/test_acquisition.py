@@ -79,6 +79,20 @@ def test_coarse_in_plane_voxels_are_boxes_and_fine_ones_points() -> None:
     assert samplings[2].weights.shape == (3, 18)
 
 
+def test_pixels_from_1_3_voxels_on_are_the_means_of_their_cells() -> None:
+    """A pixel is averaged over whatever its size, unless the anchor's voxel is as large: 1.5 was a point."""
+    samplings = slice_sampling((6, 5, 3), (1.4, 0.5, 6.0), 2, _box(6.0), 1.0)
+    np.testing.assert_allclose(samplings[0].weights, np.repeat(np.eye(6) / 2, 2, axis=1))
+    assert (samplings[0].first, samplings[0].step) == (pytest.approx(-0.25), pytest.approx(0.5))
+    np.testing.assert_array_equal(samplings[1].weights, np.eye(5))
+    op = AcquisitionOperator(samplings, "cpu")
+    assert_adjoint(op)
+    # Half a period across a pixel: its mean is 2/π of the middle, which two cells know to a tenth.
+    x = np.arange(12) * 0.7
+    wave = torch.from_numpy(np.cos(np.pi / 1.4 * (x - 0.35 - 1.4 * 2))[:, None, None] * np.ones(op.shape_in))
+    assert float(op.forward(wave)[2, 0, 0]) == pytest.approx(2 / np.pi, rel=0.12)
+
+
 def test_cell_noise_undoes_the_averaging_of_cells() -> None:
     box = np.array([-2.0, 2.0]), np.array([0.0, 1.0])
     op = AcquisitionOperator(slice_sampling((5, 6, 7), (1.0, 2.0, 4.0), 2, box, 1.0), "cpu")

@@ -7,7 +7,15 @@ from scipy.spatial.transform import Rotation
 
 from atlasgs_bids.errors import ConfigurationError, InputError
 from atlasgs_bids.imaging.foreground import foreground_mask
-from atlasgs_bids.imaging.grid import continued_mask, fov_mask, output_grid, resample, resample_mask
+from atlasgs_bids.imaging.grid import (
+    continued_mask,
+    divided,
+    fov_mask,
+    output_grid,
+    parts_of,
+    resample,
+    resample_mask,
+)
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from tests.imaging.phantom import T1W, head, rigid
 
@@ -65,6 +73,22 @@ def test_an_isotropic_anchor_keeps_its_grid():
     assert output_grid(anchor, "iso") is anchor
     assert output_grid(anchor, 0.88) is anchor
     assert output_grid(anchor, "anchor") is anchor
+
+
+def test_parts_of_voxels_are_as_large_as_cells_and_average_to_the_voxels():
+    coarse = grid((4, 5, 6), (2.0, 3.0, 4.0))
+    assert parts_of(coarse, coarse.world_from_voxel[:3, :3]) == (1, 1, 1)
+    cells = grid((1, 1, 1), (1.0, 1.0, 4.0)).world_from_voxel[:3, :3]
+    parts = parts_of(coarse, cells)
+    assert parts == (2, 3, 1)
+    # Larger cells than voxels divide nothing; across a turned lattice it is the finer direction that counts.
+    assert parts_of(coarse, 10 * cells) == (1, 1, 1)
+    assert parts_of(Grid((4, 4, 4), np.eye(4)), np.diag([1.0, 0.5, 1.0])[:, [1, 0, 2]]) == (1, 2, 1)
+    fine = divided(coarse, parts)
+    assert fine.shape == (8, 15, 6)
+    mean = linear_volume(fine).averaged(parts)
+    np.testing.assert_allclose(mean.world_from_voxel, coarse.world_from_voxel, atol=1e-9)
+    np.testing.assert_allclose(mean.data, linear_volume(coarse).data, rtol=1e-4, atol=1e-4)
 
 
 def test_number_may_come_as_text():

@@ -61,8 +61,8 @@ def _session_dir(out_dir: Path, entities: Mapping[str, str]) -> Path:
 def resolution_label(resolution: str | float) -> str:
     """Value of ``res-`` for a ``--resolution``.
 
-    >>> resolution_label("iso"), resolution_label(0.8)
-    ('iso', '0p8mm')
+    >>> resolution_label("iso"), resolution_label("native"), resolution_label(0.8)
+    ('iso', 'native', '0p8mm')
     """
     return resolution if isinstance(resolution, str) else f"{resolution:.6g}mm".replace(".", "p")
 

@@ -159,9 +159,10 @@ def test_an_entity_of_none_is_left_out(tmp_path):
 
 
 def test_resolution_labels_are_alphanumeric():
-    assert [resolution_label(value) for value in ("iso", "anchor", 1.0, 0.75)] == [
+    assert [resolution_label(value) for value in ("iso", "anchor", "native", 1.0, 0.75)] == [
         "iso",
         "anchor",
+        "native",
         "1mm",
         "0p75mm",
     ]
