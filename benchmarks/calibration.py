@@ -2,14 +2,17 @@
 
     python benchmarks/calibration.py position --scans DIR [--motions 6] [--noise 3] [--bias] [--inverted]
     python benchmarks/calibration.py profile --scans DIR
+    python benchmarks/calibration.py restored --scans DIR [--noise 1]
     python benchmarks/calibration.py starts --anchor T1 --target IMAGE
 
 DIR/stroke holds T1.nii.gz, T2.nii.gz and FLAIR.nii.gz. ``position``: the mean error over the head, mm,
 relative to where the evidence puts the unmoved isotropic pair, since headers are no truth below 0.2 mm;
 beside it that of mutual information, from which the evidence starts. ``profile``: the standard deviation that
 is found for each simulated profile, and the RMS difference of its modulation transfer from the true one below
-the target's Nyquist frequency, beside that of a box as thick as the sidecar says. ``starts``: how far apart
-the evidence ends for an acquired pair from five starts around where mutual information has it.
+the target's Nyquist frequency, beside that of a box as thick as the sidecar says. ``restored``: PSNR of a
+column of the head, graph prior, with the known profile, and what is lost with that found on the whole head
+and with the stated box. ``starts``: how far apart the evidence ends for an acquired pair from five starts
+around where mutual information has it.
 """
 
 import argparse
@@ -20,8 +23,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from real import moved_by
 
+from atlasgs_bids.core.appearance import fit_appearance
+from atlasgs_bids.core.metrics import psnr_db
+from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.profile import SliceProfile, profile_of, profile_with_sd, slice_profile
 from atlasgs_bids.imaging.registration.register import apart_mm
@@ -30,13 +37,17 @@ from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor, anchor_of
 from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.guides import Guides
+from atlasgs_bids.restoration.observation import observe_placed
+from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.slice_profile import found_profile
-from atlasgs_bids.restoration.stack import PlacedStack, StackInput, place
+from atlasgs_bids.restoration.stack import Calibration, PlacedStack, StackInput, place
 from atlasgs_bids.runtime.progress import Progress
 
 QUIET = Progress.quiet()
 AXIS = 2
+COLUMN = 64
+"""Side of the part of the head that is restored for each profile, voxels."""
 TARGETS = {"FLAIR": "FLAIR", "T2w": "T2"}
 
 
@@ -50,7 +61,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Position and slice profile by evidence, against the truth.")
     parser.add_argument("--device", default="cpu")
     commands = parser.add_subparsers(required=True)
-    for name, measure in (("position", positions), ("profile", profiles)):
+    for name, measure in (("position", positions), ("profile", profiles), ("restored", restored)):
         command = commands.add_parser(name)
         command.set_defaults(measure=measure)
         command.add_argument("--scans", type=Path, required=True)
@@ -126,6 +137,52 @@ def profiles(options: argparse.Namespace, settings: RestorationSettings) -> None
             f"{seconds:.1f} |",
             flush=True,
         )
+
+
+def restored(options: argparse.Namespace, settings: RestorationSettings) -> None:
+    anchor = loaded_anchor(options)
+    guides, settings = Guides(anchor), replace(settings, registration="header")
+    shape = anchor.volume.data.shape
+    column = tuple(slice((n - COLUMN) // 2, (n + COLUMN) // 2) for n in shape[:2])
+    part = anchor_of(Volume(np.ascontiguousarray(anchor.volume.data[column]), np.eye(4)))
+    scaffold = scaffold_of(part, settings, QUIET)
+    print("| target | factor | profile | known, dB | found | stated box |")
+    print("|---|---|---|---|---|---|")
+    cases = itertools.product(options.targets, options.factors, PROFILES.items())
+    for target, factor, (name, (true_profile, stated)) in cases:
+        fine = load_volume(options.scans / "stroke" / f"{TARGETS[target]}.nii.gz")
+        profile, box = true_profile(factor), slice_profile("box", stated * factor)
+        whole = at_header(simulated(fine, profile, factor, options), stated * factor, anchor)
+        found = found_profile(whole, guides, settings)
+        used = box if found is None else profile_with_sd(found.sd_mm, stated * factor)
+        truth = Volume(np.ascontiguousarray(fine.data[column]), np.eye(4))
+        placed = at_header(simulated(truth, profile, factor, options), stated * factor, part)
+        known_db, found_db, box_db = (
+            column_psnr_db(placed, told, scaffold, truth, settings) for told in (profile, used, box)
+        )
+        print(
+            f"| {target} | ×{factor} | {name} | {known_db:.2f} | {found_db - known_db:+.2f} | "
+            f"{box_db - known_db:+.2f} |",
+            flush=True,
+        )
+
+
+def column_psnr_db(
+    placed: PlacedStack,
+    profile: SliceProfile,
+    scaffold: SessionScaffold,
+    truth: Volume,
+    settings: RestorationSettings,
+) -> float:
+    told = replace(placed, calibration=Calibration(profile=profile))
+    observation = observe_placed(told, scaffold.anchor, scaffold.gaussians, settings)
+    amplitudes = fit_appearance(observation, scaffold.prior, settings.core.appearance).amplitudes
+    world_from_voxel, chunk = torch.from_numpy(truth.world_from_voxel), settings.core.chunk_elements
+    image = render(scaffold.gaussians, amplitudes, truth.data.shape, world_from_voxel, chunk)
+    mask = scaffold.anchor.volume.data > 0
+    n_slices, spacing_mm = placed.acquired.data.shape[AXIS], placed.source.geometry.spacing_mm
+    mask[..., int(n_slices * spacing_mm) :] = False
+    return psnr_db(truth.data, image.cpu().numpy(), mask)
 
 
 def starts(options: argparse.Namespace, settings: RestorationSettings) -> None:
