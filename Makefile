@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 	$(BIN)/python demo/run.py
 
 test: lint
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow

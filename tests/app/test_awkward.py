@@ -43,8 +43,9 @@ def test_a_number_that_json_cannot_hold_is_left_out(out_dir):
 
 def test_a_kind_of_volume_is_a_label_in_the_name_of_its_figure(out_dir):
     paths = target_outputs(out_dir, {"subject": "01", "suffix": "asl", "datatype": "perf"})
+    kinds = ("sr", "calibration", "na", "control", "label", "difference")
     figures = {path.name.partition("_desc-")[2] for path in paths.figure.parent.glob("*_asl.png")}
-    assert figures == {f"{kind}_asl.png" for kind in ("sr", "na", "control", "label", "difference")}
+    assert figures == {f"{kind}_asl.png" for kind in kinds}
     context = paths.sr.with_name("sub-01_space-T1w_res-iso_desc-sr_aslcontext.tsv")
     assert [row["volume_type"] for row in load_tsv(context)] == ["n/a", "label", "control", "label"]
 

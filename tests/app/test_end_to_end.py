@@ -111,7 +111,8 @@ def test_the_output_tree_is_the_documented_one(run):
             f"mod-{target}_space-T1w_res-iso_desc-sr_metrics.{extension}" for extension in ("tsv", "json")
         ]
         expected |= {f"{stem}/anat/{stem}_{name}" for name in names}
-        expected.add(f"{stem}/figures/{stem}_space-T1w_res-iso_desc-sr_{target}.png")
+        figures = f"{stem}/figures/{stem}_space-T1w_res-iso_desc-"
+        expected |= {f"{figures}{kind}_{target}.png" for kind in ("sr", "calibration")}
     assert set(fingerprints(run.out_dir)) == expected
 
 

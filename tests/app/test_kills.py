@@ -147,7 +147,7 @@ def test_no_image_ever_stands_beside_the_sidecar_of_another_one(run, undisturbed
             seen.add((suffix, profile))
     assert seen == {(suffix, found) for suffix in ("FLAIR", "dwi") for found in ("auto", "gaussian", None)}
     run(folder, None, *options)
-    assert names(folder) == names(undisturbed)
+    assert names(folder) == names(new)
 
 
 def test_the_ply_is_that_of_the_npz_after_a_kill_between_the_two(run, undisturbed, tmp_path):

@@ -100,6 +100,7 @@ def tree(out_dir):
     }
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments_a_run_completes_as_if_undisturbed(bids_dir, undisturbed, tmp_path):
     expected, seconds = undisturbed
     seed = random.SystemRandom().randrange(2**32)
