@@ -18,8 +18,8 @@ around where mutual information has it.
 import argparse
 import itertools
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from real import moved_by
 
 from atlasgs_bids.core.appearance import fit_appearance
 from atlasgs_bids.core.metrics import psnr_db
+from atlasgs_bids.core.slice_profile import FoundProfile
 from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.profile import SliceProfile, profile_of, profile_with_sd, slice_profile
@@ -115,53 +116,77 @@ def positions(options: argparse.Namespace, settings: RestorationSettings) -> Non
             )
 
 
-def profiles(options: argparse.Namespace, settings: RestorationSettings) -> None:
-    anchor = loaded_anchor(options)
-    guides, settings = Guides(anchor), replace(settings, registration="header")
-    print("| target | factor | profile | true sd, mm | found | MTF, found | MTF, stated box | s |")
-    print("|---|---|---|---|---|---|---|---|")
+@dataclass(frozen=True)
+class ProfileCase:
+    """A simulated profile, what the sidecar says of it, and what the slices of the whole head do."""
+
+    target: str
+    factor: int
+    name: str
+    true: SliceProfile
+    box: SliceProfile
+    """The stated one."""
+    found: FoundProfile | None
+    seconds: float
+    fine: Volume
+    """The scan that the slices are of."""
+
+    @property
+    def stated_mm(self) -> float:
+        return float(np.ptp(self.box.offsets_mm))
+
+    @property
+    def used(self) -> SliceProfile:
+        """As the app would have it."""
+        return self.box if self.found is None else profile_with_sd(self.found.sd_mm, self.stated_mm)
+
+
+def profile_cases(
+    options: argparse.Namespace, anchor: Anchor, settings: RestorationSettings
+) -> Iterator[ProfileCase]:
+    guides = Guides(anchor)
     cases = itertools.product(options.targets, options.factors, PROFILES.items())
     for target, factor, (name, (true_profile, stated)) in cases:
         fine = load_volume(options.scans / "stroke" / f"{TARGETS[target]}.nii.gz")
-        profile = true_profile(factor)
-        placed = at_header(simulated(fine, profile, factor, options), stated * factor, anchor)
+        true, box = true_profile(factor), slice_profile("box", stated * factor)
+        placed = at_header(simulated(fine, true, factor, options), stated * factor, anchor)
         start = time.perf_counter()
         found = found_profile(placed, guides, settings)
-        seconds = time.perf_counter() - start
-        box = slice_profile("box", stated * factor)
-        used = box if found is None else profile_with_sd(found.sd_mm, stated * factor)
+        yield ProfileCase(target, factor, name, true, box, found, time.perf_counter() - start, fine)
+
+
+def profiles(options: argparse.Namespace, settings: RestorationSettings) -> None:
+    settings = replace(settings, registration="header")
+    print("| target | factor | profile | true sd, mm | found | MTF, found | MTF, stated box | s |")
+    print("|---|---|---|---|---|---|---|---|")
+    for case in profile_cases(options, loaded_anchor(options), settings):
+        found, factor = case.found, case.factor
         said = "not told" if found is None else f"{found.sd_mm:.2f} ± {found.error_mm:.2f}"
         print(
-            f"| {target} | ×{factor} | {name} | {profile.sd_mm:.2f} | {said} | "
-            f"{mtf_difference(used, profile, factor):.3f} | {mtf_difference(box, profile, factor):.3f} | "
-            f"{seconds:.1f} |",
+            f"| {case.target} | ×{factor} | {case.name} | {case.true.sd_mm:.2f} | {said} | "
+            f"{mtf_difference(case.used, case.true, factor):.3f} | "
+            f"{mtf_difference(case.box, case.true, factor):.3f} | {case.seconds:.1f} |",
             flush=True,
         )
 
 
 def restored(options: argparse.Namespace, settings: RestorationSettings) -> None:
-    anchor = loaded_anchor(options)
-    guides, settings = Guides(anchor), replace(settings, registration="header")
+    anchor, settings = loaded_anchor(options), replace(settings, registration="header")
     shape = anchor.volume.data.shape
     column = tuple(slice((n - COLUMN) // 2, (n + COLUMN) // 2) for n in shape[:2])
     part = anchor_of(Volume(np.ascontiguousarray(anchor.volume.data[column]), np.eye(4)))
     scaffold = scaffold_of(part, settings, QUIET)
     print("| target | factor | profile | known, dB | found | stated box |")
     print("|---|---|---|---|---|---|")
-    cases = itertools.product(options.targets, options.factors, PROFILES.items())
-    for target, factor, (name, (true_profile, stated)) in cases:
-        fine = load_volume(options.scans / "stroke" / f"{TARGETS[target]}.nii.gz")
-        profile, box = true_profile(factor), slice_profile("box", stated * factor)
-        whole = at_header(simulated(fine, profile, factor, options), stated * factor, anchor)
-        found = found_profile(whole, guides, settings)
-        used = box if found is None else profile_with_sd(found.sd_mm, stated * factor)
-        truth = Volume(np.ascontiguousarray(fine.data[column]), np.eye(4))
-        placed = at_header(simulated(truth, profile, factor, options), stated * factor, part)
+    for case in profile_cases(options, anchor, settings):
+        truth = Volume(np.ascontiguousarray(case.fine.data[column]), np.eye(4))
+        placed = at_header(simulated(truth, case.true, case.factor, options), case.stated_mm, part)
         known_db, found_db, box_db = (
-            column_psnr_db(placed, told, scaffold, truth, settings) for told in (profile, used, box)
+            column_psnr_db(placed, told, scaffold, truth, settings)
+            for told in (case.true, case.used, case.box)
         )
         print(
-            f"| {target} | ×{factor} | {name} | {known_db:.2f} | {found_db - known_db:+.2f} | "
+            f"| {case.target} | ×{case.factor} | {case.name} | {known_db:.2f} | {found_db - known_db:+.2f} | "
             f"{box_db - known_db:+.2f} |",
             flush=True,
         )

@@ -24,7 +24,6 @@ from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.regularization import balance
 from atlasgs_bids.core.settings import CoreSettings
-from atlasgs_bids.imaging.bias import bias_field
 from atlasgs_bids.imaging.structure import edge_ellipsoids
 
 WEIGHTS = (1.0, 0.5, 0.25)
@@ -50,8 +49,7 @@ def fitted(case: Case, prior: QuadraticPrior, noise_percent: float) -> Fitted:
 
 def guided_by(case: Case, images: Sequence[tuple[np.ndarray, float]]) -> QuadraticPrior:
     """The program's graph of the case's anchor, with features of each further image by its weight."""
-    settings, anchor = CoreSettings().graph, case.anchor
-    corrected = anchor.divided_by(bias_field(anchor.volume, anchor.foreground))
+    settings, corrected = CoreSettings().graph, case.anchor.corrected
     means = case.gaussians.means_mm
     index = tuple(means.round().long().numpy().T)  # the lattice is the voxels of an identity affine
     features = [of_image(corrected.volume.data, corrected.scale, index)]

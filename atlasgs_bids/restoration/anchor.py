@@ -1,6 +1,7 @@
 """The anchor as the pipeline uses it: image, foreground, support, and what lies outside."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.bias import bias_field
 from atlasgs_bids.imaging.foreground import foreground_mask
 from atlasgs_bids.imaging.grid import continued_mask, fov_mask, resample_mask
 from atlasgs_bids.imaging.nifti import load_mask, load_volume
@@ -47,6 +49,16 @@ class Anchor:
     def scale(self) -> float:
         """99th percentile of the foreground: the unit in which intensities are alike."""
         return max(float(np.percentile(self.volume.data[self.foreground], 99)), 1e-6)
+
+    @property
+    def voxel_mm(self) -> float:
+        """The smallest side of a voxel."""
+        return float(voxel_sizes_mm(self.volume.world_from_voxel).min())
+
+    @cached_property
+    def corrected(self) -> "Anchor":
+        """The anchor without its bias field, which would make one tissue look like two."""
+        return self.divided_by(bias_field(self.volume, self.foreground))
 
     def divided_by(self, field: npt.NDArray[np.float32]) -> "Anchor":
         """The same anchor with its intensities over a smooth positive field."""

@@ -71,7 +71,7 @@ def finer_scaffold(
     """
     limit = min(config.core.appearance.own_gaussians, config.core.scaffold.n_gaussians or math.inf)
     finest = min(placed, key=lambda own: math.prod(own.source.geometry.acquired_in_plane_mm))
-    anchor_mm = float(voxel_sizes_mm(scaffold.anchor.volume.world_from_voxel).min())
+    anchor_mm = scaffold.anchor.voxel_mm
     cell_mm, seen = _cell_mm(finest, placed, anchor_mm)
     finer = seen & (cell_mm * SAME_SIZE_RATIO <= anchor_mm)
     if limit == 0 or not finer.any():

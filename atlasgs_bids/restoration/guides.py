@@ -12,7 +12,6 @@ from atlasgs_bids.core.priors.graph import GraphLaplacian, anchor_features
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.rigid import RigidFrame
 from atlasgs_bids.core.scaffold import lattice_gaussians
-from atlasgs_bids.imaging.bias import bias_field
 from atlasgs_bids.imaging.registration.register import foreground_points
 from atlasgs_bids.imaging.structure import edge_ellipsoids
 from atlasgs_bids.restoration.anchor import Anchor
@@ -40,11 +39,6 @@ class Guides:
         self.anchor = anchor
         self._made: dict[tuple[int, ...], Guide] = {}
 
-    @cached_property
-    def corrected(self) -> Anchor:
-        """The anchor without its bias field."""
-        return self.anchor.divided_by(bias_field(self.anchor.volume, self.anchor.foreground))
-
     @property
     def fine_mm(self) -> float:
         """The finest scale at which positions are refined: that of as many Gaussians as take seconds."""
@@ -63,7 +57,7 @@ class Guides:
 
     def at(self, size_mm: float, config: RestorationSettings) -> Guide:
         """Gaussians on a lattice of about ``size_mm``, and the graph between them."""
-        anchor = self.corrected.averaged(size_mm)
+        anchor = self.anchor.corrected.averaged(size_mm)
         shape = anchor.volume.data.shape
         if shape not in self._made:
             support = torch.from_numpy(anchor.support).to(config.device)

@@ -83,7 +83,7 @@ def _acquisition(
 ) -> AcquisitionOperator:
     geometry = stack.geometry
     sizes_mm = voxel_sizes_mm(native.world_from_voxel)
-    anchor_voxel_mm = float(voxel_sizes_mm(anchor.volume.world_from_voxel).min())
+    anchor_voxel_mm = anchor.voxel_mm
     samplings = list(
         slice_sampling(
             native.shape,

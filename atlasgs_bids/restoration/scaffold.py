@@ -16,7 +16,6 @@ from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.scaffold import default_n_gaussians, fit_scaffold
 from atlasgs_bids.core.splat.render import render
-from atlasgs_bids.imaging.bias import bias_field
 from atlasgs_bids.imaging.contrast import fit_contrast
 from atlasgs_bids.imaging.grid import resample_mask
 from atlasgs_bids.imaging.registration.register import Registration
@@ -124,7 +123,7 @@ def graph_prior(anchor: Anchor, gaussians: Gaussians, config: RestorationSetting
 
     Coil shading would make one tissue look like two; the geometry and the results never see this correction.
     """
-    return graph_of(anchor.divided_by(bias_field(anchor.volume, anchor.foreground)), gaussians, config)
+    return graph_of(anchor.corrected, gaussians, config)
 
 
 def spatial_prior(gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:

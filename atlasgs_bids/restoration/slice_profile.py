@@ -69,7 +69,7 @@ def found_profile(stack: PlacedStack, guides: Guides, config: RestorationSetting
     """What the slices of a placed stack say of their profile; None: nothing."""
     geometry = stack.source.geometry
     thickness_mm, spacing_mm = geometry.thickness_mm, geometry.spacing_mm
-    cell_mm = float(voxel_sizes_mm(guides.anchor.volume.world_from_voxel).min())
+    cell_mm = guides.anchor.voxel_mm
     n_slices = stack.acquired.data.shape[geometry.axis]
 
     def sampled(sd_mm: float) -> AxisSampling:
@@ -100,7 +100,7 @@ def _profile_problem(
 ) -> ProfileProblem | None:
     """The middle of the head: pixels of about 3 mm, cells along the slice axis as fine as the anchor."""
     axis = stack.source.geometry.axis
-    anchor = guides.corrected
+    anchor = guides.anchor.corrected
     averaged = stack.averaged(_PROFILE_MM).acquired
     data = np.moveaxis(averaged.data, axis, 2)
     observed = np.ones(data.shape, bool)
@@ -144,9 +144,7 @@ def _cell_prior(
     """The graph between the cells of a lattice: by likeness of the anchor, averaged over each."""
     sizes_mm = voxel_sizes_mm(grid.world_from_voxel)
     # In plane as coarse as the cells, along the slice axis as fine as the anchor.
-    fine = int(
-        max(1, round(float(sizes_mm[0]) / float(voxel_sizes_mm(anchor.volume.world_from_voxel).min())))
-    )
+    fine = int(max(1, round(float(sizes_mm[0]) / anchor.voxel_mm)))
     n_x, n_y, n_z = grid.shape
     finer = np.diag([1 / fine, 1 / fine, 1.0, 1.0])
     finer[:2, 3] = (1 - fine) / (2 * fine)
