@@ -1,5 +1,6 @@
 """Heads that do not exist: folded tissues in two contrasts, with structures that only one of them shows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,18 +82,24 @@ def make_phantom(
     shared_texture: float = 0.5,
     lesion: Structure | None = None,
     decoy: Structure | None = None,
+    plain: Sequence[Structure] = (),
+    pools: Sequence[Structure] = (),
 ) -> Phantom:
     """Texture is ``shared_texture`` the same in both; the rest of it, and the noise, each has for itself.
 
     The decoy looks like CSF in the anchor, and lies in white matter, where nothing else is to be seen: what
     the target shows there is the decoy's doing. The lesion looks like nothing that the anchor knows.
+    ``plain`` balls are white matter, ``pools`` CSF.
     """
     rng = np.random.default_rng(seed)
     field = ndimage.gaussian_filter(rng.standard_normal(shape), _FOLD_VOX, mode="wrap")
     levels = np.quantile(field, (0.2, 0.5))
     tissue = np.digitize(field, levels)
-    if decoy is not None:
-        tissue[decoy.shell(shape, 0.0, decoy.radius + _MARGIN_VOX)] = len(ANCHOR) - 1
+    white = [*plain] if decoy is None else [*plain, Structure(decoy.centre, decoy.radius + _MARGIN_VOX)]
+    for ball in white:
+        tissue[ball.shell(shape, 0.0, ball.radius)] = len(ANCHOR) - 1
+    for ball in pools:
+        tissue[ball.shell(shape, 0.0, ball.radius)] = 0
     fractions = [ndimage.gaussian_filter((tissue == k).astype(np.float32), _BORDER_VOX) for k in range(3)]
     common = _texture(rng, shape)
 
