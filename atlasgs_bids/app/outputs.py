@@ -14,6 +14,7 @@ from atlasgs_bids.app.sidecars import fit_fields, skull_stripped
 from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.outputs.names import TargetOutputs, anchor_outputs, bids_uri, image_sidecar, json_path
 from atlasgs_bids.bids.plan.files import remove_old_files, stack_outputs
+from atlasgs_bids.core.trust import RISK
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import to_nifti
 from atlasgs_bids.imaging.profile import slice_profile
@@ -22,7 +23,7 @@ from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.report.columns import metrics_dictionary, motion_dictionary
 from atlasgs_bids.report.figures.calibration import calibration_figure
 from atlasgs_bids.report.figures.motion import motion_figure
-from atlasgs_bids.report.figures.target import target_figure
+from atlasgs_bids.report.figures.target import TargetImages, target_figure
 from atlasgs_bids.restoration.metrics import doubts, target_metrics
 from atlasgs_bids.restoration.result import StackResult, TargetResult, mean_interpolated
 from atlasgs_bids.restoration.scaffold_files import save_appearance
@@ -42,6 +43,8 @@ def _save_images(run: TargetRun, result: TargetResult, sidecars: Sidecars) -> No
     _save_described(on_grid(result.sr), outputs.sr, sidecars)
     if result.sd is not None:
         _save_described(on_grid(result.sd), outputs.srstd, sidecars)
+    if result.trust is not None:
+        _save_described(on_grid(result.trust.mask, dtype=np.uint8), outputs.trusted_mask, sidecars)
     with _described(outputs.scaffold_npz, sidecars) as path:
         save_appearance(path, result.gaussians, result.n_shared, result.appearance.amplitudes)
     for planned, stack in zip(target.stacks, result.stacks, strict=True):
@@ -99,9 +102,9 @@ def _write_files(run: TargetRun, result: TargetResult) -> dict[str, Any]:
     foreground = anchor.foreground_on(grid)
     with atomic(outputs.figure) as path:
         mask = foreground & result.fov
-        target_figure(
-            path, anchor_image, cubic, result.sr, grid.world_from_voxel, run.label, mask, doubts(result)
-        )
+        trusted = None if result.trust is None else result.trust.mask
+        shown = TargetImages(anchor_image, cubic, result.sr, result.sd, trusted)
+        target_figure(path, shown, grid.world_from_voxel, run.label, mask, doubts(result))
     n_volumes = 1 if target.series is None else len(target.series.kinds)
     return target_metrics(n_volumes, result, anchor_image, cubic, foreground)
 
@@ -134,11 +137,22 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
     }  # fmt: skip
     if target.series is None and result.sd is not None:
         found[outputs.srstd] = sidecar(
-            description="Standard deviation of the error of the isotropic image, in its units: 90 % of "
-            "the errors are expected within 1.645 times it",
+            description="Standard deviation of the error of the isotropic image, in its units, from slices "
+            "predicted without them: 90 % of the errors are expected within 1.645 times it",
             skull_stripped=stripped,
             **on_grid,
         )
+    if target.series is None and (trust := result.trust) is not None:
+        found[outputs.trusted_mask] = sidecar(
+            description="Where the error is expected below half the local contrast, the standard deviation "
+            "of the image within some 3 mm. The promise is about this subject's slices, each predicted from "
+            "others: at most a tenth of their believed voxels err by more. What simulations with a truth "
+            "say of the image itself is in docs/benchmarks.md",
+            mask_type="ROI",
+            **on_grid,
+            RiskPromised=RISK, RiskOnSlices=trust.risk, RiskOnSlicesWithoutMask=trust.risk_everywhere,
+            NumberOfSlices=trust.n_slices,
+        )  # fmt: skip
     if target.series is None:
         found[outputs.scaffold_npz] = {
             "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "

@@ -19,7 +19,7 @@ from atlasgs_bids.imaging.nifti import load_series, load_volume
 from atlasgs_bids.imaging.registration.register import read_itk_transform
 from atlasgs_bids.imaging.volume import Grid
 from atlasgs_bids.report.columns import metrics_dictionary
-from atlasgs_bids.report.figures.target import target_figure
+from atlasgs_bids.report.figures.target import TargetImages, target_figure
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.result import mean_interpolated
 from atlasgs_bids.runtime.files import atomic, save_json
@@ -67,10 +67,13 @@ def _redraw_stacks(run: TargetRun, anchor: Anchor, grid: Grid, fov: np.ndarray) 
         for stack, of_stack, gain in zip(target.stacks, own, gains, strict=True)
     ]
     cubic = mean_interpolated(stacks, grid)
-    images = (resample(anchor.volume, grid), cubic, load_volume(outputs.sr).data)
+    sd, trusted = (
+        load_volume(path).data if path.exists() else None for path in (outputs.srstd, outputs.trusted_mask)
+    )
+    shown = TargetImages(resample(anchor.volume, grid), cubic, load_volume(outputs.sr).data, sd, trusted)
     with atomic(outputs.figure) as path:
         mask, warnings = anchor.foreground_on(grid) & fov, sidecar.get("Warnings") or ()
-        target_figure(path, *images, grid.world_from_voxel, run.label, mask, warnings)
+        target_figure(path, shown, grid.world_from_voxel, run.label, mask, warnings)
 
 
 def _redraw_series(run: TargetRun, kinds: SeriesPlan, anchor: Anchor, position: SeriesPosition) -> None:

@@ -23,7 +23,7 @@ from atlasgs_bids.imaging.nifti import image_stream, load_series, series_header
 from atlasgs_bids.imaging.series import Series
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
-from atlasgs_bids.report.figures.target import target_figure
+from atlasgs_bids.report.figures.target import TargetImages, target_figure
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.result import StackResult, TargetResult
@@ -182,7 +182,11 @@ def write_series_figures(
         cubic = resample(acquired, grid, position.target_from_anchor)
         with atomic(run.outputs.figure_of(name)) as path:
             target_figure(
-                path, anchor_image, cubic, restored, grid.world_from_voxel, f"{run.label}: {name}", mask
+                path,
+                TargetImages(anchor_image, cubic, restored),
+                grid.world_from_voxel,
+                f"{run.label}: {name}",
+                mask,
             )
 
     for kind in dict.fromkeys(kinds.kinds):

@@ -124,13 +124,13 @@ class AcquisitionOperator(LinearOperator):
     def forward(self, x: Float[Tensor, "x y z *k"]) -> Tensor:
         for axis, matrix in enumerate(self._matrices):
             if matrix is not None:
-                x = _along_axis(matrix.to(x.dtype), x, axis)
+                x = along_axis(matrix.to(x.dtype), x, axis)
         return x
 
     def adjoint(self, y: Float[Tensor, "x y z *k"]) -> Tensor:
         for axis, matrix in enumerate(self._matrices):
             if matrix is not None:
-                y = _along_axis(matrix.to(y.dtype).T, y, axis)
+                y = along_axis(matrix.to(y.dtype).T, y, axis)
         return y
 
     def as_matrix(self) -> sparse.csr_matrix:
@@ -141,5 +141,6 @@ class AcquisitionOperator(LinearOperator):
         return sparse.kron(sparse.kron(x, y, format="csr"), z, format="csr")
 
 
-def _along_axis(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
+def along_axis(matrix: Float[Tensor, "out in"], x: Tensor, axis: int) -> Tensor:
+    """The matrix applied along one axis of a volume."""
     return torch.movedim(torch.tensordot(matrix, x, dims=([1], [axis])), 0, axis)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atlasgs_bids.core.gram import GramMatrices
@@ -37,12 +37,13 @@ class Objective:
         return self.solution(right_side, start, tolerance, max_iterations)
 
     def deviations(
-        self, n_probes: int, seed: int, tolerance: float, max_iterations: int
+        self, n_probes: int, seed: int, tolerance: float, max_iterations: int, *, of_noise_alone: bool = False
     ) -> Float[Tensor, "n probes"]:
         """Draws from the posterior of the amplitudes, less its mean (perturb and optimise: Papandreou 2010).
 
         The slices (the first term) are perturbed by their noise and the graph by its own, in units of that
-        noise; a second term, an expectation, is not: its error is not white.
+        noise; a second term, an expectation, is not: its error is not white. ``of_noise_alone``: what the
+        noise of the slices does to the amplitudes.
         """
         observed = self.terms[0]
         slices, weights = observed.slices, observed.weights
@@ -51,7 +52,7 @@ class Objective:
         for probe in range(n_probes):
             noise = torch.randn(slices.shape[: weights.ndim], generator=generator).to(slices)
             drawn = observed.slices_from_amplitudes.adjoint(weights.sqrt() * noise)
-            if len(self.terms) == 1:
+            if len(self.terms) == 1 and not of_noise_alone:
                 drawn += self.regularization**0.5 * self.prior.square_root_noise(seed + probe)
             # One after the other: two images side by side take four times as long on a CPU as one.
             draws.append(self.solution(observed.noise_sd * drawn, None, tolerance, max_iterations).value)
@@ -106,6 +107,14 @@ def held_out_slices(observation: Observation) -> Tensor | None:
     held_out = torch.zeros_like(weights)
     torch.movedim(held_out, slice_axis, 0)[observed[_HOLD_OUT_EVERY // 2 :: _HOLD_OUT_EVERY]] = 1.0
     return held_out
+
+
+def held_out_rows(observation: Observation) -> Bool[Tensor, " slices"] | None:
+    """Every other of the observed slices; None where there are too few to spare any."""
+    seen = torch.movedim(observation.weights > 0, observation.slice_axis, 0).flatten(1).any(1)
+    if int(seen.sum()) < _LEAST_SLICES:
+        return None
+    return seen & (seen.cumsum(0) % 2 == 0)
 
 
 def neighbours_rms(observation: Observation) -> float:

@@ -8,15 +8,23 @@ from jaxtyping import Float
 from scipy import special
 from torch import Tensor
 
+from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.local_error import at_gaussians, local_errors
 from atlasgs_bids.core.objective import Objective, held_out_slices
+from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.settings import AppearanceSettings
+from atlasgs_bids.core.trust import Trust, trust_of
 
 _TOLERANCE = 1e-3
 """Of the solves; at 1e-2 what the slices hardly see is not yet reached, and the spread is too small."""
 _NORMAL_90 = 1.645
 """Half width, in σ, of the interval that holds 90 % of a normal distribution."""
 _INSIDE = 0.9
+_UNGUIDED_SHARE = 0.4
+"""Of the variance of expectations, that which goes by the contrast that the anchor does not have."""
+_BEYOND_EXPECTED = 1.3
+"""Variance of an image's error over what expectations say of it, who judge by slices like those they know."""
 _FACTOR_LIMITS = (0.1, 10.0)
 _VISIBLE = 2.0
 """Errors on held-out slices over their noise, below which the noise hides what there is to scale."""
@@ -24,11 +32,14 @@ _VISIBLE = 2.0
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Zero-mean draws of the amplitudes; an image of each, squared and averaged, is the variance."""
+    """The variance of an image is the mean square of the draws' images, and the square of the sd's image."""
 
     deviations: Float[Tensor, "n probes"]
+    """Zero-mean draws of the amplitudes: what the slices' noise does to them; without ``expected_sd`` all."""
     expected_sd: Float[Tensor, " n"] | None
-    """Of an expectation at the Gaussians' means, to be added in squares; None without one."""
+    """At the Gaussians: how far they err but for that noise; None where nothing measures it."""
+    trust: Trust | None = None
+    """Where the image may be believed; None where slices are too few to tell."""
 
 
 def graph_uncertainty(
@@ -61,17 +72,47 @@ def graph_uncertainty(
 
 def estimate_uncertainty(
     objective: Objective,
+    observations: Sequence[LatticeObservation],
     expectations: Sequence[Expectation],
+    gaussians: Gaussians,
+    amplitudes: Float[Tensor, " n"],
     settings: AppearanceSettings,
     seed: int,
 ) -> Uncertainty:
-    """That of the graph, or, with expectations, the slices' noise beside the expectations' own error."""
+    """From slices that a fit did not see: where it errs, how far, and where it may be believed.
+
+    ``observations``: the stacks of the objective's first term, with the noise that was found;
+    ``amplitudes``: what explains them, beside the anchor's in ``gaussians``. With expectations their own
+    error counts, in part moved to where the anchor does not have the target's contrast. Where slices are too
+    few to leave any out, the graph's posterior, or the expectations, speak alone.
+    """
+    slices = replace(objective, terms=objective.terms[:1])
+    n_probes, steps = settings.n_probes, settings.max_iterations
+    draws = slices.deviations(n_probes, seed, _TOLERANCE, steps)
+    local = local_errors(slices, observations, amplitudes, gaussians.amplitudes, draws, settings)
     if not expectations:
-        return graph_uncertainty(objective, settings, seed)
-    deviations = objective.deviations(settings.n_probes, seed, _TOLERANCE, settings.max_iterations)
-    precision = torch.stack([e.amplitude_weights / e.amplitude_sd.square() for e in expectations])
-    weights = torch.stack([e.amplitude_weights for e in expectations])
-    return Uncertainty(deviations, (weights.sum(0) / precision.sum(0)).sqrt())
+        if local is None:
+            return Uncertainty(draws, None)
+        variance = at_gaussians([own.variance for own in local], local, observations, gaussians)
+    else:
+        precision = torch.stack([e.amplitude_weights / e.amplitude_sd.square() for e in expectations])
+        weights = torch.stack([e.amplitude_weights for e in expectations])
+        variance = _BEYOND_EXPECTED * weights.sum(0) / precision.sum(0)
+        if local is not None:
+            moved = at_gaussians([own.unguided for own in local], local, observations, gaussians)
+            variance = (1 - _UNGUIDED_SHARE) * variance + _UNGUIDED_SHARE * variance.mean() * moved
+    noise = objective.deviations(n_probes, seed, _TOLERANCE, steps, of_noise_alone=True)
+    found = Uncertainty(noise, variance.sqrt())
+    if local is None:
+        return found
+    contrast = at_gaussians([own.contrast for own in local], local, observations, gaussians)
+    held_out = [own.held_out for own in local]
+    if expectations:
+        held_out = [
+            replace(own, sd=stack.acquisition.forward(stack.splat.forward(variance.sqrt())))
+            for own, stack in zip(held_out, observations, strict=True)
+        ]
+    return replace(found, trust=trust_of(held_out, contrast))
 
 
 def _calibration(

@@ -61,6 +61,12 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         "Median of the estimated standard deviation of the result's error; n/a with --no-uncertainty",
         "arbitrary",
     ),
+    "sd_noise_median": ("The same of the part that the noise of the slices makes", "arbitrary"),
+    "trusted_part": ("Part of the foreground in the field of view that desc-*trusted_mask holds", None),
+    "trusted_risk": (
+        "Part of the trusted voxels of held-out slices that err by more than half the local contrast", None
+    ),
+    "untrusted_risk": ("The same of all voxels of those slices", None),
     "difference_to_noise": (
         "ASL: RMS of acquired minus simulated mean difference of control and label, over its noise", None
     ),

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -61,18 +62,21 @@ def fit_stacks(
             appearance = fit_guarded_appearance(problem, scaffold.prior, without_anchor, settings, advance)
         else:
             appearance = fit_appearance(problem, scaffold.prior, settings, advance)
-    uncertainty = _uncertainty(appearance, expectations, config, progress)
+    over_assumed = appearance.noise_sd / problem.noise_sd
+    known_noise = [replace(own, noise_sd=over_assumed * own.noise_sd) for own in observations]
+    uncertainty = _uncertainty(appearance, known_noise, expectations, scaffold, config, progress)
     log_fit(appearance, config, progress)
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
     stacks = zip(placed, observations, evidences, strict=True)
-    over_assumed = appearance.noise_sd / problem.noise_sd
     results = tuple(_stack_result(*own, appearance, over_assumed) for own in stacks)
     return TargetFit(appearance, uncertainty, results, tuple(expected))
 
 
 def _uncertainty(
     appearance: Appearance,
+    observations: Sequence[LatticeObservation],
     expectations: Sequence[Expectation],
+    scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
 ) -> Uncertainty | None:
@@ -81,7 +85,10 @@ def _uncertainty(
         return None
     core = config.core
     with progress.stage("uncertainty") as advance:
-        uncertainty = estimate_uncertainty(appearance.objective, expectations, core.appearance, core.seed)
+        uncertainty = estimate_uncertainty(
+            appearance.objective, observations, expectations, scaffold.gaussians, appearance.amplitudes,
+            core.appearance, core.seed,
+        )  # fmt: skip
         advance(1)
     return uncertainty
 

@@ -139,9 +139,23 @@ def target_metrics(
         "anchor_gain": _anchor_gain(result),
         "follows_anchor": appearance.follows_anchor,
         "prior_disagrees": result.prior_disagrees,
-        "sd_median": float(np.median(result.sd[mask])) if result.sd is not None and mask.any() else None,
+        **_error_metrics(result, mask),
         "difference_to_noise": result.difference_to_noise,
         "solver_iterations": appearance.solution.n_steps,
         "solver_relative_residual": appearance.solution.relative_residual,
         "solver_converged": appearance.solution.converged,
+    }
+
+
+def _error_metrics(result: TargetResult, mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """What is known of the result's error in a mask; None where nothing is."""
+    error, trust = result.error, result.trust
+    noise_sd = None if error is None else error.noise_sd
+    known = error is not None and mask.any()
+    return {
+        "sd_median": float(np.median(error.sd[mask])) if error is not None and known else None,
+        "sd_noise_median": float(np.median(noise_sd[mask])) if noise_sd is not None and known else None,
+        "trusted_part": float(trust.mask[mask].mean()) if trust is not None and known else None,
+        "trusted_risk": None if trust is None else trust.risk,
+        "untrusted_risk": None if trust is None else trust.risk_everywhere,
     }

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from atlasgs_bids.core.appearance import Appearance, fit_appearance
 from atlasgs_bids.core.observation import LatticeObservation, join
 from atlasgs_bids.core.settings import AppearanceSettings
-from atlasgs_bids.core.uncertainty import estimate_uncertainty
+from atlasgs_bids.core.uncertainty import graph_uncertainty
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.contrast import fit_contrast
 from atlasgs_bids.imaging.grid import resample_mask
@@ -58,7 +58,7 @@ def fit_moving_stacks(
     uncertainty = None
     if config.estimate_uncertainty:
         with progress.stage("uncertainty") as advance:
-            uncertainty = estimate_uncertainty(appearance.objective, [], settings, config.core.seed)
+            uncertainty = graph_uncertainty(appearance.objective, settings, config.core.seed)
             advance(1)
     log_fit(appearance, config, progress)
     over_assumed = appearance.noise_sd / moving[0].whole.noise_sd

@@ -59,6 +59,14 @@ class Result:
         return None if self.target.sd is None else self._on_grid(self.target.sd)
 
     @cached_property
+    def trusted(self) -> nib.Nifti1Image | None:
+        """1 where the error is expected below half the local contrast; None where nothing tells."""
+        target = self.target
+        if target.trust is None:
+            return None
+        return to_nifti(target.trust.mask, target.grid.world_from_voxel, np.uint8, target.form_code)
+
+    @cached_property
     def fov(self) -> nib.Nifti1Image:
         """1 where the acquired slices cover the image, else 0."""
         target = self.target

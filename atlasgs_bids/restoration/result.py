@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from atlasgs_bids.core.appearance import Appearance
@@ -21,13 +20,13 @@ from atlasgs_bids.imaging.grid import divided, fov_mask, output_grid, parts_of, 
 from atlasgs_bids.imaging.header import ALIGNED_CODE
 from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.slice_motion import SlicePosition
+from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.error import ImageError, TrustedVoxels, UncertainProfile, error_of
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import Calibration, StackInput, covered
-
-_SD_SMOOTHING_VOX = 1.0
 
 FloatArray = npt.NDArray[np.float32]
 Interpolable = tuple[Volume, npt.NDArray[np.float64], float]
@@ -92,8 +91,8 @@ class TargetResult:
     grid: Grid
     sr: FloatArray
     """The result on ``grid``."""
-    sd: FloatArray | None
-    """Standard deviation of its error; None: not asked for."""
+    error: ImageError | None
+    """How far the result may be off; None: not asked for."""
     fov: npt.NDArray[np.bool_]
     """Where the acquired slices cover ``grid``."""
     inside: npt.NDArray[np.bool_]
@@ -119,6 +118,16 @@ class TargetResult:
         code = self.anchor.volume.form_code
         known = all(stack.acquired.form_code for stack in self.stacks)
         return code if known or code == 0 else ALIGNED_CODE
+
+    @property
+    def sd(self) -> FloatArray | None:
+        """Standard deviation of the result's error; None: not asked for."""
+        return None if self.error is None else self.error.sd
+
+    @property
+    def trust(self) -> TrustedVoxels | None:
+        """Where it may be believed; None: not asked for, or the slices are too few to tell."""
+        return None if self.error is None else self.error.trust
 
     @cached_property
     def prior_disagrees(self) -> float:
@@ -152,16 +161,18 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: Restorati
         fit.appearance.amplitudes, grid, inside, scaffold, config,
         floor=0.0 if _is_magnitude(stacks) else None,
     )  # fmt: skip
-    sd = None
+    error = None
     if uncertainty is not None:
-        sd = _rendered_sd(uncertainty, grid, inside, scaffold, config)
-        sd[inside] = np.sqrt(sd[inside] ** 2 + position_variance(image, grid, inside, _positions(stacks)))
+        drawn = partial(
+            rendered_volume, grid=grid, inside=inside, scaffold=scaffold, config=config, floor=None
+        )
+        error = error_of(uncertainty, drawn, image, grid, inside, _positions(stacks), _profiles(stacks))
     return TargetResult(
         stacks=stacks,
         appearance=fit.appearance,
         grid=grid,
         sr=image,
-        sd=sd,
+        error=error,
         fov=fov,
         inside=inside,
         anchor=anchor,
@@ -205,54 +216,22 @@ def _is_magnitude(stacks: Sequence[StackResult]) -> bool:
     return all(stack.acquired.data.min() >= 0 for stack in stacks)
 
 
-def _rendered_sd(
-    uncertainty: Uncertainty,
-    grid: Grid,
-    inside: npt.NDArray[np.bool_],
-    scaffold: SessionScaffold,
-    config: RestorationSettings,
-) -> npt.NDArray[np.float32]:
-    """Standard deviation of the result: the draws' mean square, smoothed, and the expectation's own error."""
-    draws = uncertainty.deviations.unbind(1)
-    variance = np.zeros(grid.shape, np.float32)
-    for draw in draws:
-        variance += rendered_volume(draw, grid, inside, scaffold, config, floor=None) ** 2 / len(draws)
-    # A few draws tell the variance of a voxel to a third only; its neighbours' are much alike.
-    share = ndimage.gaussian_filter(inside.astype(np.float32), _SD_SMOOTHING_VOX)
-    variance = ndimage.gaussian_filter(variance, _SD_SMOOTHING_VOX) / np.maximum(share, np.float32(1e-6))
-    if uncertainty.expected_sd is not None:
-        sd = rendered_volume(uncertainty.expected_sd, grid, inside, scaffold, config, floor=None)
-        variance += sd**2
-    return np.where(inside, np.sqrt(variance), np.float32(0))
-
-
 def _positions(stacks: Sequence[StackResult]) -> list[UncertainPosition]:
     """Of the stacks whose position the evidence was asked for."""
     known = [own.calibration.position for own in stacks if own.calibration is not None]
     return [position for position in known if position is not None]
 
 
-def position_variance(
-    image: FloatArray,
-    grid: Grid,
-    inside: npt.NDArray[np.bool_],
-    positions: Sequence[UncertainPosition],
-) -> FloatArray:
-    """(n inside,) variance of the image because of where its stacks may lie: ∇f Cov(u) ∇fᵀ, u their motion.
-
-    The mean over the stacks, as if their errors were one.
-    """
-    variance = np.zeros(int(inside.sum()), np.float32)
-    if not positions:
-        return variance
-    slope_vox = np.stack([slope[inside] for slope in list(np.gradient(image))], axis=1)
-    slope_mm = slope_vox @ np.linalg.inv(grid.world_from_voxel[:3, :3])
-    points_mm = np.argwhere(inside) @ grid.world_from_voxel[:3, :3].T + grid.world_from_voxel[:3, 3]
-    for own in positions:
-        turning = np.cross(points_mm - own.frame.centre_mm.numpy(), slope_mm) / own.frame.radius_mm
-        by_parameter = np.concatenate([slope_mm, turning], axis=1)
-        variance += ((by_parameter @ own.covariance) * by_parameter).sum(axis=1) / len(positions)
-    return variance
+def _profiles(stacks: Sequence[StackResult]) -> list[UncertainProfile]:
+    """Of the stacks whose slice profile the evidence was asked for, and told."""
+    found = []
+    for own in stacks:
+        profile = None if own.calibration is None else own.calibration.found_profile
+        if profile is not None:
+            normal = slice_normal(own.acquired.world_from_voxel, own.source.geometry.axis)
+            anchor_from_target = own.registration.target_from_anchor[:3, :3].T
+            found.append(UncertainProfile(anchor_from_target @ normal, profile.sd_mm, profile.error_mm))
+    return found
 
 
 def rendered_volume(

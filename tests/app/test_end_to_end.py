@@ -100,7 +100,7 @@ def test_the_output_tree_is_the_documented_one(run):
         expected |= {f"{stem}/anat/{stem}_{name}" for name in names}
     for stem, target in TARGETS:
         images = [f"space-T1w_res-iso_desc-{image}_{target}" for image in ("sr", "srstd")]
-        images += [f"space-T1w_res-iso_desc-{target}fov_mask"]
+        images += [f"space-T1w_res-iso_desc-{target}{mask}_mask" for mask in ("fov", "trusted")]
         images += [f"desc-simulated_{target}", f"desc-residual_{target}"]
         names = [f"{image}.{extension}" for image in images for extension in ("nii.gz", "json")]
         names += [

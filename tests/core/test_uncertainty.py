@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from atlasgs_bids.core.acquisition import AcquisitionOperator
 from atlasgs_bids.core.objective import Objective
-from atlasgs_bids.core.observation import LatticeObservation, Observation
+from atlasgs_bids.core.observation import Observation
 from atlasgs_bids.core.operators import LinearOperator
-from atlasgs_bids.core.priors.expectation import Expectation
 from atlasgs_bids.core.priors.graph import GraphLaplacian
 from atlasgs_bids.core.settings import AppearanceSettings, GraphSettings
-from atlasgs_bids.core.uncertainty import _calibration, estimate_uncertainty, graph_uncertainty
+from atlasgs_bids.core.uncertainty import _calibration, graph_uncertainty
 from tests.helpers import dense_matrix, random_gaussians
 
 N = 40
@@ -60,6 +58,19 @@ def test_edge_noise_has_the_covariance_of_the_laplacian() -> None:
     )  # √(40 / 600) = 0.26 from so few draws
 
 
+def test_noise_alone_moves_the_amplitudes_less_than_noise_and_graph() -> None:
+    """H⁻¹ Tᵀ W T H⁻¹ against H⁻¹, in units of the noise."""
+    objective, hessian = _objective(noise_sd=2.0)
+    inverse = torch.linalg.inv(hessian.double())
+    laplacian = torch.stack([objective.prior.forward(row) for row in torch.eye(N)], dim=1).double()
+    misfit = hessian.double() - objective.regularization * laplacian
+    exact = 4.0 * inverse @ misfit @ inverse
+    noise = objective.deviations(600, 0, 1e-4, 500, of_noise_alone=True).double()
+    covariance = noise @ noise.T / noise.shape[1]
+    assert float((covariance - exact).norm() / exact.norm()) < 0.3
+    assert float((4.0 * inverse - exact).norm() / exact.norm()) > 0.5
+
+
 def test_deviations_have_the_covariance_of_the_posterior() -> None:
     objective, hessian = _objective(noise_sd=2.0)
     deviations = objective.deviations(600, 0, 1e-4, 500)
@@ -102,29 +113,6 @@ def test_few_draws_scale_as_many_would(n_probes: int) -> None:
     error = 3 * posterior_sd * torch.randn(20_000, generator=generator).abs()
     factor = _calibration(error, draws.square().mean(0), n_probes, noise_sd=0.01)
     assert factor == pytest.approx(3.0, rel=0.05)
-
-
-def test_an_expectation_passes_its_own_error_on() -> None:
-    """Two stacks: each counts where it is inside its lattice."""
-    objective, _ = _objective()
-    first, second = torch.rand(N) + 0.5, torch.rand(N) + 0.5
-    inside, outside = torch.ones(N), torch.full((N,), 1e-6)
-    image = torch.zeros(1, 1, 1)
-    seen = LatticeObservation(
-        image,
-        image,
-        2,
-        acquisition=AcquisitionOperator.of_cells((1, 1, 1)),
-        splat=_Dense(torch.zeros(1, N), (1, 1, 1)),
-        world_from_lattice=torch.eye(4),
-    )
-    expectations = [
-        Expectation(seen, image, torch.zeros(N), sd, weights)
-        for sd, weights in ((first, inside), (second, outside))
-    ]
-    found = estimate_uncertainty(objective, expectations, AppearanceSettings(), 0)
-    torch.testing.assert_close(found.expected_sd, first, rtol=1e-4, atol=0)
-    assert found.deviations.shape == (N, AppearanceSettings().n_probes)
 
 
 def test_dense_operator_is_what_it_says() -> None:

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.image import imread
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
 
-from atlasgs_bids.report.figures.target import target_figure
+from atlasgs_bids.report.figures.target import TargetImages, target_figure
 
 SHAPE = (30, 40, 24)
 SIZES_MM = (2.0, 1.5, 3.0)
@@ -19,10 +19,8 @@ def head_with_a_spot():
 
 
 def draw(path, image, mask, affine, warnings=(), **changes):
-    arguments = {"anchor": image, "acquired": image * 0.5, "result": image * 0.5, **changes}
-    target_figure(
-        path, **arguments, world_from_voxel=affine, title="sub-01 FLAIR", mask=mask, warnings=warnings
-    )
+    shown = TargetImages(**{"anchor": image, "acquired": image * 0.5, "result": image * 0.5, **changes})
+    target_figure(path, shown, affine, title="sub-01 FLAIR", mask=mask, warnings=warnings)
     return imread(path)
 
 
@@ -122,5 +120,23 @@ def test_flat_images_and_an_empty_mask_still_give_a_figure(tmp_path, value):
 
 def test_the_format_does_not_hang_on_the_name(tmp_path):
     image, mask = head_with_a_spot()
-    target_figure(tmp_path / ".figure.tmp", image, image, image, np.eye(4), "title", mask)
+    shown = TargetImages(image, image, image)
+    target_figure(tmp_path / ".figure.tmp", shown, np.eye(4), "title", mask)
     assert (tmp_path / ".figure.tmp").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_standard_deviation_has_a_column_of_its_own_with_what_is_trusted_outlined(tmp_path):
+    image, mask = head_with_a_spot()
+    affine, sd = np.diag([*SIZES_MM, 1]), np.where(mask, 7.0, 0)
+    without = draw(tmp_path / "without.png", image, mask, affine)
+    plain = draw(tmp_path / "plain.png", image, mask, affine, sd=sd)
+    trusted = mask.copy()
+    trusted[: SHAPE[0] // 2] = False
+    outlined = draw(tmp_path / "outlined.png", image, mask, affine, sd=sd, trusted=trusted)
+    assert plain.shape[1] > 1.25 * without.shape[1]
+    blue = [(x[..., 2] - x[..., 0]) > 0.5 for x in (plain, outlined)]
+    assert not blue[0].any()
+    columns = np.argwhere(blue[1].any(axis=0))
+    assert len(columns) > 10
+    # In the last of the four columns alone.
+    assert columns.min() > 0.7 * outlined.shape[1]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atlasgs_bids.bids.entities import INPUT_SUFFIXES
+from atlasgs_bids.bids.entities import DATATYPES, INPUT_SUFFIXES
 from atlasgs_bids.errors import ConfigurationError
 from atlasgs_bids.runtime.files import save_json, save_text
 
@@ -22,6 +22,12 @@ DESCRIPTIONS = {
         f"{suffix}fov": f"Where the field of view of the acquired {suffix} covers the output grid"
         for kind, suffix in INPUT_SUFFIXES.items()
         if kind != "t1w"
+    },
+    "srstd": "Standard deviation of the error of the restored image",
+    **{
+        f"{suffix}trusted": f"Where the restored {suffix} is expected to err by less than half its contrast"
+        for suffix in INPUT_SUFFIXES.values()
+        if suffix != "T1w" and suffix not in DATATYPES
     },
     "atlasgs": "The Gaussians that were fitted to the anchor",
     "motion": "Where the head was during each slice, relative to its stack",
@@ -55,6 +61,8 @@ space of the same participant's T1w image, from this participant's own scans alo
 - `*_desc-simulated_*.nii.gz`, `*_desc-residual_*.nii.gz`: predicted slices and acquired minus predicted,
   on the acquired grid: what the result does not explain
 - `*_desc-*fov_mask.nii.gz`: where the acquired slices cover the result; outside it the image is 0
+- `*_desc-srstd_*.nii.gz`: standard deviation of the result's error, where held-out slices say that it errs
+- `*_desc-*trusted_mask.nii.gz`: where the error is below half the local contrast; its sidecar says how sure
 - `*_from-*_to-T1w_mode-image_xfm.txt`: rigid registration, ITK text
 - `*_desc-sr_metrics.tsv`: quality measures without a reference; `group_*.tsv` gathers them
 - `*_desc-anchor_T1w.nii.gz`, `*_desc-atlasgs_scaffold.*`: the T1w image that was used and its Gaussians

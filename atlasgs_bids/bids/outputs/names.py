@@ -92,6 +92,8 @@ class TargetOutputs:
     """Acquired minus simulated, native grid."""
     fov_mask: Path
     """Where the target's field of view covers the output grid."""
+    trusted_mask: Path
+    """Where the result may be believed, output grid."""
     xfm: Path
     """ITK text; its point map goes from the anchor to the target."""
     scaffold_npz: Path
@@ -118,6 +120,10 @@ class TargetOutputs:
     @property
     def fov_mask_json(self) -> Path:
         return json_path(self.fov_mask)
+
+    @property
+    def trusted_mask_json(self) -> Path:
+        return json_path(self.trusted_mask)
 
     @property
     def xfm_json(self) -> Path:
@@ -182,6 +188,7 @@ def target_outputs(
         simulated=path(suffix, ".nii.gz", desc="simulated"),
         residual=path(suffix, ".nii.gz", desc="residual"),
         fov_mask=path("mask", ".nii.gz", desc=f"{suffix}fov", **on_grid),
+        trusted_mask=path("mask", ".nii.gz", desc=f"{suffix}trusted", **on_grid),
         xfm=path("xfm", ".txt", **{"from": suffix, "to": "T1w", "mode": "image"}),
         scaffold_npz=path("scaffold", ".npz", modality=suffix, space="T1w", desc="atlasgs"),
         # The suffix is "metrics", so the modality that it describes stands in mod-.

@@ -37,7 +37,7 @@ def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
         data += [own.simulated, own.residual, own.xfm]
         others.append(own.figure_of("calibration"))
     if target.series is None:
-        data += [outputs.srstd, outputs.scaffold_npz]
+        data += [outputs.srstd, outputs.trusted_mask, outputs.scaffold_npz]
     else:
         others += [outputs.figure_of(kind) for kind in (*dict.fromkeys(target.series.kinds), "difference")]
         for image in (outputs.sr, outputs.simulated, outputs.residual):

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _BACKGROUND, _TEXT, _FAINT_TEXT = "#0d0d0f", "#f2f2f2", "#9a9aa2"
 _WARNING_TEXT, _WARNING_LETTERS, _LINE_INCHES = "#ffb347", 130, 0.18
-_COLUMNS = ("T1w (anchor)", "acquired, interpolated", "result")
+_COLUMNS = ("T1w (anchor)", "acquired, interpolated", "result", "standard deviation")
+_TRUSTED = "#35d0ff"
 _COLUMN_WIDTH_INCHES = 3.2
 _DOTS_PER_INCH = 150
 _MARGIN_MM = 6.0
@@ -57,35 +58,52 @@ class _View:
     """Of a voxel."""
 
 
+@dataclass(frozen=True)
+class TargetImages:
+    """What a target's figure shows, all on one grid."""
+
+    anchor: npt.NDArray[Any]
+    acquired: npt.NDArray[Any]
+    """Interpolated."""
+    result: npt.NDArray[Any]
+    sd: npt.NDArray[Any] | None = None
+    """Of the result's error; None: the figure has no column for it."""
+    trusted: npt.NDArray[Any] | None = None
+    """Where the result may be believed; None: nobody knows."""
+
+
 def target_figure(
     path: str | Path,
-    anchor: npt.NDArray[Any],
-    acquired: npt.NDArray[Any],
-    result: npt.NDArray[Any],
+    shown: TargetImages,
     world_from_voxel: npt.ArrayLike,
     title: str,
     mask: npt.NDArray[Any],
     warnings: Sequence[str] = (),
 ) -> None:
-    """PNG with three planes as rows through the centre of the mask, and the three images as columns.
+    """PNG with three planes as rows through the centre of the mask, and the images as columns.
 
     All arrays lie on the grid of ``world_from_voxel`` (RAS, mm), whatever its orientation. Acquired and
-    result share one grey window. An empty mask counts as a mask of everything. Warnings stand
-    below the title.
+    result share one grey window; what is trusted is outlined over the standard deviation. An empty mask
+    counts as a mask of everything. Warnings stand below the title.
     """
     affine = np.asarray(world_from_voxel, dtype=np.float64)
     to_ras = nib.orientations.io_orientation(affine)
-    ras_affine = affine @ nib.orientations.inv_ornt_aff(to_ras, anchor.shape)
+    ras_affine = affine @ nib.orientations.inv_ornt_aff(to_ras, shown.anchor.shape)
     sizes_mm = np.linalg.norm(ras_affine[:3, :3], axis=0)
+    given = [shown.anchor, shown.acquired, shown.result, *([] if shown.sd is None else [shown.sd])]
     images = [
         np.nan_to_num(nib.orientations.apply_orientation(np.asarray(image, dtype=np.float32), to_ras))
-        for image in (anchor, acquired, result)
+        for image in given
     ]
+    trusted = None
+    if shown.sd is not None and shown.trusted is not None:
+        trusted = nib.orientations.apply_orientation(np.asarray(shown.trusted, np.float32), to_ras)
     inside = nib.orientations.apply_orientation(np.asarray(mask) > 0, to_ras)
     if not inside.any():
         inside = np.ones_like(inside)
     view = _View(_point_inside(inside), _box_around(inside, sizes_mm), sizes_mm)
-    windows = [_window([images[0]], inside), *[_window(images[1:], inside)] * 2]
+    windows = [_window([images[0]], inside), *[_window(images[1:3], inside)] * 2]
+    windows += [(0.0, _window([sd], inside)[1]) for sd in images[3:]]
 
     extents_mm = np.array([span.stop - span.start for span in view.box]) * sizes_mm
     heights_mm = [extents_mm[plane.up] for plane in _PLANES]
@@ -93,11 +111,12 @@ def target_figure(
     lines = [line for text in warnings for line in textwrap.wrap(f"Warning: {text}", _WARNING_LETTERS)]
     top_inches = 0.65 + _LINE_INCHES * len(lines)
     size_inches = (
-        3 * _COLUMN_WIDTH_INCHES + 0.5,
+        len(images) * _COLUMN_WIDTH_INCHES + 0.5,
         float(sum(heights_mm)) * inches_per_mm + top_inches + 0.35,
     )
     figure = Figure(figsize=size_inches, facecolor=_BACKGROUND)
-    axes = figure.subplots(3, 3, gridspec_kw={"height_ratios": heights_mm, "wspace": 0.04, "hspace": 0.04})
+    grid = {"height_ratios": heights_mm, "wspace": 0.04, "hspace": 0.04}
+    axes = figure.subplots(3, len(images), gridspec_kw=grid)
     figure.subplots_adjust(
         left=0.4 / size_inches[0],
         right=1 - 0.1 / size_inches[0],
@@ -106,11 +125,14 @@ def target_figure(
     )
     for plane, row in zip(_PLANES, axes, strict=True):
         for image, window, panel in zip(images, windows, row, strict=True):
-            _draw(panel, plane, image, view, window)
+            _draw(panel, plane, image, view, window, "inferno" if panel in row[3:] else "gray")
+        if trusted is not None:
+            _outline(row[-1], plane, trusted, view)
         middle = row[0].get_position().y0 + row[0].get_position().height / 2
         label = figure.text(0.2 / size_inches[0], middle, plane.name, ha="center", va="center")
         label.set(color=_TEXT, fontsize=10, rotation=90)
-    for panel, column in zip(axes[0], _COLUMNS, strict=True):
+    columns = [*_COLUMNS[:3], _COLUMNS[3] + (", trusted outlined" if trusted is not None else "")]
+    for panel, column in zip(axes[0], columns[: len(images)], strict=True):
         panel.set_title(column, color=_TEXT, fontsize=10, pad=5)
     figure.text(0.5, 1 - 0.2 / size_inches[1], title, color=_TEXT, fontsize=12, ha="center", va="center")
     for row_number, line in enumerate(lines):
@@ -121,6 +143,7 @@ def target_figure(
     caption = (
         f"planes through x {point_world[0]:.0f}, y {point_world[1]:.0f}, z {point_world[2]:.0f} mm (RAS); "
         f"radiological: patient's right on the left; acquired and result: grey from {low:.4g} to {high:.4g}"
+        + "".join(f"; standard deviation: black 0, yellow {top:.4g}" for _, top in windows[3:])
     )
     figure.text(0.5, 0.16 / size_inches[1], caption, color=_FAINT_TEXT, fontsize=7, ha="center", va="center")
     figure.savefig(path, format="png", dpi=_DOTS_PER_INCH, facecolor=_BACKGROUND, metadata={"Software": None})
@@ -132,13 +155,11 @@ def _draw(
     image: npt.NDArray[np.float32],
     view: _View,
     window: tuple[float, float],
+    colours: str = "gray",
 ) -> None:
-    index: list[int | slice] = list(view.box)
-    index[plane.axis] = int(view.point[plane.axis])
-    picture = image[tuple(index)].T[:, ::-1]
     panel.imshow(
-        picture,
-        cmap="gray",
+        _picture(plane, image, view),
+        cmap=colours,
         origin="lower",
         vmin=window[0],
         vmax=window[1],
@@ -159,6 +180,19 @@ def _draw(
             ha=alignment,
             va="top",
         )
+
+
+def _picture(plane: _Plane, image: npt.NDArray[Any], view: _View) -> npt.NDArray[Any]:
+    """(rows, columns) of one plane, as it is seen."""
+    index: list[int | slice] = list(view.box)
+    index[plane.axis] = int(view.point[plane.axis])
+    return np.asarray(image[tuple(index)].T[:, ::-1])
+
+
+def _outline(panel: Axes, plane: _Plane, mask: npt.NDArray[Any], view: _View) -> None:
+    picture = _picture(plane, mask, view)
+    if 0 < picture.mean() < 1:
+        panel.contour(picture, levels=[0.5], colors=[_TRUSTED], linewidths=0.6)
 
 
 def _point_inside(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

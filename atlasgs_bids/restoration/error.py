@@ -1,0 +1,135 @@
+"""How far a restored image may be off in each voxel, and where it may be believed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from torch import Tensor
+
+from atlasgs_bids.core.rigid import UncertainPosition
+from atlasgs_bids.core.uncertainty import Uncertainty
+from atlasgs_bids.imaging.volume import Grid
+
+_SMOOTHING_VOX = 1.0
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrustedVoxels:
+    """Where the error is below half the local contrast, at a risk that held-out slices bear out."""
+
+    mask: npt.NDArray[np.bool_]
+    risk: float
+    """Wrong ones among the believed voxels of the held-out slices."""
+    risk_everywhere: float
+    """Wrong ones among all voxels of those slices."""
+    n_slices: int
+
+
+@dataclass(frozen=True)
+class ImageError:
+    """Of one image, on its grid."""
+
+    sd: FloatArray
+    """Standard deviation of the error."""
+    noise_sd: FloatArray | None
+    """The part that the noise of the slices makes; None: not told from the rest."""
+    trust: TrustedVoxels | None
+    """None: the slices are too few to tell."""
+
+
+@dataclass(frozen=True)
+class UncertainProfile:
+    """The slice profile of one stack, as it was found."""
+
+    normal: npt.NDArray[np.float64]
+    """(3,) unit vector along the slice axis, in the anchor's world."""
+    sd_mm: float
+    error_mm: float
+    """Standard error of ``sd_mm``."""
+
+
+def error_of(
+    uncertainty: Uncertainty,
+    drawn: Callable[[Tensor], FloatArray],
+    image: FloatArray,
+    grid: Grid,
+    inside: npt.NDArray[np.bool_],
+    positions: Sequence[UncertainPosition],
+    profiles: Sequence[UncertainProfile],
+) -> ImageError:
+    """What amplitudes, position and slice profile leave open; ``drawn``: the image of amplitudes."""
+    noise = _noise_variance(uncertainty, drawn, inside)
+    variance = noise.copy()
+    if uncertainty.expected_sd is not None:
+        variance += drawn(uncertainty.expected_sd) ** 2
+    variance[inside] += position_variance(image, grid, inside, positions)
+    variance[inside] += profile_variance(image, grid, inside, profiles)
+    sd, trust = np.sqrt(variance), None
+    if (own := uncertainty.trust) is not None:
+        mask = inside & (sd <= own.bound * drawn(own.half_contrast))
+        trust = TrustedVoxels(mask, own.risk, own.risk_everywhere, own.n_slices)
+    return ImageError(sd, None if uncertainty.expected_sd is None else np.sqrt(noise), trust)
+
+
+def _noise_variance(
+    uncertainty: Uncertainty, drawn: Callable[[Tensor], FloatArray], inside: npt.NDArray[np.bool_]
+) -> FloatArray:
+    """The draws' mean square, smoothed: a few tell the variance of a voxel to a third only."""
+    draws = uncertainty.deviations.unbind(1)
+    variance = np.zeros(inside.shape, np.float32)
+    for draw in draws:
+        variance += drawn(draw) ** 2 / len(draws)
+    share = ndimage.gaussian_filter(inside.astype(np.float32), _SMOOTHING_VOX)
+    variance = ndimage.gaussian_filter(variance, _SMOOTHING_VOX) / np.maximum(share, np.float32(1e-6))
+    return np.where(inside, variance, np.float32(0))
+
+
+def position_variance(
+    image: FloatArray,
+    grid: Grid,
+    inside: npt.NDArray[np.bool_],
+    positions: Sequence[UncertainPosition],
+) -> FloatArray:
+    """(n inside,) variance of the image because of where its stacks may lie: ∇f Cov(u) ∇fᵀ, u their motion.
+
+    The mean over the stacks, as if their errors were one.
+    """
+    variance = np.zeros(int(inside.sum()), np.float32)
+    if not positions:
+        return variance
+    slope_vox = np.stack([slope[inside] for slope in list(np.gradient(image))], axis=1)
+    slope_mm = slope_vox @ np.linalg.inv(grid.world_from_voxel[:3, :3])
+    points_mm = np.argwhere(inside) @ grid.world_from_voxel[:3, :3].T + grid.world_from_voxel[:3, 3]
+    for own in positions:
+        turning = np.cross(points_mm - own.frame.centre_mm.numpy(), slope_mm) / own.frame.radius_mm
+        by_parameter = np.concatenate([slope_mm, turning], axis=1)
+        variance += ((by_parameter @ own.covariance) * by_parameter).sum(axis=1) / len(positions)
+    return variance
+
+
+def profile_variance(
+    image: FloatArray, grid: Grid, inside: npt.NDArray[np.bool_], profiles: Sequence[UncertainProfile]
+) -> FloatArray:
+    """(n inside,) variance of the image because of how wide its slice profiles may be; mean over the stacks.
+
+    A profile that is taken for narrower by δ in its variance leaves the image blurred by as much:
+    f − f* = ½ δ ∂²f/∂n².
+    """
+    variance = np.zeros(int(inside.sum()), np.float32)
+    for own in profiles:
+        # Voxels for a step of 1 mm along the slice axis.
+        step_vox = np.linalg.inv(grid.world_from_voxel[:3, :3]) @ own.normal
+        bend = _along(_along(image, step_vox), step_vox)[inside]
+        variance += (own.sd_mm * own.error_mm * bend) ** 2 / len(profiles)
+    return variance
+
+
+def _along(image: FloatArray, step_vox: npt.NDArray[np.float64]) -> FloatArray:
+    """Slope for a step."""
+    slope = np.zeros_like(image)
+    for part, step in zip(np.gradient(image), step_vox, strict=True):
+        slope += np.float32(step) * part
+    return slope
