@@ -235,7 +235,7 @@ def write(
 
 
 def document(measured: Path) -> None:
-    """The measured cells into docs/measured, their tables between the marks of their name in docs/study.md."""
+    """The cells into docs/measured, their tables between the marks of that name in docs/study.md."""
     docs = Path(__file__).parents[1] / "docs"
     content = json.loads(measured.read_text(encoding="utf-8"))
     stored = docs / "measured" / measured.name
