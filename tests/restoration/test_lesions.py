@@ -101,7 +101,7 @@ def _missed(image: np.ndarray, without: np.ndarray) -> dict[str, list[str]]:
     return missed(implanted(), image, without, _scores("cubic"))
 
 
-BARS = ("error", "own_error", "volume_bias", "drawn", "kept")
+BARS = ("error", "own_error", "volume_bias", "drawn", "kept", "leak")
 KNOWN = {
     (
         "graph",
