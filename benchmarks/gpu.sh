@@ -15,6 +15,8 @@ for run in cold warm; do
     cat "$out/resources-$run.tsv"
 done
 
+"$python" benchmarks/lesions.py --scans "$scans" --prior learned --out "$out/lesions"
+
 with_gsplat=()
 if MAX_JOBS=${MAX_JOBS:-16} "$python" -c 'from gsplat.cuda._backend import _C; assert _C is not None'; then
     with_gsplat=(--gsplat)

@@ -2,6 +2,7 @@
 
     python benchmarks/lesions.py --scans DIR --out OUT                     # graph, on a CPU
     python benchmarks/lesions.py --scans DIR --prior learned --out OUT     # learned, on a GPU
+    python benchmarks/lesions.py --document JSON     # its tables into docs/measured and docs/study.md
 
 DIR (or DIR/stroke) holds T1.nii.gz, T2.nii.gz and FLAIR.nii.gz: brain-extracted, isotropic, on one grid. Some
 70 lesions (study/simulation/lesions.py) are put into one head, in T1w, target or both; slices are simulated,
@@ -35,7 +36,14 @@ from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.restore import Result, fit_scaffold, resolved, restore
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.study.methods.spline import splined
-from atlasgs_bids.study.results.lesion_cells import LesionCell, cells_of, lesion_table, missed_bars
+from atlasgs_bids.study.results.lesion_cells import (
+    DOCUMENTED,
+    LesionCell,
+    cells_from,
+    cells_of,
+    lesion_table,
+    missed_bars,
+)
 from atlasgs_bids.study.results.lesion_scores import LesionScore, NullSpace, score_lesions
 from atlasgs_bids.study.simulation.degrade import Degradation, with_rician_noise
 from atlasgs_bids.study.simulation.lesions import (
@@ -72,6 +80,9 @@ class Seen:
 
 def main() -> int:
     options = parse_options()
+    if options.document is not None:
+        document(options.document)
+        return 0
     scans = options.scans / "stroke" if (options.scans / "stroke").is_dir() else options.scans
     if not (scans / "T1.nii.gz").exists():
         print(f"skipped: {scans} has no T1.nii.gz; give the scan's folder with --scans")
@@ -105,7 +116,9 @@ def main() -> int:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Lesions in a real head, scored in the null space.")
-    parser.add_argument("--scans", type=Path, required=True, help="folder with {T1,T2,FLAIR}.nii.gz")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--scans", type=Path, help="folder with {T1,T2,FLAIR}.nii.gz")
+    what.add_argument("--document", type=Path, metavar="JSON", help="what was measured, into the documents")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
     parser.add_argument("--target", choices=FILES, default="FLAIR")
     parser.add_argument("--factor", type=int, default=5)
@@ -208,7 +221,7 @@ def write(
     }
     options.out.mkdir(parents=True, exist_ok=True)
     stem = f"lesions-{options.target}-x{options.factor}-{options.prior}"
-    table = lesion_table(cells, list(scores))
+    table = lesion_table(cells)
     (options.out / f"{stem}.md").write_text(table, encoding="utf-8")
     path = options.out / f"{stem}.json"
     path.write_text(json.dumps(plain(content), indent=1) + "\n", encoding="utf-8")
@@ -219,6 +232,25 @@ def write(
         for bar, said in bars.items():
             print(f"{name} misses {bar}:", *said, sep="\n  ")
     print(path)
+
+
+def document(measured: Path) -> None:
+    """The cells into docs/measured, their tables between the marks of that name in docs/study.md."""
+    docs = Path(__file__).parents[1] / "docs"
+    content = json.loads(measured.read_text(encoding="utf-8"))
+    stored = docs / "measured" / measured.name
+    stored.parent.mkdir(exist_ok=True)
+    stored.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    page = docs / "study.md"
+    text = page.read_text(encoding="utf-8")
+    begin, end = (f"<!-- {measured.stem}: {word} -->" for word in ("begin", "end"))
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        sys.exit(f"{page} has no {begin} and {end}, expected both where the tables go")
+    table = lesion_table(cells_from(content["cells"]), DOCUMENTED)
+    page.write_text(f"{before}{begin}\n\n{table}\n{end}{after}", encoding="utf-8")
+    print(f"{stored}\n{page}")
 
 
 def of(cells: Sequence[LesionCell], method: str) -> list[LesionCell]:

@@ -1,8 +1,8 @@
-"""What becomes of lesions, on phantoms at ×5 with 1 % noise, through ``restore_stacks``: the door of all that ships.
+"""What becomes of lesions, on phantoms at ×5 with 1 % noise, through the door of all that ships.
 
-Scored in the null space (study/results/lesion_scores.py): what the slices fix anyway no image gets wrong. Each
-bar is failed by an image that is wrong in its way: made from the truth in tests/study/test_lesion_scores.py,
-from the result here. Positions and profile are told; benchmarks/lesions.py has them found.
+Scored in the null space (study/results/lesion_scores.py): what the slices fix anyway no image gets wrong.
+Each bar is failed by an image that is wrong in its way: made from the result here, from the truth in
+tests/study/test_lesion_scores.py. Positions and profile are told; benchmarks/lesions.py has them found.
 """
 
 import dataclasses
@@ -101,15 +101,59 @@ def _missed(image: np.ndarray, without: np.ndarray) -> dict[str, list[str]]:
     return missed(implanted(), image, without, _scores("cubic"))
 
 
+BARS = ("error", "own_error", "volume_bias", "drawn", "kept", "leak")
+KNOWN = {
+    (
+        "graph",
+        "error",
+    ): "target of 4 mm: 0.93, cubic 0.88; target of 8 mm: 0.75, 0.74; dark of 12 mm: 0.74, 0.70",
+    (
+        "graph",
+        "own_error",
+    ): "target of 4 mm: 0.93, cubic 0.91; target of 6 mm: 0.88, 0.83; target of 8 mm: 0.73, "
+    "0.72; rim of 8 mm: 0.59, 0.47; dark of 8 mm: 0.80, 0.74; dark of 12 mm: 0.73, 0.72; microbleed of 4 mm: "
+    "0.93, 0.92",
+    ("learned", "error"): "rim of 8 mm: 0.77, cubic 0.60",
+    ("learned", "own_error"): "rim of 8 mm: 0.72, cubic 0.47; microbleed of 4 mm: 0.93, 0.92",
+    (
+        "learned",
+        "drawn",
+    ): "decoy: 0.49 on average, expected 0.2; decoy of 4, 6 and 12 mm: more than 0.4; by a "
+    "network of 16 channels and 360 steps",
+    ("learned", "kept"): "decoy: 0.24, expected 0.2",
+}
+"""Where the program misses a bar, and by how much (decision 26)."""
+
+
+def _known(said: str, prior: str, bar: str) -> bool:
+    """Whether it is about a cell that is known to miss the bar; a decoy is, of any size."""
+    cell = "decoy" if said.startswith("decoy") else said.partition(":")[0]
+    return cell in KNOWN.get((prior, bar), "")
+
+
 @pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("bar", ["error", "own_error", "volume_bias", "drawn", "kept"])
+@pytest.mark.parametrize("bar", BARS)
 def test_what_ships_meets_the_bar(bar: str, prior: str) -> None:
-    assert _missed(_image(True, prior), _image(False, prior)).get(bar, []) == []
+    found = _missed(_image(True, prior), _image(False, prior)).get(bar, [])
+    assert [said for said in found if not _known(said, prior, bar)] == []
 
 
-def _erased(prior: str) -> np.ndarray:
+@pytest.mark.parametrize(
+    ("prior", "bar"),
+    [
+        pytest.param(*own, marks=pytest.mark.xfail(raises=AssertionError, reason=said, strict=True))
+        for own, said in KNOWN.items()
+    ],
+)
+def test_what_is_known_to_miss_the_bar_meets_it(prior: str, bar: str) -> None:
+    found = _missed(_image(True, prior), _image(False, prior)).get(bar, [])
+    assert [said for said in found if _known(said, prior, bar)] == []
+
+
+def _with_all_lesions(prior: str, times: float) -> np.ndarray:
+    """The result, with so much of each lesion's null space in it."""
     kept = {score.lesion: score.kept for score in _scores(prior)}
-    return _wrong(prior, lambda own: 0.0 if own.kind in SHOWN_NOWHERE else -kept[own])
+    return _wrong(prior, lambda own: 0.0 if own.kind in SHOWN_NOWHERE else times - kept[own])
 
 
 def _wrong(prior: str, share: Callable[[Lesion], float]) -> np.ndarray:
@@ -125,12 +169,11 @@ def _with_fakes(prior: str) -> np.ndarray:
     return image
 
 
+LARGE = {"target", "opposite", "rim", "dark", "periventricular"}
+"""Kinds of which some are larger than a slice: of smaller ones cubic interpolation has nothing either."""
 WRONG = {
-    "erased": (_erased, {"target", "opposite", "dark", "periventricular"}),
-    "doubled": (
-        lambda prior: _wrong(prior, lambda own: float(own.kind not in SHOWN_NOWHERE)),
-        {"target", "opposite", "rim", "cavity", "dark", "periventricular"},
-    ),
+    "erased": (lambda prior: _with_all_lesions(prior, 0.0), LARGE),
+    "doubled": (lambda prior: _with_all_lesions(prior, 2.0), {*LARGE, "cavity", "microbleed"}),
     "drawn in": (lambda prior: _wrong(prior, lambda own: float(own.kind == "decoy")), {"decoy"}),
     "with fakes": (_with_fakes, {"control"}),
 }

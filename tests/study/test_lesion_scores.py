@@ -132,7 +132,7 @@ def test_an_image_that_is_wrong_between_the_slices_fails(name: str, head, cubic)
     assert kinds == {"decoy"} if "decoys" in name else {"control"} if "fakes" in name else len(kinds) > 4
 
 
-def test_a_fake_that_is_always_drawn_is_seen_in_the_leak(head) -> None:
+def test_a_fake_that_is_always_drawn_is_seen_in_the_leak(head, cubic) -> None:
     """Also where the head without lesions has it: no difference of two images shows that."""
     always = [
         with_null_parts(head, image, WRONG["decoys drawn in"]) for image in (head.target, head.healthy.target)
@@ -140,11 +140,12 @@ def test_a_fake_that_is_always_drawn_is_seen_in_the_leak(head) -> None:
     decoys = [own for own in scored(head, *always) if own.lesion.kind == "decoy"]
     assert [own.leak for own in decoys] == pytest.approx([1.0] * len(decoys), abs=0.1)
     assert [own.kept for own in decoys] == pytest.approx([0.0] * len(decoys), abs=0.1)
+    assert list(missed(head, *always, cubic)) == ["leak"]
 
 
 def test_a_table_has_every_kind_and_size(head, cubic) -> None:
     cells = cells_of({"cubic": cubic})
     assert sum(cell.n for cell in cells) == len(head.lesions)
-    text = lesion_table(cells, ["cubic"])
+    text = lesion_table(cells)
     for kind in KINDS:
         assert f"| {kind} |" in text

@@ -244,8 +244,8 @@ def place_lesions(
             if len(candidates) < _FEW:
                 candidates = np.argwhere(share[radius] > _LEAST_WHITE)
         candidates = candidates[rng.permutation(len(candidates))[:_TRIED]]
-        centres = candidates + rng.uniform(-0.5, 0.5, candidates.shape)
-        centres = _at_phase(centres, axis, factor, wish.phase)
+        between = candidates + rng.uniform(-0.5, 0.5, candidates.shape)
+        centres = _at_phase(between, axis, factor, wish.phase)
         centres = centres[_fits(centres, radius, placed, white.shape, axis, factor)]
         if len(centres):
             i, j, k = (float(c) for c in rng.choice(centres))

@@ -62,12 +62,8 @@ class Phantom:
     anchor: Image
     truth: Image
     """Of the target."""
-    healthy: Image
-    """The target without its lesion."""
     plain_anchor: Image
     """The anchor without its decoy."""
-    lesion: Structure | None
-    """In the target alone."""
     decoy: Structure | None
     """In the anchor alone."""
     decoy_contrast: float
@@ -80,7 +76,6 @@ def make_phantom(
     shape: tuple[int, int, int],
     *,
     shared_texture: float = 0.5,
-    lesion: Structure | None = None,
     decoy: Structure | None = None,
     plain: Sequence[Structure] = (),
     pools: Sequence[Structure] = (),
@@ -88,8 +83,8 @@ def make_phantom(
     """Texture is ``shared_texture`` the same in both; the rest of it, and the noise, each has for itself.
 
     The decoy looks like CSF in the anchor, and lies in white matter, where nothing else is to be seen: what
-    the target shows there is the decoy's doing. The lesion looks like nothing that the anchor knows.
-    ``plain`` balls are white matter, ``pools`` CSF.
+    the target shows there is the decoy's doing. ``plain`` balls are white matter, ``pools`` CSF. Lesions are
+    implanted (lesions.py).
     """
     rng = np.random.default_rng(seed)
     field = ndimage.gaussian_filter(rng.standard_normal(shape), _FOLD_VOX, mode="wrap")
@@ -110,17 +105,13 @@ def make_phantom(
         noise = _NOISE * max(intensities) * rng.standard_normal(shape)
         return np.asarray(clean * texture + noise, dtype=np.float32)
 
-    plain_anchor, healthy = image(ANCHOR), image(TARGETS[contrast])
-    truth = healthy
-    if lesion is not None:
-        fraction = lesion.fraction(shape)
-        truth = healthy + fraction * (np.float32(LESION[contrast]) * (1 + _texture(rng, shape)) - healthy)
+    plain_anchor, truth = image(ANCHOR), image(TARGETS[contrast])
     anchor, contrast_of_decoy = plain_anchor, 0.0
     if decoy is not None:
         anchor = plain_anchor + decoy.fraction(shape) * (np.float32(ANCHOR[0]) - plain_anchor)
         inside = decoy.fraction(shape) > 0.5
-        contrast_of_decoy = float(TARGETS[contrast][0] - healthy[inside].mean())
-    return Phantom(anchor, truth.astype(np.float32), healthy, plain_anchor, lesion, decoy, contrast_of_decoy)
+        contrast_of_decoy = float(TARGETS[contrast][0] - truth[inside].mean())
+    return Phantom(anchor, truth, plain_anchor, decoy, contrast_of_decoy)
 
 
 def seen_beyond(image: Image) -> Volume:
@@ -137,26 +128,6 @@ def seen_beyond(image: Image) -> Volume:
 def own_part(image: Image) -> Image:
     """What ``seen_beyond`` was given, of an image on its grid."""
     return image[:, :, BEYOND_VOX:-BEYOND_VOX]
-
-
-def kept_contrast(phantom: Phantom, image: Image) -> float:
-    """Contrast of the lesion's core to its surroundings, over that of the truth."""
-    assert phantom.lesion is not None
-    core = phantom.lesion.shell(image.shape, 0.0, 0.7 * phantom.lesion.radius)
-    around = _surroundings(phantom.lesion, image)
-    seen, true = (float(x[core].mean() - x[around].mean()) for x in (image, phantom.truth))
-    return seen / true
-
-
-def kept_volume(phantom: Phantom, image: Image) -> float:
-    """Voxels above half the lesion's true contrast, over those of the truth, in and around it."""
-    lesion = phantom.lesion
-    assert lesion is not None
-    core = lesion.shell(image.shape, 0.0, 0.7 * lesion.radius)
-    around = _surroundings(lesion, image)
-    half = 0.5 * float(phantom.truth[core].mean() + phantom.truth[around].mean())
-    near = lesion.shell(image.shape, 0.0, lesion.radius + 3.0)
-    return float((image[near] > half).sum() / (phantom.truth[near] > half).sum())
 
 
 def leaked_contrast(phantom: Phantom, image: Image) -> float:
