@@ -1,4 +1,7 @@
-"""Where the head was in each slice of a stack: intensities for the way, evidence for the rest."""
+"""Where the head was in each slice of a stack, by intensities or by evidence.
+
+The app asks intensities: evidence is not yet shown to be better everywhere (decision 27).
+"""
 
 import logging
 from collections.abc import Mapping
@@ -43,8 +46,7 @@ def slice_positions(
     """Of every slice, relative to where its stack lies."""
     matcher = matcher_of(placed, guides.anchor, config)
     shots = shots_of(placed.acquired.data.shape[placed.source.geometry.axis], placed.source.sidecar)
-    matched = matched_positions(matcher, shots, guides.anchor, config, progress)
-    return positions_by_evidence(placed, matcher, shots, matched, guides, config)
+    return matched_positions(matcher, shots, guides.anchor, config, progress)
 
 
 def matched_positions(
@@ -56,8 +58,10 @@ def matched_positions(
         np.asarray(np.linalg.inv(matcher.target_from_anchor), np.float64), config.core.seed,
     )  # fmt: skip
     if contrast.explained < _MIN_EXPLAINED:
-        explained = progress.led(f"the T1w explains {100 * contrast.explained:.0f} %")
-        logger.info("%s of the target's variance: slices are looked for near rest only", explained)
+        logger.warning(
+            "%s of the target's variance, expected at least %.0f %%: its slices are taken to lie still",
+            progress.led(f"the T1w explains {100 * contrast.explained:.0f} %"), 100 * _MIN_EXPLAINED,
+        )  # fmt: skip
         return {k: AT_REST for shot in shots for k in shot.slices}
     reference = Volume(contrast.apply(anchor.volume.data), anchor.volume.world_from_voxel)
     return matcher.positions(shots, reference)
