@@ -51,6 +51,8 @@ def restore_series(
     with clock.measure("registration"), progress.stage("registration") as advance:
         placed = _placed(run, kinds, reference, scaffold, progress)
         advance(1)
+    with clock.measure("calibration"):
+        (placed,) = calibrated([placed], scaffold.guides, settings, progress.under("reference"))
     with clock.measure("appearance"):
         fit = fit_series(placed, series, kinds, scaffold, settings, progress)
     with clock.measure("render"):

@@ -72,6 +72,20 @@ class Identity(LinearOperator):
         return y.clone()
 
 
+class Chosen(LinearOperator):
+    """Some elements of a vector: (n,) -> (k,)."""
+
+    def __init__(self, members: Int[Tensor, " k"], n: int) -> None:
+        self._members = members
+        self.shape_in, self.shape_out = (n,), (len(members),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[self._members]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.new_zeros((*self.shape_in, *y.shape[1:])).index_add_(0, self._members, y)
+
+
 class SliceRows(LinearOperator):
     """The slices of a stack as rows: (x, y, z) -> (n_slices, n_pixels, 1), padded with zeros at the end.
 

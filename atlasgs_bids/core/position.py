@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from atlasgs_bids.core.descent import Point, descended, positive_inverse
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.objective import Objective
 from atlasgs_bids.core.observation import LatticeObservation
@@ -23,19 +24,12 @@ from atlasgs_bids.core.rigid import Parameters, RigidFrame, left_jacobian
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.core.splat.render import splat
 
-_SOLVE_TOLERANCE, _SOLVE_STEPS = 1e-3, 60
-_FIRST_STEP_MM = 0.3
-_ENOUGH_MM = 0.01
-"""A step shorter than this ends the search."""
-_MOST_STEPS, _MOST_STALLS = 30, 2
-_LONGEST_STEP_MM = 1.0
+_SOLVE_TOLERANCE, _SOLVE_STEPS = 1e-4, 100
+"""At 1e-3 the amplitudes of a position nearby pass for those of this one: its gradient is theirs."""
 _TINY = 1e-300
-_VALUE_ERROR = 1e-4
-"""Relative, of J at the solves' tolerance."""
 _BESIDE_MM = 0.5
 """To both sides along each parameter, where J is asked for beside its least value."""
 _LONGEST_NEWTON_MM = 0.1
-_LEAST_CURVATURE = 0.05
 _BLOCK_MM = 16.0
 """Side of the blocks whose residuals are taken to be independent; within one, model errors are alike."""
 
@@ -123,7 +117,9 @@ class PositionEvidence:
             error = term.slices_from_amplitudes.forward(amplitudes) - term.slices
             value += float((term.weights * error.square()).sum(dtype=torch.float64))
             by_cell = term.acquisition.adjoint(2 * term.weights * error)
-            scores.append(self._by_gaussian(term, by_cell, amplitudes, x))
+            scores.append(
+                motion_scores(term, self._gaussians, by_cell, amplitudes, self.frame, x, self._chunk_elements)
+            )
         self._last = np.array(parameters), value, scores
         return value, scores
 
@@ -134,29 +130,36 @@ class PositionEvidence:
         )
         return replace(term, splat=own, world_from_lattice=world_from_lattice)
 
-    def _by_gaussian(
-        self, term: LatticeObservation, by_cell: Tensor, amplitudes: Tensor, x: Parameters
-    ) -> Float[Tensor, "n 6"]:
-        """∂J/∂x split by Gaussian: a lattice that moves one way is Gaussians that move the other."""
-        gaussians = self._gaussians
-        means = gaussians.means_mm.detach().requires_grad_()
-        quaternions = gaussians.quaternions.detach().requires_grad_()
-        voxel_from_world = torch.linalg.inv(term.world_from_lattice.double()).to(means)
-        with torch.enable_grad():
-            image = splat(
-                means, gaussians.scales_mm, quaternions, amplitudes, voxel_from_world, term.lattice_shape,
-                self._chunk_elements,
-            )  # fmt: skip
-            force, by_quaternion = torch.autograd.grad(image, (means, quaternions), by_cell)
-        shift = torch.from_numpy(x[:3]).to(means.device)
-        arm = means.detach().double() - (self.frame.centre_mm.to(means.device) + shift)
-        force = force.double()
-        torque = torch.linalg.cross(arm, force) + _turning(
-            by_quaternion.double(), quaternions.detach().double()
-        )
-        # From a small turn after the motion to a change of its rotation vector.
-        jacobian = left_jacobian(x[3:] / self.frame.radius_mm).to(means.device) / self.frame.radius_mm
-        return -torch.cat([force, torque @ jacobian], dim=1)
+
+def motion_scores(
+    term: LatticeObservation,
+    gaussians: Gaussians,
+    by_cell: Float[Tensor, "x y z"],
+    amplitudes: Float[Tensor, " n"],
+    frame: RigidFrame,
+    x: Parameters,
+    chunk_elements: int,
+) -> Float[Tensor, "n 6"]:
+    """∂/∂x of Σ ``by_cell`` · S(x) a split by Gaussian: a lattice that moves is Gaussians that move back.
+
+    ``term`` lies where x has moved it.
+    """
+    means = gaussians.means_mm.detach().requires_grad_()
+    quaternions = gaussians.quaternions.detach().requires_grad_()
+    voxel_from_world = torch.linalg.inv(term.world_from_lattice.double()).to(means)
+    with torch.enable_grad():
+        image = splat(
+            means, gaussians.scales_mm, quaternions, amplitudes, voxel_from_world, term.lattice_shape,
+            chunk_elements,
+        )  # fmt: skip
+        force, by_quaternion = torch.autograd.grad(image, (means, quaternions), by_cell)
+    shift = torch.from_numpy(x[:3]).to(means.device)
+    arm = means.detach().double() - (frame.centre_mm.to(means.device) + shift)
+    force = force.double()
+    torque = torch.linalg.cross(arm, force) + _turning(by_quaternion.double(), quaternions.detach().double())
+    # From a small turn after the motion to a change of its rotation vector.
+    jacobian = left_jacobian(x[3:] / frame.radius_mm).to(means.device) / frame.radius_mm
+    return -torch.cat([force, torque @ jacobian], dim=1)
 
 
 def find_positions(
@@ -169,19 +172,23 @@ def find_positions(
     from the gradients half a millimetre to both sides. The covariance is H⁻¹ C H⁻¹ with C from the gradients
     of blocks that are taken to be independent: the model's errors are no white noise.
     """
-    reached, rises = _descended(evidence, curvature), None
+    start = np.zeros(6 * evidence.n_stacks)
+    inverse, rises = None, None
+    if curvature is not None:
+        inverse = positive_inverse(curvature) / max(evidence.value_and_gradient(start)[0], _TINY)
+    reached = descended(evidence.value_and_gradient, start, inverse)
     x, value, gradient = reached.x, reached.value, reached.gradient
     if curvature is None:
         rises, curvature = _surroundings(evidence, reached)
-        newton = -_positive_inverse(curvature) @ gradient / value
+        newton = -positive_inverse(curvature) @ gradient / value
         if np.abs(newton).max() < _LONGEST_NEWTON_MM:
             x = x + newton
-    inverse = _positive_inverse(curvature) / value
+    inverse = positive_inverse(curvature) / value
     blocks = evidence.block_gradients(x)
     return FoundPositions(x, curvature, inverse @ (blocks.T @ blocks) @ inverse, rises)
 
 
-def _surroundings(evidence: PositionEvidence, least: "_Point") -> tuple[Rises, Parameters]:
+def _surroundings(evidence: PositionEvidence, least: Point) -> tuple[Rises, Parameters]:
     """J to both sides of a point along each parameter, and its curvature over its value."""
     n, scale = len(least.x), max(least.value, _TINY)
     rises, slopes, gradients = np.zeros((3, n)), np.zeros((3, n)), np.zeros((2, n, n))
@@ -194,65 +201,6 @@ def _surroundings(evidence: PositionEvidence, least: "_Point") -> tuple[Rises, P
     curvature = (gradients[1] - gradients[0]) / (2 * _BESIDE_MM * scale)
     offsets_mm = np.array([-_BESIDE_MM, 0.0, _BESIDE_MM])
     return Rises(offsets_mm, rises, slopes), 0.5 * (curvature + curvature.T)
-
-
-@dataclass(frozen=True)
-class _Point:
-    x: Parameters
-    value: float
-    gradient: Parameters
-
-
-def _descended(evidence: PositionEvidence, curvature: Parameters | None) -> _Point:
-    """Quasi-Newton steps (BFGS), short ones, halved where J rises by more than the solves' error.
-
-    No line search: J is known to a few parts in 10⁵ only, by which a search near the minimum is misled, while
-    its gradient is not.
-    """
-    x = np.zeros(6 * evidence.n_stacks)
-    here = _Point(x, *evidence.value_and_gradient(x))
-    inverse = None if curvature is None else _positive_inverse(curvature) / max(here.value, _TINY)
-    n_stalls = 0
-    for _ in range(_MOST_STEPS):
-        if inverse is None:
-            step = -_FIRST_STEP_MM * here.gradient / max(float(np.abs(here.gradient).max()), _TINY)
-        else:
-            step = -inverse @ here.gradient
-        step *= min(1.0, _LONGEST_STEP_MM / max(float(np.abs(step).max()), _TINY))
-        arrived = bool(np.abs(step).max() < _ENOUGH_MM)
-        there = _Point(here.x + step, *evidence.value_and_gradient(here.x + step))
-        while there.value > here.value * (1 + _VALUE_ERROR) and np.abs(step).max() > _ENOUGH_MM:
-            step = step / 2
-            there = _Point(here.x + step, *evidence.value_and_gradient(here.x + step))
-        inverse = _updated(inverse, step, there.gradient - here.gradient)
-        here = there
-        # A step that had to be shortened to nothing has shown the curvature: the next is better, or none is.
-        n_stalls += int(np.abs(step).max() < _ENOUGH_MM)
-        if arrived or n_stalls == _MOST_STALLS:
-            break
-    return here
-
-
-def _updated(inverse: Parameters | None, step: Parameters, change: Parameters) -> Parameters | None:
-    """The inverse curvature with what a step showed of it (Broyden, Fletcher, Goldfarb, Shanno 1970)."""
-    seen = float(step @ change)
-    if seen <= 1e-6 * float(np.linalg.norm(step) * np.linalg.norm(change)):
-        return inverse
-    if inverse is None:
-        inverse = np.eye(len(step)) * seen / float(change @ change)  # the first step shows the scale
-    left = np.eye(len(step)) - np.outer(step, change) / seen
-    return np.asarray(left @ inverse @ left.T + np.outer(step, step) / seen)
-
-
-def _positive_inverse(symmetric: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The inverse, with no direction less curved than ``_LEAST_CURVATURE`` of the most curved one.
-
-    Differences of gradients are known to a few percent of it: less would be their error (of 4 mm, measured,
-    where the position was known to 0.1).
-    """
-    values, vectors = np.linalg.eigh(symmetric)
-    floor = _LEAST_CURVATURE * max(float(np.abs(values).max()), _TINY)
-    return np.asarray((vectors / np.maximum(values, floor)) @ vectors.T)
 
 
 def _turning(by_quaternion: Float[Tensor, "n 4"], quaternions: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:

@@ -1,6 +1,5 @@
 """Movement between slices: where the head was during each shot, then the amplitudes that all slices show."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,22 +11,15 @@ from atlasgs_bids.core.observation import LatticeObservation, join
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.uncertainty import graph_uncertainty
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.contrast import fit_contrast
-from atlasgs_bids.imaging.grid import resample_mask
-from atlasgs_bids.imaging.slice_motion import AT_REST, SliceMatcher, SlicePosition, shots_of
-from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.imaging.slice_motion import AT_REST
 from atlasgs_bids.restoration.fit import log_fit
-from atlasgs_bids.restoration.observation import measured, observe
+from atlasgs_bids.restoration.observation import measured, observe_placed
 from atlasgs_bids.restoration.result import StackResult, TargetFit
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.slice_positions import Positions, matcher_of, slice_positions
 from atlasgs_bids.restoration.stack import PlacedStack
 from atlasgs_bids.runtime.progress import Progress
-
-_MIN_EXPLAINED = 0.1
-logger = logging.getLogger(__name__)
-
-Positions = Mapping[int, SlicePosition]
 
 
 def fit_moving_stacks(
@@ -48,7 +40,7 @@ def fit_moving_stacks(
         observations = measured(placed, observations, scaffold.prior, settings)
     with progress.stage("movement", len(placed)) as advance:
         for stack, whole in zip(placed, observations, strict=True):
-            positions = _positions(stack, scaffold, config, progress)
+            positions = slice_positions(stack, scaffold.guides, config, progress)
             parts = _observed(stack, whole, positions, scaffold, config)
             moving.append(_MovingStack(stack, whole, positions, parts))
             advance(1)
@@ -76,42 +68,6 @@ class _MovingStack:
     """Slice -> a stack of this slice alone, for those that cross the foreground."""
 
 
-def _positions(
-    placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings, progress: Progress
-) -> Positions:
-    """Of every slice; at rest where the T1w does not explain the target."""
-    anchor, matcher = scaffold.anchor, _matcher(placed, scaffold, config)
-    shots = shots_of(placed.acquired.data.shape[placed.source.geometry.axis], placed.source.sidecar)
-    contrast = fit_contrast(
-        anchor.volume, anchor.foreground, placed.acquired, matcher.inside,
-        np.asarray(np.linalg.inv(matcher.target_from_anchor), np.float64), config.core.seed,
-    )  # fmt: skip
-    if contrast.explained < _MIN_EXPLAINED:
-        logger.warning(
-            "%s of the target's variance, expected at least %.0f %%: its slices are taken to lie still",
-            progress.led(f"the T1w explains {100 * contrast.explained:.0f} %"), 100 * _MIN_EXPLAINED,
-        )  # fmt: skip
-        return {k: AT_REST for shot in shots for k in shot.slices}
-    reference = Volume(contrast.apply(anchor.volume.data), anchor.volume.world_from_voxel)
-    return matcher.positions(shots, reference)
-
-
-def _matcher(placed: PlacedStack, scaffold: SessionScaffold, config: RestorationSettings) -> SliceMatcher:
-    anchor = scaffold.anchor
-    foreground = Volume(anchor.foreground.astype(np.float32), anchor.volume.world_from_voxel)
-    target_from_anchor = placed.registration.target_from_anchor
-    indices = np.argwhere(anchor.foreground).mean(axis=0)
-    centre_anchor = anchor.volume.world_from_voxel @ [*indices, 1]
-    return SliceMatcher(
-        acquired=placed.acquired,
-        geometry=placed.source.geometry,
-        profile=placed.profile(config),
-        target_from_anchor=target_from_anchor,
-        inside=resample_mask(foreground, placed.acquired.grid, np.linalg.inv(target_from_anchor)),
-        centre_world=(target_from_anchor @ centre_anchor)[:3],
-    )
-
-
 def _observed(
     placed: PlacedStack,
     whole: LatticeObservation,
@@ -120,21 +76,14 @@ def _observed(
     config: RestorationSettings,
 ) -> dict[int, LatticeObservation]:
     """Every slice that crosses the foreground as a stack of its own, where the head was at its time."""
-    axis = placed.source.geometry.axis
-    matcher = _matcher(placed, scaffold, config)
+    centre_world = matcher_of(placed, scaffold.anchor, config).centre_world
     parts = {}
     for k, position in sorted(positions.items()):
-        data = placed.acquired.data.take([k], axis)
-        affine = placed.acquired.world_from_voxel.copy()
-        affine[:3, 3] += k * affine[:3, axis]
-        observed = placed.acquired.observed
-        volume = Volume(data, affine, None if observed is None else observed.take([k], axis))
-        target_from_anchor = position.moved(matcher.centre_world) @ placed.registration.target_from_anchor
+        target_from_anchor = position.moved(centre_world) @ placed.registration.target_from_anchor
+        registration = replace(placed.registration, target_from_anchor=target_from_anchor)
+        own = replace(placed.only(k), registration=registration)
         try:
-            part = observe(
-                placed.source, volume, target_from_anchor, scaffold.anchor, scaffold.gaussians,
-                placed.profile(config), config,
-            )  # fmt: skip
+            part = observe_placed(own, scaffold.anchor, scaffold.gaussians, config)
         except InputError:  # beyond the head: nothing to explain
             continue
         parts[k] = replace(part, gain=whole.gain * position.gain, noise_sd=whole.noise_sd)

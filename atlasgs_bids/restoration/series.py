@@ -18,7 +18,6 @@ from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance
 from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.imaging.series import Series, SeriesKinds
-from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.learning import learn_together
 from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.restoration.result import TargetResult, rendered_result, rendered_volume
@@ -118,8 +117,10 @@ def fit_series(
     config: RestorationSettings,
     progress: Progress,
 ) -> SeriesFit:
-    """The reference volume's fit, and what is common to each contrast. ``placed`` holds the reference."""
-    (placed,) = calibrated([placed], scaffold.guides, config, progress.under("reference"))
+    """The reference volume's fit, and what is common to each contrast.
+
+    ``placed`` holds the reference, calibrated by whoever counts what that takes.
+    """
     expected = _expected_of_contrasts(placed, series, kinds, scaffold, config, progress)
     shown = kinds.contrasts[kinds.reference[0]]
     # No Gaussians of the reference's own: the graph, which differences are solved with, does not know them.

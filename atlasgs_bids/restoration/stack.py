@@ -97,6 +97,14 @@ class PlacedStack:
             acquired=self.acquired.averaged((i, j, k)),
         )
 
+    def only(self, k: int) -> "PlacedStack":
+        """Slice ``k`` as a stack of its own."""
+        axis, volume = self.source.geometry.axis, self.acquired
+        affine = volume.world_from_voxel.copy()
+        affine[:3, 3] += k * affine[:3, axis]
+        observed = None if volume.observed is None else volume.observed.take([k], axis)
+        return replace(self, acquired=Volume(volume.data.take([k], axis), affine, observed))
+
 
 def place(
     stack: StackInput, acquired: Volume, anchor: Anchor, config: RestorationSettings, progress: Progress

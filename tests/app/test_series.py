@@ -189,6 +189,7 @@ def test_the_perfusion_difference_is_conserved(run):
     (row,) = load_tsv(run.path("perf", "mod-asl_space-T1w_res-iso_desc-sr_metrics.tsv"))
     assert 0 < float(row["difference_to_noise"]) < 1.5
     assert row["n_volumes"] == "4"
+    assert float(row["seconds_calibration"]) > 0
 
 
 def test_the_result_shows_the_true_perfusion(run):

@@ -1,0 +1,196 @@
+"""Where the head was in each slice of a stack, by intensities or by evidence.
+
+The app asks intensities: evidence is not yet shown to be better everywhere (decision 27).
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
+from atlasgs_bids.core.movement import GAIN_UNIT, N_PARAMETERS, MovementEvidence
+from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.rigid import RigidFrame
+from atlasgs_bids.core.shots import FoundMovement, find_movement
+from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.contrast import fit_contrast
+from atlasgs_bids.imaging.grid import resample_mask
+from atlasgs_bids.imaging.slice_motion import AT_REST, Shot, SliceMatcher, SlicePosition, shots_of
+from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
+from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.guides import Guide, Guides
+from atlasgs_bids.restoration.observation import observe_placed
+from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.stack import PlacedStack
+from atlasgs_bids.runtime.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+_MIN_EXPLAINED = 0.1
+_SIZE_MM = 3.0
+"""Of Gaussians and pixels."""
+_REGULARIZATION = 0.1
+_LEAST_SHOWN_MM2 = 1500.0
+"""Of the head in a shot, below which it shares the position of its pass: at the vertex it is led astray."""
+
+Affine = npt.NDArray[np.float64]
+Positions = Mapping[int, SlicePosition]
+
+
+def slice_positions(
+    placed: PlacedStack, guides: Guides, config: RestorationSettings, progress: Progress
+) -> Positions:
+    """Of every slice, relative to where its stack lies."""
+    matcher = matcher_of(placed, guides.anchor, config)
+    shots = shots_of(placed.acquired.data.shape[placed.source.geometry.axis], placed.source.sidecar)
+    return matched_positions(matcher, shots, guides.anchor, config, progress)
+
+
+def matched_positions(
+    matcher: SliceMatcher, shots: list[Shot], anchor: Anchor, config: RestorationSettings, progress: Progress
+) -> Positions:
+    """By comparing slices with the T1w in their contrast; at rest where that does not explain them."""
+    contrast = fit_contrast(
+        anchor.volume, anchor.foreground, matcher.acquired, matcher.inside,
+        np.asarray(np.linalg.inv(matcher.target_from_anchor), np.float64), config.core.seed,
+    )  # fmt: skip
+    if contrast.explained < _MIN_EXPLAINED:
+        logger.warning(
+            "%s of the target's variance, expected at least %.0f %%: its slices are taken to lie still",
+            progress.led(f"the T1w explains {100 * contrast.explained:.0f} %"), 100 * _MIN_EXPLAINED,
+        )  # fmt: skip
+        return {k: AT_REST for shot in shots for k in shot.slices}
+    reference = Volume(contrast.apply(anchor.volume.data), anchor.volume.world_from_voxel)
+    return matcher.positions(shots, reference)
+
+
+def positions_by_evidence(
+    placed: PlacedStack,
+    matcher: SliceMatcher,
+    shots: list[Shot],
+    matched: Positions,
+    guides: Guides,
+    config: RestorationSettings,
+) -> Positions:
+    """The likeliest position of every shot, from those of intensities or from rest."""
+    slices = observed_slices(placed.averaged(_SIZE_MM), guides.at(_SIZE_MM, config), config)
+    seen = [number for number, shot in enumerate(shots) if any(k in slices for k in shot.slices)]
+    if not seen:
+        return {k: AT_REST for shot in shots for k in shot.slices}
+    frame, target_from_anchor = guides.frame, matcher.target_from_anchor
+    shot_of = {k: place for place, number in enumerate(seen) for k in shots[number].slices}
+    packets = np.unique([shots[number].packet for number in seen], return_inverse=True)[1]
+    rest = np.zeros((len(seen), N_PARAMETERS))
+    by_intensity = np.stack(
+        [
+            parameters_of(matched[shots[number].slices[0]], frame, target_from_anchor, matcher.centre_world)
+            for number in seen
+        ]
+    )
+    # What is common to all gains is the intensity of the target.
+    by_intensity[:, 6] -= by_intensity[:, 6].mean()
+    guide = guides.at(_SIZE_MM, config)
+    evidence = MovementEvidence(
+        list(slices.values()),
+        guide.gaussians,
+        guide.prior,
+        _REGULARIZATION,
+        frame,
+        config.core.chunk_elements,
+    )
+    may_move = np.array([shown_mm2(matcher, shots[number]) > _LEAST_SHOWN_MM2 for number in seen])
+    found = find_movement(
+        evidence, [shot_of[k] for k in slices], list(packets), [rest, by_intensity], may_move
+    )
+    return _by_slice(found, shots, seen, frame, matcher)
+
+
+def shown_mm2(matcher: SliceMatcher, shot: Shot) -> float:
+    """The largest area of the head in a slice of a shot."""
+    axis = matcher.geometry.axis
+    in_plane_mm = np.delete(voxel_sizes_mm(matcher.acquired.world_from_voxel), axis)
+    counts = matcher.inside.sum(axis=tuple(a for a in range(3) if a != axis))
+    return float(counts[list(shot.slices)].max() * in_plane_mm.prod())
+
+
+def _by_slice(
+    found: FoundMovement,
+    shots: list[Shot],
+    seen: list[int],
+    frame: RigidFrame,
+    matcher: SliceMatcher,
+) -> Positions:
+    positions = {}
+    for number, shot in enumerate(shots):
+        if number in seen:
+            x = found.parameters[seen.index(number)]
+        else:  # where most of its packet was
+            own = [place for place, other in enumerate(seen) if shots[other].packet == shot.packet]
+            x = np.median(found.parameters[own], axis=0) if own else np.zeros(N_PARAMETERS)
+        position = position_of(x, frame, matcher.target_from_anchor, matcher.centre_world)
+        for k in shot.slices:
+            positions[k] = replace(position, estimated=number in seen)
+    return positions
+
+
+def observed_slices(
+    stack: PlacedStack, guide: Guide, config: RestorationSettings
+) -> dict[int, LatticeObservation]:
+    """Every slice that crosses the head, observed for itself at one scale, in units of all slices' spread."""
+    parts = {}
+    for k in range(stack.acquired.data.shape[stack.source.geometry.axis]):
+        try:
+            parts[k] = observe_placed(stack.only(k), guide.anchor, guide.gaussians, config)
+        except InputError:  # beyond the head: nothing to explain
+            continue
+    values = [own.slices[own.weights > 0] for own in parts.values()]
+    scale = float(np.concatenate([own.cpu().numpy() for own in values]).std()) if values else 0.0
+    if not scale > 0:  # nothing seen, or an image without contrast
+        return {}
+    return {k: replace(own, slices=own.slices / scale, noise_sd=1.0) for k, own in parts.items()}
+
+
+def parameters_of(
+    position: SlicePosition, frame: RigidFrame, target_from_anchor: Affine, centre_world: Affine
+) -> Affine:
+    """(7,) of MovementEvidence from a movement of the head in the target's world."""
+    moved = position.moved(centre_world)
+    lattice_motion = np.linalg.inv(target_from_anchor) @ np.linalg.inv(moved) @ target_from_anchor
+    turn = Rotation.from_matrix(lattice_motion[:3, :3]).as_rotvec() * frame.radius_mm
+    centre = frame.centre_mm.numpy()
+    shift = lattice_motion[:3, :3] @ centre + lattice_motion[:3, 3] - centre
+    return np.array([*shift, *turn, np.log(position.gain) / GAIN_UNIT])
+
+
+def position_of(
+    x: Affine, frame: RigidFrame, target_from_anchor: Affine, centre_world: Affine
+) -> SlicePosition:
+    """The movement of the head in the target's world from (7,) parameters of MovementEvidence."""
+    moved = (
+        target_from_anchor @ np.linalg.inv(frame.motion(x[:6]).numpy()) @ np.linalg.inv(target_from_anchor)
+    )
+    t = moved[:3, :3] @ centre_world + moved[:3, 3] - centre_world
+    r = np.degrees(Rotation.from_matrix(moved[:3, :3]).as_rotvec())
+    gain = float(np.exp(GAIN_UNIT * x[6]))
+    return SlicePosition(
+        (float(t[0]), float(t[1]), float(t[2])), (float(r[0]), float(r[1]), float(r[2])), gain
+    )
+
+
+def matcher_of(placed: PlacedStack, anchor: Anchor, config: RestorationSettings) -> SliceMatcher:
+    """Compares the slices of a stack with images in the anchor's world."""
+    foreground = Volume(anchor.foreground.astype(np.float32), anchor.volume.world_from_voxel)
+    target_from_anchor = placed.registration.target_from_anchor
+    indices = np.argwhere(anchor.foreground).mean(axis=0)
+    centre_anchor = anchor.volume.world_from_voxel @ [*indices, 1]
+    return SliceMatcher(
+        acquired=placed.acquired,
+        geometry=placed.source.geometry,
+        profile=placed.profile(config),
+        target_from_anchor=target_from_anchor,
+        inside=resample_mask(foreground, placed.acquired.grid, np.linalg.inv(target_from_anchor)),
+        centre_world=(target_from_anchor @ centre_anchor)[:3],
+    )
