@@ -142,7 +142,7 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
     if target.series is None:
         found[outputs.scaffold_npz] = {
             "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "
-            "scales (mm, RAS), quaternions and amplitudes of the target's own; what atlasgs-render draws views from",
+            "scales (mm, RAS), quaternions and amplitudes of the target's own; see atlasgs-render",
             "Sources": [bids_uri(scaffold_path, config.out_dir, "")],
             "NumberOfSharedGaussians": result.n_shared,
             "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,

@@ -57,7 +57,7 @@ def plane_grid(
 
     ``axes`` as of ``plane_axes``; ``around_mm``: the lowest and the highest corner of a box, in the axes'
     coordinates, that the planes cover; ``fov_mm``: the side of a square around the point instead.
-    ``distance_mm`` lies between slice centres (None: the spacing). The point is a voxel's centre in the plane.
+    ``distance_mm`` lies between slice centres (None: the spacing). The point is the centre of a pixel.
     """
     point = np.asarray(point_mm, dtype=np.float64)
     centre = point @ axes[:, :2]
@@ -79,7 +79,7 @@ def plane_grid(
 
 
 def radial_axes(axis: npt.ArrayLike, n_planes: int) -> list[Array]:
-    """Axes of planes that all hold ``axis`` as their upward direction, turned by 180° / n from one to the next.
+    """Axes of planes with ``axis`` as their upward direction, each turned by 180° / n from the one before.
 
     >>> [a[:, 0].round(3).tolist() for a in radial_axes([0, 0, 1], 2)]
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
@@ -95,8 +95,8 @@ def radial_axes(axis: npt.ArrayLike, n_planes: int) -> list[Array]:
 def shown_as(grid: Grid) -> tuple[bool, tuple[int, int]]:
     """How a slice (i, j) of the grid is shown: transposed or not, and the steps, 1 or -1, to right and up.
 
-    In radiological convention: the patient's right on the left, and in a plane that is nearest to sagittal the
-    face; superior, or in one that is nearest to axial anterior, at the top.
+    In radiological convention: the patient's right on the left, and in a plane that is nearest to sagittal
+    the face; superior, or in one that is nearest to axial anterior, at the top.
     """
     directions = grid.world_from_voxel[:3, :3] / voxel_sizes_mm(grid.world_from_voxel)
     across, upward, _ = plane_axes(np.cross(directions[:, 0], directions[:, 1])).T

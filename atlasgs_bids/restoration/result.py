@@ -6,7 +6,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
 from torch import Tensor
 

@@ -49,7 +49,10 @@ def load_scaffold(path: Path, fingerprint: str) -> tuple[Gaussians, float] | Non
         return None
     try:
         with ZipFile(path) as archive:
-            if text_of(archive, "schema") != SCAFFOLD_SCHEMA or text_of(archive, "fingerprint") != fingerprint:
+            if (
+                text_of(archive, "schema") != SCAFFOLD_SCHEMA
+                or text_of(archive, "fingerprint") != fingerprint
+            ):
                 return None
             return gaussians_of(archive), float(array_of(archive, "anchor_psnr_db"))
     except DAMAGED:  # or written by another version: fitted again

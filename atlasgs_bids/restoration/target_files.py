@@ -1,4 +1,4 @@
-"""A target's Gaussians as a file: its amplitudes on the session's scaffold, its own Gaussians, their error."""
+"""A target's Gaussians as a file: amplitudes on the session's scaffold, Gaussians of its own, their error."""
 
 import hashlib
 from dataclasses import replace
@@ -31,7 +31,7 @@ _FIRST_SCHEMA = "atlasgs-appearance-1"
 
 
 def save_target(path: Path, model: TargetModel, n_shared: int) -> None:
-    """``shared_amplitudes`` (n,), the target's own Gaussians as specific_means_mm and so on, and what views need.
+    """``shared_amplitudes`` (n,), the target's own Gaussians as specific_means_mm and so on, what views need.
 
     docs/scaffold.md has every array. The first ``n_shared`` Gaussians are the session's.
     """
@@ -49,7 +49,11 @@ def save_target(path: Path, model: TargetModel, n_shared: int) -> None:
     if model.sd is not None:
         unit = max(float(model.sd.max()), 1e-30)
         in_units = (model.sd / unit).cpu().numpy().astype(np.float16)
-        arrays |= {"sd_unit": np.array(unit), "shared_sd": in_units[:n_shared], "specific_sd": in_units[n_shared:]}
+        arrays |= {
+            "sd_unit": np.array(unit),
+            "shared_sd": in_units[:n_shared],
+            "specific_sd": in_units[n_shared:],
+        }
     if model.region is not None:
         grid = model.region.grid
         arrays |= {
@@ -168,7 +172,7 @@ def _region(archive: ZipFile) -> Region:
 
 
 def _spacing_mm(gaussians: Gaussians) -> float:
-    """Mean spacing of a lattice whose σ is a part of it: for files that do not tell what a Gaussian stands for."""
+    """Spacing of a lattice by its σ: for files that do not tell what a Gaussian stands for."""
     return float(gaussians.scales_mm.median()) / ScaffoldSettings().sigma_spacings
 
 
