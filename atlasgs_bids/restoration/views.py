@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 Point = npt.ArrayLike
 
 _SD_STEPS = 2
-"""Of a correction by what rendering smooths away; the sd is then off by 0.3 % (decision 0025), each costs a rendering."""
+"""Of a correction by what rendering smooths away: the sd is off by 0.3 % then (decision 0025)."""
 _REACH_VOX = 2.0
 """σ with which the sd is continued beyond where it is known, so that rendering draws no 0 in."""
 
