@@ -25,6 +25,8 @@ from atlasgs_bids.restoration.target_files import read_target
 from atlasgs_bids.restoration.views import TargetModel
 
 Image = npt.NDArray[np.float32]
+Source = TargetModel | tuple[Volume, int]
+"""What a plane is cut from: a model, or a volume by splines of an order."""
 STEM = "straight_FLAIR_x5"
 POINT_MM = (-26.0, -50.0, 23.0)
 """In the lesion, deep in the left hemisphere behind."""
@@ -53,7 +55,7 @@ def main() -> int:
     result = load_volume(options.results / f"{STEM}_sr.nii.gz")
     cubic = psnr_db(truth.data, resample(slices, truth.grid), brain)
     restored = psnr_db(truth.data, result.data, brain)
-    images = {
+    images: dict[str, Source] = {
         "acquired: slices of 5 mm": (slices, 0),
         f"cubic interpolation, {cubic:.1f} dB": (slices, 3),
         f"AtlasGS, {restored:.1f} dB": model,
@@ -63,7 +65,7 @@ def main() -> int:
     slice_axis = slices.world_from_voxel[:3, 2]
     cosine = slice_axis @ OBLIQUE / np.linalg.norm(slice_axis) / np.linalg.norm(OBLIQUE)
     angle = np.degrees(np.arccos(cosine))
-    oblique = {
+    oblique: dict[str, Source] = {
         "slices, cubic interpolation": (slices, 3),
         "AtlasGS, rendered in this plane": model,
         "truth": (truth, 3),
@@ -74,7 +76,7 @@ def main() -> int:
 
 def draw(
     path: Path,
-    images: Mapping[str, TargetModel | tuple[Volume, int]],
+    images: Mapping[str, Source],
     normals: Mapping[str, Sequence[float]],
     truth: Volume,
 ) -> None:
@@ -104,7 +106,7 @@ def draw(
     figure.savefig(path, dpi=110, facecolor=BACKGROUND, metadata={"Software": None})
 
 
-def cut(image: TargetModel | tuple[Volume, int], model: TargetModel, normal: Sequence[float]) -> Image:
+def cut(image: Source, model: TargetModel, normal: Sequence[float]) -> Image:
     """The plane through the lesion, as it is shown: rows from top to bottom."""
     view = model.plane(POINT_MM, normal, SPACING_MM)
     if isinstance(image, TargetModel):
