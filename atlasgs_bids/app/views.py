@@ -61,7 +61,19 @@ def render_views(values: Mapping[str, Any]) -> list[str]:
             "thick planes the mean of it, which is the most that it can be",
         )  # fmt: skip
     is_old = model.region is None and n_shared is not None
-    return [_NO_REGION.format(name=path.name)] if is_old else []
+    return [*([_NO_REGION.format(name=path.name)] if is_old else []), *_doubted(values)]
+
+
+def _doubted(values: Mapping[str, Any]) -> list[str]:
+    """Where the name of a transform says that it goes the other way."""
+    if values["transform"] is None:
+        return []
+    name, inverted = values["transform"].name, values["invert_transform"]
+    if "to-T1w_" in name and not inverted:
+        return [f"{name}: leads to the T1w by its name, expected one from it; is --invert-transform missing?"]
+    if "from-T1w_" in name and inverted:
+        return [f"{name}: leads from the T1w by its name, as is expected; is --invert-transform too much?"]
+    return []
 
 
 def _seen(model: TargetModel, values: Mapping[str, Any]) -> list[Seen]:

@@ -100,6 +100,23 @@ def test_the_grid_of_another_scan_through_a_transform(files, tmp_path, invert):
     assert sidecar["Sources"][-2:] == ["other.nii.gz", "xfm.txt"]
 
 
+@pytest.mark.parametrize(
+    ("name", "flag", "said"),
+    [
+        ("from-FLAIR_to-T1w_xfm.txt", [], "is --invert-transform missing?"),
+        ("from-FLAIR_to-T1w_xfm.txt", ["--invert-transform"], ""),
+        ("from-T1w_to-CT_xfm.txt", [], ""),
+        ("from-T1w_to-CT_xfm.txt", ["--invert-transform"], "is --invert-transform too much?"),
+    ],
+)
+def test_a_transform_whose_name_says_the_opposite_is_doubted(files, tmp_path, name, flag, said):
+    SimpleITK.WriteTransform(itk_affine(np.eye(4)), str(tmp_path / name))
+    arguments = ["--like", files.sr, "--transform", tmp_path / name, *flag, "-o", tmp_path / "v.nii"]
+    ended = render(files.scaffold_npz, *arguments)
+    assert ended.exit_code == 0
+    assert (said in ended.stderr) if said else (ended.stderr == "")
+
+
 def test_a_plane_is_a_slice_of_the_result_where_they_meet(files, tmp_path):
     stored = nib.load(files.sr)
     point = stored.affine @ [12, 10, 11, 1]
