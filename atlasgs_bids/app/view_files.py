@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,7 +18,7 @@ from matplotlib import image as pictures
 from atlasgs_bids.bids.outputs.names import json_path
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.nifti import to_nifti
-from atlasgs_bids.imaging.planes import shown_as
+from atlasgs_bids.imaging.planes import Layout, shown_as
 from atlasgs_bids.imaging.volume import Grid, voxel_sizes_mm
 from atlasgs_bids.restoration.target_files import n_shared_of, read_session, read_target
 from atlasgs_bids.restoration.views import TargetModel
@@ -87,11 +87,16 @@ def view_sidecar(description: str, sources: Sequence[Path], path: Path, **more: 
 
 
 def save_png(
-    path: Path, images: Sequence[Image], grids: Sequence[Grid], window: tuple[float, float] | None
+    path: Path,
+    images: Sequence[Image],
+    grids: Sequence[Grid],
+    window: tuple[float, float] | None,
+    layout: Callable[[Grid], Layout] = shown_as,
 ) -> None:
     """Every slice of the images beside one another, in radiological convention; one grey window.
 
-    ``window`` (None: from 0 to what 0.5 % of the values above 0 exceed): black and white.
+    ``layout``: how a slice is turned; ``window``: black and white (None: 0, and what 0.5 % of the values above
+    0 exceed).
     """
     n_slices = sum(image.shape[2] for image in images)
     if n_slices > _MOST_SLICES:
@@ -100,7 +105,7 @@ def save_png(
             "choose a plane"
         )
     panels = [
-        _shown(image[..., k], grid)
+        _shown(image[..., k], grid, layout(grid))
         for image, grid in zip(images, grids, strict=True)
         for k in range(image.shape[2])
     ]
@@ -112,9 +117,9 @@ def save_png(
         )  # fmt: skip
 
 
-def _shown(plane: Image, grid: Grid) -> Image:
+def _shown(plane: Image, grid: Grid, layout: Layout) -> Image:
     """Rows from top to bottom, columns from left to right, pixels made square by repeating them."""
-    is_transposed, (right, up) = shown_as(grid)
+    is_transposed, (right, up) = layout
     sides_mm = voxel_sizes_mm(grid.world_from_voxel)[:2]
     repeats = np.maximum(1, np.round(sides_mm / sides_mm.min())).astype(int)
     square = np.repeat(np.repeat(plane, repeats[0], axis=0), repeats[1], axis=1)

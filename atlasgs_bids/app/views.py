@@ -12,6 +12,7 @@ from atlasgs_bids.app.view_files import load_target, save_nifti, save_png, sessi
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.header import form_code
 from atlasgs_bids.imaging.nifti import open_image
+from atlasgs_bids.imaging.planes import shown_as, shown_upright
 from atlasgs_bids.imaging.profile import read_slice_profile
 from atlasgs_bids.imaging.registration.register import read_itk_transform
 from atlasgs_bids.imaging.volume import Grid, voxel_sizes_mm
@@ -135,7 +136,8 @@ def _write(
 ) -> None:
     if path.name.endswith(".png"):
         window = values["window"] if path == values["out"] else None
-        save_png(path, images, [own.grid for own in seen], window)
+        layout = shown_as if values["plane"] is None and values["radial"] is None else shown_upright
+        save_png(path, images, [own.grid for own in seen], window, layout)
         return
     for number, (image, own) in enumerate(zip(images, seen, strict=True), start=1):
         own_path = path if len(seen) == 1 else _numbered(path, number, len(seen))

@@ -13,6 +13,11 @@ from atlasgs_bids.imaging.volume import Grid, voxel_sizes_mm
 
 Array = npt.NDArray[np.float64]
 
+Layout = tuple[bool, tuple[int, int]]
+"""How a slice (i, j) is shown: transposed or not, and then the steps, 1 or -1, to right and up."""
+
+_SEEN_FROM = (-1, 1, -1)
+"""Radiological convention: sagittal planes from the left, coronal ones from the front, axial ones from below."""
 _SHORTEST = 1e-6
 """Length of a direction, below which it is none."""
 _PARALLEL = 1e-3
@@ -92,11 +97,21 @@ def radial_axes(axis: npt.ArrayLike, n_planes: int) -> list[Array]:
     return planes
 
 
-def shown_as(grid: Grid) -> tuple[bool, tuple[int, int]]:
-    """How a slice (i, j) of the grid is shown: transposed or not, and the steps, 1 or -1, to right and up.
+def shown_upright(grid: Grid) -> Layout:
+    """A slice whose second axis is up, whatever that is; in radiological convention as to left and right."""
+    directions = grid.world_from_voxel[:3, :3] / voxel_sizes_mm(grid.world_from_voxel)
+    normal = np.cross(directions[:, 0], directions[:, 1])
+    nearest = int(np.abs(normal).argmax())
+    to_viewer = normal * _SEEN_FROM[nearest] * np.sign(normal[nearest])
+    right = np.cross(directions[:, 1], to_viewer)
+    return False, (1 if right @ directions[:, 0] >= 0 else -1, 1)
 
-    In radiological convention: the patient's right on the left, and in a plane that is nearest to sagittal
-    the face; superior, or in one that is nearest to axial anterior, at the top.
+
+def shown_as(grid: Grid) -> Layout:
+    """A slice of any grid in radiological convention, with superior at the top.
+
+    The patient's right is on the left, and in a plane that is nearest to sagittal the face; in one that is
+    nearest to axial, anterior is at the top.
     """
     directions = grid.world_from_voxel[:3, :3] / voxel_sizes_mm(grid.world_from_voxel)
     across, upward, _ = plane_axes(np.cross(directions[:, 0], directions[:, 1])).T

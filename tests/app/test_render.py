@@ -18,6 +18,7 @@ from atlasgs_bids.app.render import main
 from atlasgs_bids.app.view_files import load_target, save_png, session_of
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.itk import itk_affine
+from atlasgs_bids.imaging.planes import plane_grid, radial_axes, shown_as, shown_upright
 from atlasgs_bids.imaging.volume import Grid
 from tests.bids_datasets import Dataset
 from tests.runs import TIMEOUT_S, command, outputs
@@ -207,6 +208,40 @@ def test_pictures_of_planes_of_a_stack_and_of_the_error(files, tmp_path):
     view = model.plane((0, 0, 0), (0.3, 0, 1), slices=ag.Slices(6), fov_mm=60)
     grey = model.render(view)[::-1, :, 0].T[::-1] / 900
     np.testing.assert_allclose(picture[:21, :21], np.clip(grey, 0, 1), atol=0.01)
+
+
+def test_what_is_up_is_up_in_the_picture_and_the_plane_is_seen_from_the_same_side(files, tmp_path):
+    """By default a plane is shown as any grid is; by a quarter, the picture is turned and not mirrored."""
+    model = load_target(files.scaffold_npz)
+    for normal, up in (([0, 0, 1], [1, 0, 0]), ([0, -1, 0], [1, 0, 0]), ([1, 0, 0], [0, 1, 0])):
+        plain, turned = (model.plane((3, 5, 2), normal, 3.0, up=u, fov_mm=60) for u in (None, up))
+        assert shown_upright(plain.grid) == shown_as(plain.grid)
+        pictures_of = []
+        for view in (plain, turned):
+            save_png(tmp_path / "p.png", [model.render(view)], [view.grid], (0, 900), shown_upright)
+            pictures_of.append(pictures.imread(tmp_path / "p.png")[..., 0])
+        quarters = [np.abs(np.rot90(pictures_of[0], n) - pictures_of[1]).max() for n in range(4)]
+        # What is asked to be up was to the left or to the right before.
+        assert min(quarters[1], quarters[3]) < 0.01
+        assert min(quarters[0], quarters[2]) > 0.1
+
+
+def test_radial_planes_have_their_axis_upright(tmp_path):
+    """A bright line along the axis is a column of each picture."""
+    along = np.array([0.1, 0.9, 0.3]) / np.linalg.norm([0.1, 0.9, 0.3])
+    for axes in radial_axes(along, 5):
+        grid = plane_grid([0, 0, 0], axes, ([0, 0], [0, 0]), 1.0, fov_mm=20)
+        image = np.zeros(grid.shape, np.float32)
+        inverse = np.linalg.inv(grid.world_from_voxel)
+        for step in range(-8, 9):
+            i, j, k = np.rint(inverse @ [*(step * along), 1])[:3].astype(int)
+            image[i, j, k] = 0.5 + step / 20
+        save_png(tmp_path / "p.png", [image], [grid], (0, 1), shown_upright)
+        picture = pictures.imread(tmp_path / "p.png")[..., 0]
+        columns = np.flatnonzero(picture.max(0))
+        assert len(columns) == 1
+        line = picture[:, columns[0]]
+        assert (np.diff(line[line > 0]) < 0).all()
 
 
 def test_the_session_shows_the_t1w_and_has_no_error(files, tmp_path):
