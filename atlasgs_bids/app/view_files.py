@@ -95,8 +95,8 @@ def save_png(
 ) -> None:
     """Every slice of the images beside one another, in radiological convention; one grey window.
 
-    ``layout``: how a slice is turned; ``window``: black and white (None: 0, and what 0.5 % of the values above
-    0 exceed).
+    ``layout``: how a slice is turned; ``window``: black and white (None: 0, and what 0.5 % of the values
+    above 0 exceed).
     """
     n_slices = sum(image.shape[2] for image in images)
     if n_slices > _MOST_SLICES:

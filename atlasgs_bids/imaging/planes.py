@@ -17,7 +17,7 @@ Layout = tuple[bool, tuple[int, int]]
 """How a slice (i, j) is shown: transposed or not, and then the steps, 1 or -1, to right and up."""
 
 _SEEN_FROM = (-1, 1, -1)
-"""Radiological convention: sagittal planes from the left, coronal ones from the front, axial ones from below."""
+"""Radiological convention: sagittal from the left, coronal from the front, axial from below."""
 _SHORTEST = 1e-6
 """Length of a direction, below which it is none."""
 _PARALLEL = 1e-3
