@@ -19,7 +19,7 @@ RUN python -m venv /opt/atlasgs
 ENV PATH=/opt/atlasgs/bin:$PATH
 
 # The dependencies first, by way of an empty package: a change of the code rebuilds only what comes after them.
-COPY pyproject.toml constraints.txt ./
+COPY pyproject.toml constraints.txt LICENSE ./
 COPY atlasgs_bids/__init__.py atlasgs_bids/version.py atlasgs_bids/
 # hadolint ignore=SC2086,DL3042 - PIP_ARGS is a list of arguments; PIP_NO_CACHE_DIR is set above
 RUN touch README.md && pip install --no-compile ${PIP_ARGS} -c constraints.txt . && pip uninstall -y atlasgs-bids
@@ -49,6 +49,7 @@ ENV PATH=/opt/atlasgs/bin:$PATH \
 
 LABEL org.opencontainers.image.title="AtlasGS" \
       org.opencontainers.image.description="BIDS App: isotropic FLAIR and T2w from thick slices, guided by the subject's own T1w" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
 
 USER 1000:1000

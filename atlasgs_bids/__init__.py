@@ -15,16 +15,32 @@ from atlasgs_bids.version import __version__
 if TYPE_CHECKING:
     from atlasgs_bids.app.config import RunConfig
     from atlasgs_bids.app.run import run
+    from atlasgs_bids.app.view_files import load_target
     from atlasgs_bids.restoration.restore import Result, fit_scaffold, restore
     from atlasgs_bids.restoration.settings import RestorationSettings as Settings
+    from atlasgs_bids.restoration.views import Slices, View
 
-__all__ = ["Result", "RunConfig", "Settings", "__version__", "fit_scaffold", "restore", "run"]
+__all__ = [
+    "Result",
+    "RunConfig",
+    "Settings",
+    "Slices",
+    "View",
+    "__version__",
+    "fit_scaffold",
+    "load_target",
+    "restore",
+    "run",
+]
 
 _PLACES = {
     "Result": ("restoration.restore", "Result"),
     "RunConfig": ("app.config", "RunConfig"),
     "Settings": ("restoration.settings", "RestorationSettings"),
+    "Slices": ("restoration.views", "Slices"),
+    "View": ("restoration.views", "View"),
     "fit_scaffold": ("restoration.restore", "fit_scaffold"),
+    "load_target": ("app.view_files", "load_target"),
     "restore": ("restoration.restore", "restore"),
     "run": ("app.run", "run"),
 }

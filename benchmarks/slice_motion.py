@@ -13,7 +13,7 @@ slice, then over the slices that show 200 pixels of it (largest in brackets), mm
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,14 +83,14 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def phantoms():
+def phantoms() -> Iterator[Head]:
     anchor = anchor_of(phantom.head(phantom.T1W, 2, with_scalp=False))
     guides = Guides(anchor)
     for name, contrast in (("phantom FLAIR", phantom.FLAIR), ("phantom T2w", phantom.T2W)):
         yield Head(name, anchor, guides, phantom.head(contrast, 2, with_scalp=False), np.eye(4))
 
 
-def scans(options: argparse.Namespace, settings: RestorationSettings):
+def scans(options: argparse.Namespace, settings: RestorationSettings) -> Iterator[Head]:
     anchor = anchor_of(load_volume(options.scans / "stroke" / "T1.nii.gz"))
     guides = Guides(anchor)
     for target in options.targets:
@@ -107,7 +107,9 @@ def scans(options: argparse.Namespace, settings: RestorationSettings):
         yield Head(target, anchor, guides, fine, registration.target_from_anchor)
 
 
-def measure(head: Head, factor: int, movement: str, options, settings: RestorationSettings) -> None:
+def measure(
+    head: Head, factor: int, movement: str, options: argparse.Namespace, settings: RestorationSettings
+) -> None:
     centre = (head.target_from_anchor @ [*head.guides.points_mm.mean(axis=0), 1])[:3]
     n_slices = head.fine.data.shape[AXIS] // factor
     motions = motions_of(movement, n_slices, centre, factor)
@@ -138,11 +140,11 @@ def motions_of(movement: str, n_slices: int, centre: np.ndarray, seed: int) -> M
     if movement == "packets":
         second = drawn()
         return dict.fromkeys(range(1, n_slices, 2), second)
-    chosen = {
-        "none": [],
-        "one in four": rng.permutation(n_slices)[: n_slices // 4],
-        "every slice": range(n_slices),
-    }[movement]
+    chosen: Iterable[int] = ()
+    if movement == "one in four":
+        chosen = rng.permutation(n_slices)[: n_slices // 4]
+    elif movement == "every slice":
+        chosen = range(n_slices)
     return {int(k): drawn() for k in chosen}
 
 

@@ -32,12 +32,9 @@ print(f"moved by {result.registration.displacement_mm:.1f} mm")
 print(f"residual over noise: {result.metrics['consistency_to_noise']:.2f}")
 print(f"median standard deviation: {np.median(result.sd.get_fdata()[result.fov.get_fdata() > 0]):.1f}")
 
-# %% Any other grid, straight from the Gaussians: here one oblique plane through the middle
-affine = result.image.affine @ nib.affines.from_matvec(
-    [[1, 0, 0], [0, np.cos(0.5), -np.sin(0.5)], [0, np.sin(0.5), np.cos(0.5)]],
-    [0, result.image.shape[1] / 4, result.image.shape[2] / 4],
-)
-oblique = result.render((np.empty((*result.image.shape[:2], 1)), affine))
+# %% Any other view, straight from the Gaussians: here one oblique plane through the middle
+middle_mm = nib.affines.apply_affine(result.image.affine, (np.array(result.image.shape) - 1) / 2)
+oblique = result.render(result.model.plane(middle_mm, (0, 0.5, 0.87)))
 print(f"an oblique plane of {oblique.shape[:2]} pixels, mean {oblique.get_fdata().mean():.1f}")
 
 # %% Nothing was written so far; what to keep is yours to say

@@ -38,8 +38,9 @@ def test_a_long_file_says_why(path):
     assert (reason in (ast.get_docstring(ast.parse(text)) or "")) == is_long
 
 
-def test_help_loads_nothing_heavy():
-    command = [sys.executable, "-X", "importtime", "-m", "atlasgs_bids", "--help"]
+@pytest.mark.parametrize("module", ["atlasgs_bids", "atlasgs_bids.app.render"])
+def test_help_loads_nothing_heavy(module):
+    command = [sys.executable, "-X", "importtime", "-m", module, "--help"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in ended.stderr.splitlines()}
     assert "click" in loaded

@@ -26,8 +26,8 @@ from atlasgs_bids.report.figures.motion import motion_figure
 from atlasgs_bids.report.figures.target import TargetImages, target_figure
 from atlasgs_bids.restoration.metrics import doubts, target_metrics
 from atlasgs_bids.restoration.result import StackResult, TargetResult, mean_interpolated
-from atlasgs_bids.restoration.scaffold_files import save_appearance
 from atlasgs_bids.restoration.stack import Calibration
+from atlasgs_bids.restoration.target_files import save_target
 from atlasgs_bids.runtime.costs import Clock, peak_gpu_memory_mib, peak_memory_mib
 from atlasgs_bids.runtime.files import atomic, save_json, save_tsv
 
@@ -46,7 +46,7 @@ def _save_images(run: TargetRun, result: TargetResult, sidecars: Sidecars) -> No
     if result.trust is not None:
         _save_described(on_grid(result.trust.mask, dtype=np.uint8), outputs.trusted_mask, sidecars)
     with _described(outputs.scaffold_npz, sidecars) as path:
-        save_appearance(path, result.gaussians, result.n_shared, result.appearance.amplitudes)
+        save_target(path, result.model, result.n_shared)
     for planned, stack in zip(target.stacks, result.stacks, strict=True):
         own = stack_outputs(planned, target, naming)
         residual = np.where(stack.weights > 0, stack.acquired.data - stack.simulated, np.float32(0))
@@ -156,7 +156,7 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
     if target.series is None:
         found[outputs.scaffold_npz] = {
             "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "
-            "scales (mm, RAS), quaternions and amplitudes of the target's own",
+            "scales (mm, RAS), quaternions and amplitudes of the target's own; see atlasgs-render",
             "Sources": [bids_uri(scaffold_path, config.out_dir, "")],
             "NumberOfSharedGaussians": result.n_shared,
             "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,

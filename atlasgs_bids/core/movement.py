@@ -97,7 +97,7 @@ class MovementEvidence:
                 for moved in range(first, n, _COLOURS):
                     near = slice(max(moved - 1, 0), moved + 2)
                     found[near, :, moved, k] = change[near]
-        return 0.5 * (found + found.transpose(2, 3, 0, 1))
+        return np.asarray(0.5 * (found + found.transpose(2, 3, 0, 1)))
 
     def _moved(self, number: int, x: Array, gain: float) -> tuple[LatticeObservation, Tensor]:
         """A slice with the head elsewhere, and the Gaussians that it may show."""

@@ -97,7 +97,7 @@ def _about_packets(
     about = np.eye(n)
     about[np.arange(n_packets, n), packet_of] = -1.0
     spreads = np.concatenate([np.tile(_PACKET_SPREAD, (n_packets, 1)), np.tile(_SPREAD, (len(packet_of), 1))])
-    return np.einsum("gs,gt,gk->stk", about, about, 1 / spreads**2)
+    return np.asarray(np.einsum("gs,gt,gk->stk", about, about, 1 / spreads**2))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class _Problem:
     ) -> Float[np.ndarray, "groups 7 groups 7"]:
         """The curvature by the positions of groups."""
         members = np.eye(n_groups)[group_of[self.shot_of]]
-        return np.einsum("sg,satb,th->gahb", members, self.curvature, members, optimize=True)
+        return np.asarray(np.einsum("sg,satb,th->gahb", members, self.curvature, members, optimize=True))
 
     def searched(
         self,
@@ -127,7 +127,7 @@ class _Problem:
         """The least of J / unit + Σ x P x over the positions of the groups that are free."""
 
         def placed(x: Array) -> Array:
-            groups = start.copy()
+            groups: Array = start.copy()
             groups[free] = x.reshape(-1, N_PARAMETERS)
             return groups
 

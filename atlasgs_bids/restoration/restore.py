@@ -24,11 +24,12 @@ from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import anchor_of
 from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.metrics import doubts, target_metrics, warnings_of
-from atlasgs_bids.restoration.result import TargetResult, mean_interpolated, render_on, rendered_result
+from atlasgs_bids.restoration.result import TargetResult, mean_interpolated, rendered_result
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, StackInput, place
 from atlasgs_bids.restoration.target import fit_target
+from atlasgs_bids.restoration.views import TargetModel, View
 from atlasgs_bids.runtime.costs import Clock
 from atlasgs_bids.runtime.devices import devices, resolved_device
 from atlasgs_bids.runtime.progress import Progress
@@ -100,17 +101,29 @@ class Result:
         """What whoever looks at the image has to know; empty: nothing."""
         return doubts(self.target)
 
-    def render(self, grid_like: ImageLike) -> nib.Nifti1Image:
-        """The target on any grid of the T1w's world, straight from the Gaussians; 0 outside their support.
+    @property
+    def model(self) -> TargetModel:
+        """The target as Gaussians: its ``plane``, ``radial`` and ``whole`` make views for ``render``."""
+        return self.target.model
 
-        ``grid_like``: an image on that grid; of an (array, affine) pair the array's shape counts.
+    def render(self, where: View | ImageLike) -> nib.Nifti1Image:
+        """The target anywhere in the T1w's world, straight from the Gaussians; 0 outside their support.
+
+        ``where``: a view, or an image on the grid; of an (array, affine) pair the array's shape counts.
         """
-        grid = _grid_of(grid_like)
-        image = render_on(self.target, grid, self.settings)
-        return to_nifti(image, grid.world_from_voxel, form_code=self.target.form_code)
+        view = view_of(where)
+        return self._on(view.grid, self.model.render(view))
+
+    def render_sd(self, where: View | ImageLike) -> nib.Nifti1Image:
+        """Standard deviation of the error of ``render``; InputError where it was not asked for."""
+        view = view_of(where)
+        return self._on(view.grid, self.model.render_sd(view))
+
+    def _on(self, grid: Grid, data: npt.NDArray[np.float32]) -> nib.Nifti1Image:
+        return to_nifti(data, grid.world_from_voxel, form_code=self.target.form_code)
 
     def _on_grid(self, data: npt.NDArray[np.float32]) -> nib.Nifti1Image:
-        return to_nifti(data, self.target.grid.world_from_voxel, form_code=self.target.form_code)
+        return self._on(self.target.grid, data)
 
 
 def fit_scaffold(
@@ -229,6 +242,11 @@ def _mask(image: ImageLike) -> Volume:
         return load_mask(image)
     nifti = _nifti(image, "brain mask")
     return Volume((np.asarray(nifti.dataobj) > 0).astype(np.float32), affine_mm(nifti))
+
+
+def view_of(where: View | ImageLike) -> View:
+    """The view itself, or the grid of an image, whose voxels are means of what they hold."""
+    return where if isinstance(where, View) else View(_grid_of(where))
 
 
 def _grid_of(image: ImageLike) -> Grid:

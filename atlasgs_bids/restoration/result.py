@@ -1,12 +1,11 @@
 """What was computed for one target, on its way from the fit to the files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from atlasgs_bids.core.appearance import Appearance
@@ -14,9 +13,8 @@ from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.metrics import misfit_beyond_noise
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.rigid import UncertainPosition
-from atlasgs_bids.core.splat.render import render
 from atlasgs_bids.core.uncertainty import Uncertainty
-from atlasgs_bids.imaging.grid import divided, fov_mask, output_grid, parts_of, resample
+from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample
 from atlasgs_bids.imaging.header import ALIGNED_CODE
 from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.slice_motion import SlicePosition
@@ -27,6 +25,7 @@ from atlasgs_bids.restoration.error import ImageError, TrustedVoxels, UncertainP
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import Calibration, StackInput, covered
+from atlasgs_bids.restoration.views import Region, TargetModel, at_gaussians, rendered
 
 FloatArray = npt.NDArray[np.float32]
 Interpolable = tuple[Volume, npt.NDArray[np.float64], float]
@@ -130,6 +129,19 @@ class TargetResult:
         return None if self.error is None else self.error.trust
 
     @cached_property
+    def model(self) -> TargetModel:
+        """What any view of it is rendered from."""
+        gaussians = replace(self.gaussians, amplitudes=self.appearance.amplitudes)
+        region, sd = Region(self.grid, self.inside), None
+        if self.sd is not None:
+            sd = at_gaussians(
+                self.sd, region, gaussians,
+                lambda values: rendered(gaussians, values, self.grid, self.cell_mm),
+            )  # fmt: skip
+        floor = 0.0 if _is_magnitude(self.stacks) else None
+        return TargetModel(gaussians, self.cell_mm, sd, region, floor, self.form_code)
+
+    @cached_property
     def prior_disagrees(self) -> float:
         """Part of the slices' voxels in which they and the prior disagree beyond the noise."""
         n_observed = sum(int((stack.weights > 0).sum()) for stack in self.stacks)
@@ -191,16 +203,6 @@ def _resolution(stacks: Sequence[StackResult], config: RestorationSettings) -> s
     return min(min(stack.source.geometry.in_plane_mm) for stack in stacks)
 
 
-def render_on(result: TargetResult, grid: Grid, settings: RestorationSettings) -> npt.NDArray[np.float32]:
-    """The target on another grid of the anchor's world: rendered, never resampled from the result."""
-    rendered = _rendered(
-        result.gaussians, result.appearance.amplitudes, grid, result.cell_mm, settings.core.chunk_elements
-    )
-    inside = result.anchor.support_on(grid) & _reached(result.stacks, grid)
-    image = np.where(inside, rendered, np.float32(0))
-    return np.maximum(image, np.float32(0)) if _is_magnitude(result.stacks) else image
-
-
 def _reached(stacks: Sequence[StackResult], grid: Grid) -> npt.NDArray[np.bool_]:
     """Where the slices cover a grid of the anchor's world, what was lost amid them included."""
     reached = np.zeros(grid.shape, dtype=bool)
@@ -244,21 +246,6 @@ def rendered_volume(
     floor: float | None,
 ) -> npt.NDArray[np.float32]:
     """The image of the amplitudes on a grid, 0 outside the mask, nowhere below the floor."""
-    rendered = _rendered(scaffold.gaussians, amplitudes, grid, scaffold.cell_mm, config.core.chunk_elements)
-    image = np.where(inside, rendered, np.float32(0))
+    drawn = rendered(scaffold.gaussians, amplitudes, grid, scaffold.cell_mm, config.core.chunk_elements)
+    image = np.where(inside, drawn, np.float32(0))
     return image if floor is None else np.maximum(image, np.float32(floor))
-
-
-def _rendered(
-    gaussians: Gaussians,
-    amplitudes: Tensor,
-    grid: Grid,
-    cell_mm: npt.NDArray[np.float64],
-    chunk_elements: int,
-) -> FloatArray:
-    """The image at voxel centres; of voxels larger than a Gaussian's cell the mean, as of a pixel."""
-    parts = parts_of(grid, cell_mm)
-    fine = divided(grid, parts)
-    image = render(gaussians, amplitudes, fine.shape, torch.from_numpy(fine.world_from_voxel), chunk_elements)
-    data: FloatArray = image.cpu().numpy()
-    return data if max(parts) == 1 else Volume(data, fine.world_from_voxel).averaged(parts).data

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from plyfile import PlyData, PlyParseError
-from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.scaffold import anchor_amplitudes, rendering_psnr_db
@@ -24,13 +23,12 @@ from atlasgs_bids.version import __version__
 
 _LEAST_INSIDE = 0.5
 
-_SCHEMA = "atlasgs-scaffold-1"
-_APPEARANCE_SCHEMA = "atlasgs-appearance-1"
-_ARRAYS = ("means_mm", "scales_mm", "quaternions", "amplitudes")
+SCAFFOLD_SCHEMA = "atlasgs-scaffold-1"
+GAUSSIAN_ARRAYS = ("means_mm", "scales_mm", "quaternions", "amplitudes")
 _MOST = 50_000_000
 """Gaussians, some 2 GB: what says that it has more is damaged, or made to fill the memory."""
 _LONGEST_TEXT = 4096
-_DAMAGED = (
+DAMAGED = (
     OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error, PlyParseError
 )  # fmt: skip
 """What readers raise for a file that is damaged, or none that they know (RuntimeError: with a password)."""
@@ -41,22 +39,8 @@ _OPACITY_LOGIT = 2.0
 
 def save_scaffold(path: Path, gaussians: Gaussians, fingerprint: str, anchor_psnr_db: float) -> None:
     """Arrays means_mm (n, 3), scales_mm (n, 3), quaternions (n, 4; w first), amplitudes (n,); RAS, mm."""
-    arrays = {name: getattr(gaussians, name).cpu().numpy() for name in _ARRAYS}
-    np.savez(path, schema=_SCHEMA, fingerprint=fingerprint, anchor_psnr_db=anchor_psnr_db, **arrays)
-
-
-def save_appearance(path: Path, gaussians: Gaussians, n_shared: int, amplitudes: Tensor) -> None:
-    """A target as Gaussians: ``shared_amplitudes`` (n,), and its own ones as specific_means_mm and so on."""
-    own = {
-        "means_mm": gaussians.means_mm,
-        "scales_mm": gaussians.scales_mm,
-        "quaternions": gaussians.quaternions,
-        "amplitudes": amplitudes,
-    }
-    specific = {f"specific_{name}": values[n_shared:].cpu().numpy() for name, values in own.items()}
-    shared = amplitudes[:n_shared].cpu().numpy()
-    arrays = {"schema": np.array(_APPEARANCE_SCHEMA), "shared_amplitudes": shared, **specific}
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    arrays = {name: getattr(gaussians, name).cpu().numpy() for name in GAUSSIAN_ARRAYS}
+    np.savez(path, schema=SCAFFOLD_SCHEMA, fingerprint=fingerprint, anchor_psnr_db=anchor_psnr_db, **arrays)
 
 
 def load_scaffold(path: Path, fingerprint: str) -> tuple[Gaussians, float] | None:
@@ -65,10 +49,13 @@ def load_scaffold(path: Path, fingerprint: str) -> tuple[Gaussians, float] | Non
         return None
     try:
         with ZipFile(path) as archive:
-            if _text(archive, "schema") != _SCHEMA or _text(archive, "fingerprint") != fingerprint:
+            if (
+                text_of(archive, "schema") != SCAFFOLD_SCHEMA
+                or text_of(archive, "fingerprint") != fingerprint
+            ):
                 return None
-            return _gaussians(archive), float(_array(archive, "anchor_psnr_db"))
-    except _DAMAGED:  # or written by another version: fitted again
+            return gaussians_of(archive), float(array_of(archive, "anchor_psnr_db"))
+    except DAMAGED:  # or written by another version: fitted again
         return None
 
 
@@ -97,7 +84,7 @@ def read_scaffold(path: Path) -> tuple[Gaussians, bool]:
     """
     try:
         gaussians = _from_ply(path) if path.suffix == ".ply" else _from_npz(path)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise InputError(
             f"{path.name}: not readable as a scaffold ({error}), expected the npz or PLY that AtlasGS "
             "writes, edited or not; save it as an uncompressed binary PLY"
@@ -107,21 +94,23 @@ def read_scaffold(path: Path) -> tuple[Gaussians, bool]:
 
 def _from_npz(path: Path) -> Gaussians:
     with ZipFile(path) as archive:
-        schema = _text(archive, "schema")
-        if schema != _SCHEMA:
-            raise ValueError(f"schema {schema}, expected {_SCHEMA}")
-        return _gaussians(archive)
+        schema = text_of(archive, "schema")
+        if schema != SCAFFOLD_SCHEMA:
+            raise ValueError(f"schema {schema}, expected {SCAFFOLD_SCHEMA}")
+        return gaussians_of(archive)
 
 
-def _gaussians(archive: ZipFile) -> Gaussians:
-    return _checked({name: _array(archive, name).astype(np.float32) for name in _ARRAYS})
+def gaussians_of(archive: ZipFile, prefix: str = "") -> Gaussians:
+    """Those in the arrays of these names; ValueError where they cannot be."""
+    return _checked({name: array_of(archive, prefix + name).astype(np.float32) for name in GAUSSIAN_ARRAYS})
 
 
-def _text(archive: ZipFile, name: str) -> str:
-    return str(_array(archive, name))
+def text_of(archive: ZipFile, name: str) -> str:
+    """One text of an npz."""
+    return str(array_of(archive, name))
 
 
-def _array(archive: ZipFile, name: str) -> npt.NDArray[np.generic]:
+def array_of(archive: ZipFile, name: str) -> npt.NDArray[np.generic]:
     """One array of an npz, never unpickled; ValueError, before memory is taken, where it cannot be ours."""
     with archive.open(f"{name}.npy") as file:
         shape, dtype = _header(file)

@@ -55,7 +55,9 @@ def head(contrast: Contrast, size_mm: int = 2, *, with_scalp: bool = True, noise
     return Volume(_noisy(data, noise), world_from_voxel)
 
 
-def rigid(rotation_deg: npt.ArrayLike, shift_mm: npt.ArrayLike, centre_world: npt.ArrayLike) -> npt.NDArray:
+def rigid(
+    rotation_deg: npt.ArrayLike, shift_mm: npt.ArrayLike, centre_world: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
     """(4, 4) rotation (a vector along the axis, degrees) about the centre, then the shift."""
     result = np.eye(4)
     result[:3, :3] = Rotation.from_rotvec(np.asarray(rotation_deg, dtype=float), degrees=True).as_matrix()
@@ -66,7 +68,11 @@ def rigid(rotation_deg: npt.ArrayLike, shift_mm: npt.ArrayLike, centre_world: np
 
 
 def stack_affine(
-    volume: Volume, axis: int, in_plane_mm: float, spacing_mm: float, tilt: npt.NDArray | None = None
+    volume: Volume,
+    axis: int,
+    in_plane_mm: float,
+    spacing_mm: float,
+    tilt: npt.NDArray[np.float64] | None = None,
 ) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
     """(shape, affine) of a stack that covers the volume, thick along world axis ``axis``, tilted (3, 3)."""
     sizes_mm = np.full(3, in_plane_mm)
@@ -108,4 +114,4 @@ def _noisy(data: npt.NDArray[np.float32], noise: float) -> npt.NDArray[np.float3
         return data.astype(np.float32)
     rng = np.random.default_rng(data.size)
     real, imaginary = rng.normal(0, noise, (2, *data.shape))
-    return np.hypot(data + real, imaginary).astype(np.float32)
+    return np.asarray(np.hypot(data + real, imaginary), np.float32)

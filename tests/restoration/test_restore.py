@@ -89,6 +89,22 @@ def test_rendering_on_its_own_grid_gives_the_image(result):
     np.testing.assert_allclose(again.get_fdata(), result.image.get_fdata(), atol=1e-3)
 
 
+def test_the_error_of_a_view_is_that_of_the_image(result):
+    sd, expected = (image.get_fdata() for image in (result.render_sd(result.image), result.sd))
+    np.testing.assert_array_equal(sd == 0, expected == 0)
+    apart = np.abs(sd / np.where(expected > 0, expected, 1) - 1)[expected > 0]
+    # Here each Gaussian stands for several voxels, so that it cannot follow every one.
+    assert np.median(apart) < 0.1
+
+
+def test_a_plane_of_the_model_is_a_slice_of_the_image(result):
+    point = result.image.affine @ [12, 12, 10, 1]
+    plane = result.render(result.model.plane(point[:3], (0, 0, 1), 3.0, fov_mm=30))
+    i, j, k = np.rint(np.linalg.inv(result.image.affine) @ plane.affine[:, 3])[:3].astype(int)
+    expected = result.image.get_fdata()[i : i + 11, j : j + 11, k]
+    np.testing.assert_allclose(plane.get_fdata()[..., 0], expected, atol=0.01)
+
+
 def test_rendering_elsewhere_is_no_resampling(result):
     fine = result.image.affine @ np.diag([0.5, 0.5, 0.5, 1])
     shape = tuple(2 * n for n in result.image.shape)
