@@ -16,8 +16,8 @@ from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import anchor_of
 from atlasgs_bids.restoration.calibration import aligned, calibrated
+from atlasgs_bids.restoration.error import position_variance
 from atlasgs_bids.restoration.guides import Guides
-from atlasgs_bids.restoration.result import position_variance
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, StackInput, place
 from atlasgs_bids.runtime.progress import Progress
