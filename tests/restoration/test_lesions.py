@@ -105,15 +105,15 @@ BARS = ("error", "own_error", "volume_bias", "drawn", "kept", "leak")
 KNOWN = {
     "graph": {
         "error": "target of 4 mm: 0.93, cubic 0.88; target of 8 mm: 0.75, 0.74; dark of 12 mm: 0.74, 0.70",
-        "own_error": "target of 4 mm: 0.93, cubic 0.91; target of 6 mm: 0.88, 0.83; target of 8 mm: 0.73, 0.72; "
-        "rim of 8 mm: 0.59, 0.47; dark of 8 mm: 0.80, 0.74; dark of 12 mm: 0.73, 0.72; "
+        "own_error": "target of 4 mm: 0.93, cubic 0.91; target of 6 mm: 0.88, 0.83; target of 8 mm: 0.73, "
+        "0.72; rim of 8 mm: 0.59, 0.47; dark of 8 mm: 0.80, 0.74; dark of 12 mm: 0.73, 0.72; "
         "microbleed of 4 mm: 0.93, 0.92",
     },
     "learned": {
         "error": "rim of 8 mm: 0.77, cubic 0.60",
         "own_error": "rim of 8 mm: 0.72, cubic 0.47",
-        "drawn": "decoy: 0.49 on average, expected 0.2; of 4 and 8 mm: 0.76 and 0.53, expected 0.4; network of "
-        "16 channels and 360 steps",
+        "drawn": "decoy: 0.49 on average, expected 0.2; of 4 and 8 mm: 0.76 and 0.53, expected 0.4; by "
+        "a network of 16 channels and 360 steps",
         "kept": "decoy: 0.24, expected 0.2",
     },
 }
