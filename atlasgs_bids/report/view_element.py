@@ -14,8 +14,8 @@ from atlasgs_bids.report.volumes import MASK, Layer, View
 _STATIC_HEIGHT = 280
 _TINT = np.array([255, 176, 0], dtype=np.float32)
 """Orange: told from grey by any eye."""
-_COLOURS = (colormaps["cividis"](np.arange(256))[:, :3] * 255).astype(np.float32)
-"""Made for readers who are colour blind; page.js has the same."""
+_COLOURS = (colormaps["viridis"](np.arange(256))[:, :3] * 255).astype(np.float32)
+"""Told apart by readers who are colour blind; page.js has the same."""
 
 _VIEW = """
 <figure class="view" id="{{ view.key }}" data-view='{{ spec | tojson }}'>

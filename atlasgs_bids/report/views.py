@@ -41,6 +41,8 @@ _MOST_VOXELS = 5_000_000
 _MOST_PIXELS_ACROSS = 256
 _HEAD_MARGIN = 2
 _MOST_SAMPLES = 5
+_WEAK_EDGE, _STRONG_EDGE = 12.0, 30.0
+"""Steps of 256 for each pixel, about."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,9 @@ def stack_views(stack: StackFiles, anchor: Anchor, key: str, shrink: float = 1.0
     span = float(np.percentile(np.abs(rest[inside]), 99)) if inside.any() else 1.0
     t1w_window = grey_window(after[inside])
     units = f"black {window[0]:.4g}, white {window[1]:.4g}"
-    edges = _edges(in_grey(after, t1w_window), stack.slice_axis)
+    head = Volume(anchor.foreground.astype(np.float32), anchor.volume.world_from_voxel)
+    in_head = resample(head, grid, np.linalg.inv(target_from_anchor), order=1) > 0.5
+    edges = _edges(in_grey(after, t1w_window), in_head, stack.slice_axis)
     grey_acquired = Layer(ACQUIRED, in_grey(small.data, window), caption=units)
     of_slices = [
         grey_acquired,
@@ -168,7 +172,7 @@ def stack_views(stack: StackFiles, anchor: Anchor, key: str, shrink: float = 1.0
         grey_acquired,
         Layer(AFTER, in_grey(after, t1w_window)),
         Layer(BEFORE, in_grey(before, t1w_window)),
-        Layer(EDGES, edges, MASK, "edges of the T1w"),
+        Layer(EDGES, edges, MASK),
     ]
     return (
         _turned(f"{key}-slices", of_slices, stack, grid, inside),
@@ -231,7 +235,15 @@ def _through_slices(
     return total / np.float32(n_samples)
 
 
-def _edges(volume: npt.NDArray[np.uint8], slice_axis: int) -> npt.NDArray[np.uint8]:
-    """Edges within each slice."""
-    planes = [canny(plane.astype(np.float32), sigma=1.2) for plane in np.moveaxis(volume, slice_axis, 0)]
+def _edges(
+    volume: npt.NDArray[np.uint8], inside: npt.NDArray[np.bool_], slice_axis: int
+) -> npt.NDArray[np.uint8]:
+    """Edges within each slice, in and around the head."""
+    around = ndimage.binary_dilation(inside, iterations=_HEAD_MARGIN + 2)
+    planes = [
+        canny(plane.astype(np.float32), 1.2, _WEAK_EDGE, _STRONG_EDGE, mask=of_plane)
+        for plane, of_plane in zip(
+            np.moveaxis(volume, slice_axis, 0), np.moveaxis(around, slice_axis, 0), strict=True
+        )
+    ]
     return np.moveaxis(np.stack(planes), 0, slice_axis).astype(np.uint8) * 255

@@ -1,9 +1,10 @@
 "use strict";
 // Views to scroll and flicker, copying, the rating. Without scripts the page shows pictures instead.
 (() => {
-  const CIVIDIS = "00224e00285b002e6a0533711a386f273e6e32436d3b496c434e6c4b546c535a6d5a5f6e61656f686a716f70737676767d7c788482798c8878938e789b9476a39a74aba072b4a76fbcae6cc4b468cdbb63d5c25edec958e7d150f0d846f9e03afee838";
+  const VIRIDIS = "440154470d6048186a482374472d7b4537814240863e49893b528b375b8d33638d2f6b8e2c728e297a8e26828e23898e21918c1f988b1fa08822a78528ae8032b67a3fbc734ec36b5ec96270cf5784d44b98d83eaddc30c2df23d8e219ece51bfde725";
   const TINT = [255, 176, 0];
   const FLICKER_MS = 700;
+  const SHARP_PIXELS = 500;
   const HEADER_BYTES = 352;
   const EDGES = { 0: ["A", "P"], 1: ["R", "L"], 2: ["R", "L"] };
   const NAMES = { 0: "sagittal", 1: "coronal", 2: "axial" };
@@ -38,7 +39,7 @@
     for (let value = 0; value < 256; value++) {
       const at = (value / 255) * 32, low = Math.min(31, Math.floor(at)), share = at - low;
       for (let c = 0; c < 3; c++) {
-        const of = (n) => parseInt(CIVIDIS.substr(6 * n + 2 * c, 2), 16);
+        const of = (n) => parseInt(VIRIDIS.substr(6 * n + 2 * c, 2), 16);
         table[3 * value + c] = Math.round(of(low) * (1 - share) + of(low + 1) * share);
       }
     }
@@ -56,7 +57,7 @@
       this.shown = 0;
       this.other = this.base.length > 1 ? 1 : 0;
       this.border = 0;
-      this.opacities = this.over.map((layer, n) => (n === 0 ? (layer.kind === "mask" ? 0.8 : 0.6) : 0));
+      this.opacities = this.over.map((layer, n) => (n === 0 ? (layer.kind === "mask" ? 0.7 : 0.6) : 0));
       this.timer = null;
     }
 
@@ -78,7 +79,10 @@
         const [across, up] = this.axes(axis);
         const [n, m] = [this.spec.shape[across], this.spec.shape[up]];
         const [width, height] = [n * this.spec.sizes[across], m * this.spec.sizes[up]];
-        const canvas = make("canvas", { width: n, height: m, tabIndex: 0 });
+        // Drawn voxel by voxel, then as large as screens are: lines stay thin.
+        const scale = Math.max(1, Math.ceil(SHARP_PIXELS / Math.max(n, m)));
+        const canvas = make("canvas", { width: n * scale, height: Math.round(m * scale * this.spec.sizes[up] / this.spec.sizes[across]), tabIndex: 0 });
+        canvas.small = make("canvas", { width: n, height: m });
         canvas.setAttribute("role", "img");
         canvas.style.aspectRatio = `${width} / ${height}`;
         canvas.addEventListener("click", (event) => this.clicked(event, canvas, axis));
@@ -184,11 +188,9 @@
       const over = this.over.map((layer, n) => [layer, this.data.get(layer), this.opacities[n]]).filter(([, , o]) => o > 0);
       this.canvases.forEach((canvas, n) => {
         const axis = this.spec.planes[n], [across, up] = this.axes(axis);
-        const [width, height] = [canvas.width, canvas.height];
-        const context = canvas.getContext("2d"), picture = context.createImageData(width, height), out = picture.data;
+        const [width, height] = [canvas.small.width, canvas.small.height];
+        const context = canvas.small.getContext("2d"), picture = context.createImageData(width, height), out = picture.data;
         const column = Math.round(this.border * width);
-        const crossX = width - 1 - this.point[across], crossY = height - 1 - this.point[up];
-        const several = this.spec.planes.length > 1;
         for (let y = 0, to = 0; y < height; y++) {
           const row = this.point[axis] * strides[axis] + (height - 1 - y) * strides[up];
           for (let x = 0; x < width; x++, to += 4) {
@@ -202,18 +204,29 @@
               const [p, q, s] = layer.kind === "mask" ? TINT : COLOURS.subarray(3 * value, 3 * value + 3);
               r += (p - r) * share; g += (q - g) * share; b += (s - b) * share;
             }
-            if ((column > 0 && x === column && column < width)) { r = 255; g = 176; b = 0; }
-            else if (several && ((x === crossX && Math.abs(y - crossY) > 5) || (y === crossY && Math.abs(x - crossX) > 5))) {
-              r += (90 - r) * 0.45; g += (180 - g) * 0.45; b += (255 - b) * 0.45;
-            }
             out[to] = r; out[to + 1] = g; out[to + 2] = b; out[to + 3] = 255;
           }
         }
         context.putImageData(picture, 0, 0);
+        this.enlarge(canvas, column / width, [1 - (this.point[across] + 0.5) / width, 1 - (this.point[up] + 0.5) / height]);
         canvas.setAttribute("aria-label",
           `${this.base[this.shown].name}, ${NAMES[axis]} plane ${this.point[axis] + 1} of ${this.spec.shape[axis]}`);
       });
       this.figure.dataset.shown = this.base[this.shown].name;
+    }
+
+    enlarge(canvas, border, cross) {
+      const context = canvas.getContext("2d"), { width, height } = canvas;
+      const line = (x, y, w, h, colour) => { context.fillStyle = colour; context.fillRect(x, y, w, h); };
+      context.imageSmoothingQuality = "high";
+      context.drawImage(canvas.small, 0, 0, width, height);
+      if (this.spec.planes.length > 1) {
+        const [x, y] = [Math.round(cross[0] * width), Math.round(cross[1] * height)], gap = Math.round(width / 20);
+        const colour = "rgba(90, 180, 255, 0.6)";
+        line(x, 0, 1, y - gap, colour); line(x, y + gap, 1, height - y, colour);
+        line(0, y, x - gap, 1, colour); line(x + gap, y, width - x, 1, colour);
+      }
+      if (border > 0 && border < 1) line(Math.round(border * width) - 1, 0, 2, height, "rgb(255, 176, 0)");
     }
   }
 

@@ -12,7 +12,7 @@ _TEXTS = {
 
 _TEMPLATE = """
 {% for figure in figures %}
-<figure class="plot"><img src="{{ figure.uri }}" alt="{{ figure.text }} of {{ figure.name }}" loading="lazy">
+<figure class="plot"><img src="{{ figure.uri }}" alt="{{ figure.text }} of {{ figure.name }}">
 <figcaption>{{ figure.name }}: {{ figure.text }}.</figcaption></figure>
 {% endfor %}
 """

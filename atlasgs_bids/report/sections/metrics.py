@@ -18,6 +18,9 @@ endif %}</td>
 {% if with_group %}<td class="number">{{ row.place }}</td>{% endif %}<td>{{ row.text }}</td></tr>
 {% endfor %}
 </tbody></table></div>
+{% if missing %}
+<p>Not measured here: {{ missing | join(", ") }}.</p>
+{% endif %}
 """
 _FEWEST = 5
 """Images in a group among which a place means something."""
@@ -27,9 +30,11 @@ def metrics(shown: ShownTarget) -> Section | None:
     target, dictionary = shown.target, shown.page.metrics_dictionary
     if not target.metrics:
         return None
-    rows = [_row(name, value, dictionary, target.group) for name, value in target.metrics.items()]
+    measured = {name: value for name, value in target.metrics.items() if value != "n/a"}
+    missing = [name for name in target.metrics if name not in measured]
+    rows = [_row(name, value, dictionary, target.group) for name, value in measured.items()]
     with_group = any(row["place"] for row in rows)
-    body = rendered(_TEMPLATE, rows=rows, with_group=with_group, label=target.label)
+    body = rendered(_TEMPLATE, rows=rows, with_group=with_group, label=target.label, missing=missing)
     return shown.section("metrics", "Metrics", body)
 
 

@@ -29,10 +29,10 @@ def result(shown: ShownTarget) -> Section | None:
     if shown.views is not None:
         element = view_element(
             shown.views.result,
-            [INTERPOLATED, RESTORED, T1W],
-            f"{target.label} interpolated, restored, and the T1w, each in an axial, a coronal and a "
+            [RESTORED, INTERPOLATED, T1W],
+            f"{target.label} restored, interpolated, and the T1w, each in an axial, a coronal and a "
             "sagittal plane",
-            "Interpolated (cubic B-splines) and restored image through one point, in one grey window.",
+            "Restored image and interpolation (cubic B-splines) through one point, in one grey window.",
         )
     figure = file_uri(target.figure) if target.figure.exists() and element is None else None
     body = rendered(_TEMPLATE, element=element, problem=shown.problem, figure=figure)

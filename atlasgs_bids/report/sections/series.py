@@ -6,8 +6,7 @@ from atlasgs_bids.report.section import Section, ShownTarget, rendered
 _TEMPLATE = """
 {% for kind, uri in figures.items() %}
 <figure class="plot"><img src="{{ uri }}" alt="T1w, mean of the acquired {{ kind }} volumes interpolated,
-mean of the restored ones"
-loading="lazy"><figcaption>{{ kind }}: T1w, mean of the acquired volumes interpolated, mean of the restored
+mean of the restored ones"><figcaption>{{ kind }}: T1w, mean of the acquired volumes interpolated, mean of the restored
 ones.</figcaption></figure>
 {% endfor %}
 """
