@@ -10,6 +10,7 @@ from typing import Any
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.contents_files import load_json, load_rows
 from atlasgs_bids.app.failures import Failed
+from atlasgs_bids.app.group_page import GROUP_PAGE
 from atlasgs_bids.app.provenance import settings_of
 from atlasgs_bids.app.settings_file import settings_toml
 from atlasgs_bids.app.target import TargetRun
@@ -24,8 +25,6 @@ from atlasgs_bids.report.contents import Failure, PageContents, PlanRow, StackFi
 from atlasgs_bids.restoration.anchor import Anchor, load_anchor
 from atlasgs_bids.runtime.files import load_text, short_name
 from atlasgs_bids.version import __version__
-
-GROUP_PAGE = "group.html"
 
 
 def session_contents(plan: SubjectPlan, config: RunConfig, failures: Sequence[Failed] = ()) -> PageContents:

@@ -1,4 +1,4 @@
-"""Every target's metrics -> one table for each kind of image."""
+"""Every target's metrics -> one table for each kind of image, and one page of all."""
 
 import json
 import logging
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.group_page import GROUP_PAGE, write_group_page
 from atlasgs_bids.bids.entities import parse_entities
 from atlasgs_bids.bids.outputs.dataset import check_out_dir
 from atlasgs_bids.bids.outputs.names import json_path
@@ -53,6 +54,10 @@ def gather(config: RunConfig, participants: Sequence[str]) -> bool:
         absent = [p for p in participants if found[p] and not set(found[p]) & set(of_suffix)]
         if absent:
             logger.info("%s: none of %s", table_path.name, ", ".join(f"sub-{label}" for label in absent))
+    try:
+        write_group_page(config, [(path, row) for path in paths for row in load_tsv(path)], participants)
+    except OSError as error:
+        raise ConfigurationError(f"{GROUP_PAGE} cannot be written ({error.strerror})") from error
     missing = [participant for participant in participants if not found[participant]]
     line = f"{len(participants) - len(missing)} of {len(participants)} participants in group_*.tsv"
     if missing:

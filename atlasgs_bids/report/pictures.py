@@ -12,6 +12,8 @@ from PIL import Image
 Bytes = npt.NDArray[np.uint8]
 _WINDOW_PERCENT = (0.5, 99.5)
 _GAP, _GAP_GREY = 4, 24
+_QUALITY = 60
+_SMALLEST = 16
 
 
 def grey_window(values: npt.NDArray[np.float32]) -> tuple[float, float]:
@@ -41,6 +43,24 @@ def png_uri(picture: Bytes) -> str:
 def file_uri(path: Path) -> str:
     """A PNG file as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+def at_most(picture: bytes, n_bytes: float) -> bytes:
+    """A JPEG in fewer pixels, where it has more bytes than that."""
+    while len(picture) > n_bytes:
+        with Image.open(io.BytesIO(picture)) as opened:
+            share = min(0.8, (n_bytes / len(picture)) ** 0.5)
+            width, height = (round(side * share) for side in opened.size)
+            if min(width, height) < _SMALLEST:
+                return picture
+            picture = jpeg(opened.resize((width, height), Image.Resampling.LANCZOS))
+    return picture
 
 
 def plane(

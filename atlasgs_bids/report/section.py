@@ -1,16 +1,22 @@
 """What a section of a page is, and the templates that they are made from."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from atlasgs_bids.report.contents import PageContents, TargetContents
-from atlasgs_bids.report.views import TargetViews
+if TYPE_CHECKING:
+    from atlasgs_bids.report.contents import PageContents, TargetContents
+    from atlasgs_bids.report.views import TargetViews
 
 # Everything that comes from a file is text: it is escaped, whatever it holds.
 ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+ENVIRONMENT.policies["json.dumps_kwargs"] = {"sort_keys": False}
 
 
 @dataclass(frozen=True)

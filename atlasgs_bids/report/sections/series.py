@@ -6,7 +6,8 @@ from atlasgs_bids.report.section import Section, ShownTarget, rendered
 _TEMPLATE = """
 {% for kind, uri in figures.items() %}
 <figure class="plot"><img src="{{ uri }}" alt="T1w, mean of the acquired {{ kind }} volumes interpolated,
-mean of the restored ones"><figcaption>{{ kind }}: T1w, mean of the acquired volumes interpolated, mean of the restored
+mean of the restored ones">
+<figcaption>{{ kind }}: T1w, mean of the acquired volumes interpolated, mean of the restored
 ones.</figcaption></figure>
 {% endfor %}
 """
