@@ -85,14 +85,18 @@ def result_view(target: TargetContents, anchor: Anchor, key: str, shrink: float 
             volume = Volume(smooth, volume.world_from_voxel, form_code=volume.form_code)
         return resample(volume, grid, order=order)
 
+    def shown_mask(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        own = cropped(Volume(mask.astype(np.float32), result.world_from_voxel), box)
+        return resample(own, grid, order=1) >= 0.5
+
     stacks = [(load_volume(s.acquired), read_itk_transform(s.transform), 1.0) for s in target.stacks]
     gains = target.sidecar.get("StackGains")
     if isinstance(gains, list) and len(gains) == len(stacks):
         stacks = [(*stack[:2], float(gain)) for stack, gain in zip(stacks, gains, strict=True)]
     interpolated = mean_interpolated(stacks, grid)
     restored = shown(cropped(result, box))
-    t1w = shown(anchor.volume) if factor > 1 else resample(anchor.volume, grid)
-    inside = anchor.foreground_on(grid)
+    t1w = shown(cropped(_on_grid(anchor.volume, result.grid), box))
+    inside = shown_mask(head)
     window = grey_window(np.concatenate([interpolated[inside], restored[inside]]))
     margin = ndimage.binary_dilation(inside, iterations=_HEAD_MARGIN)
     units = f"black {window[0]:.4g}, white {window[1]:.4g}"
@@ -210,6 +214,11 @@ def _written(path: Path) -> Volume:
     """An image of ours as it is: a mask may be the same everywhere, which is wrong for an acquired image."""
     image = nib.Nifti1Image.from_filename(path)
     return Volume(image.get_fdata(dtype=np.float32), np.asarray(image.affine, dtype=np.float64))
+
+
+def _on_grid(t1w: Volume, grid: Grid) -> Volume:
+    """The T1w on the result's grid, which mostly is its own."""
+    return Volume(resample(t1w, grid), grid.world_from_voxel, form_code=t1w.form_code)
 
 
 def _like(volume: Volume, shape: tuple[int, ...]) -> Volume:

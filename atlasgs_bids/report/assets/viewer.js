@@ -49,7 +49,10 @@
     for (const [n, panel] of panels.entries()) viewers.push(await instance(code, panel.querySelector("canvas"), shown[n]));
     viewers.forEach((nv) => {
       nv.broadcastTo(viewers.filter((other) => other !== nv));
-      nv.onLocationChange = (data) => { element.querySelector(".location").textContent = data.string; };
+      nv.onLocationChange = ({ mm }) => {
+        const [x, y, z] = [...mm].map((value) => value.toFixed(0));
+        element.querySelector(".location").textContent = `x ${x}, y ${y}, z ${z} mm (RAS)`;
+      };
     });
     element.niivues = viewers;
     switches(element, images, panels);
