@@ -18,7 +18,7 @@ _COLOURS = (colormaps["viridis"](np.arange(256))[:, :3] * 255).astype(np.float32
 """Told apart by readers who are colour blind; page.js has the same."""
 
 _VIEW = """
-<figure class="view" id="{{ view.key }}" data-view='{{ spec | tojson }}'>
+<figure class="view" id="{{ view.key }}-{{ purpose }}" data-view='{{ spec | tojson }}'>
 <div class="stage"><img src="{{ picture }}" alt="{{ alt }}"></div>
 <div class="controls"></div>
 <figcaption>{{ caption }}
@@ -34,11 +34,12 @@ _VIEW = """
 
 
 def view_element(
-    view: View, names: Sequence[str], alt: str, caption: str, overlays: Sequence[str] = ()
+    view: View, purpose: str, names: Sequence[str], alt: str, caption: str, overlays: Sequence[str] = ()
 ) -> Markup:
     """Layers of a view to flicker and scroll between; without scripts, a picture of each of them.
 
-    ``overlays`` are tints and colours over the layer that is shown; the first one is on from the start.
+    ``purpose`` tells it from other elements of the same view. ``overlays`` are tints and colours over the
+    layer that is shown; the first one is on from the start.
     """
     layers = [view.layer(name) for name in [*names, *overlays]]
     spec = {
@@ -52,6 +53,7 @@ def view_element(
     return rendered(
         _VIEW,
         view=view,
+        purpose=purpose,
         spec=spec,
         picture=png_uri(_static_picture(view, names, first_overlay)),
         alt=alt,

@@ -30,6 +30,7 @@ def alignment(shown: ShownTarget) -> Section | None:
         elements.append(
             view_element(
                 view,
+                "view",
                 [ACQUIRED, AFTER, BEFORE],
                 f"A slice of {stack.name}, and the T1w there in the position found and in the headers'; "
                 "edges "

@@ -29,6 +29,7 @@ def result(shown: ShownTarget) -> Section | None:
     if shown.views is not None:
         element = view_element(
             shown.views.result,
+            "view",
             [RESTORED, INTERPOLATED, T1W],
             f"{target.label} restored, interpolated, and the T1w, each in an axial, a coronal and a "
             "sagittal plane",

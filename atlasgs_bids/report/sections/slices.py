@@ -22,6 +22,7 @@ def slices(shown: ShownTarget) -> Section | None:
     elements: list[Markup] = [
         view_element(
             view,
+            "view",
             [ACQUIRED, SIMULATED, RESIDUAL],
             f"A slice of {stack.name}: acquired, simulated, and their difference",
             f"{stack.name}. Residual: acquired minus simulated; mid-grey is no difference.",

@@ -34,6 +34,7 @@ def trust(shown: ShownTarget) -> Section | None:
         said.append("Orange: where the result is not to be trusted.")
     element = view_element(
         view,
+        "trust",
         [RESTORED],
         f"{shown.target.label} restored, in three planes, with {' and '.join(overlays)} over it",
         "The restored image under what is known of its error.",
