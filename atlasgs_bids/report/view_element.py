@@ -84,9 +84,6 @@ def _drawn(view: View, layer: Layer, overlay: Layer | None, axis: int) -> npt.ND
         return below_it
     over = of(overlay)
     grey = np.repeat(below_it[..., None].astype(np.float32), 3, axis=2)
-    share = (over > 0).astype(np.float32)[..., None] * np.float32(0.6)
-    if overlay.kind == MASK:
-        share, colour = over.astype(np.float32)[..., None] / 255, np.broadcast_to(_TINT, grey.shape)
-    else:
-        colour = _COLOURS[over]
+    share = over.astype(np.float32)[..., None] / 255
+    colour = np.broadcast_to(_TINT, grey.shape) if overlay.kind == MASK else _COLOURS[over]
     return (grey * (1 - share) + colour * share).astype(np.uint8)

@@ -103,7 +103,7 @@ def test_the_border_shows_the_one_on_its_left_and_the_other_on_its_right(chromiu
 
     assert left != right
     assert rows_of(half, 0, width // 2 - 80) == rows_of(left, 0, width // 2 - 80)
-    assert rows_of(half, width // 2 + 80, width) == rows_of(right, width // 2 + 30, width)
+    assert rows_of(half, width // 2 + 80, width) == rows_of(right, width // 2 + 80, width)
 
 
 def test_a_click_moves_all_planes(chromium, pages):

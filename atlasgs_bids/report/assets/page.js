@@ -57,7 +57,7 @@
       this.shown = 0;
       this.other = this.base.length > 1 ? 1 : 0;
       this.border = 0;
-      this.opacities = this.over.map((layer, n) => (n === 0 ? (layer.kind === "mask" ? 0.7 : 0.6) : 0));
+      this.opacities = this.over.map((layer, n) => (n === 0 ? (layer.kind === "mask" ? 0.7 : 0.9) : 0));
       this.timer = null;
     }
 
@@ -200,7 +200,7 @@
             for (const [layer, data, opacity] of over) {
               const value = data[at];
               if (value === 0) continue;
-              const share = layer.kind === "mask" ? (opacity * value) / 255 : opacity;
+              const share = (opacity * value) / 255;
               const [p, q, s] = layer.kind === "mask" ? TINT : COLOURS.subarray(3 * value, 3 * value + 3);
               r += (p - r) * share; g += (q - g) * share; b += (s - b) * share;
             }

@@ -7,7 +7,7 @@ from atlasgs_bids.report.section import Section, ShownTarget, rendered
 
 _TEMPLATE = """
 <p>They need no truth and are no proof of accuracy.</p>
-<div class="wide" tabindex="0" role="region" aria-label="Metrics of {{ label }}"><table>
+<div class="wide" tabindex="0" role="region" aria-label="Metrics of {{ label }}"><table class="stacked">
 <thead><tr><th scope="col">metric</th><th scope="col">value</th>{% if with_group %}<th scope="col">in the
 group</th>{% endif %}
 <th scope="col">what it is</th></tr></thead>

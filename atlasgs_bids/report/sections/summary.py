@@ -16,7 +16,7 @@ endif %}
 </ul>
 {% if page.plan %}
 <h3>What was found, and what it is for</h3>
-<div class="wide" tabindex="0" role="region" aria-label="The plan"><table>
+<div class="wide" tabindex="0" role="region" aria-label="The plan"><table class="stacked">
 <thead><tr><th scope="col">role</th><th scope="col">image</th><th scope="col">why</th></tr></thead>
 <tbody>
 {% for row in page.plan %}
