@@ -12,8 +12,8 @@ _VENDORED = "vendor"
 
 @cache
 def text_of(name: str) -> str:
-    """A file of the folder assets."""
-    return (files("atlasgs_bids.report") / "assets" / name).read_text(encoding="utf-8")
+    """A file of the folder static."""
+    return (files("atlasgs_bids.report") / "static" / name).read_text(encoding="utf-8")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A view as HTML: a picture that needs no script, which scripts/page.js makes one to scroll and flicker."""
+"""A view as HTML: a picture that needs no script, which static/page.js makes one to scroll and flicker."""
 
 from collections.abc import Sequence
 
