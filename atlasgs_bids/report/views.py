@@ -40,7 +40,7 @@ _MOST_VOXELS = 5_000_000
 """Of each volume on the result's grid: more than that takes more bytes and seconds than a page may."""
 _MOST_PIXELS_ACROSS = 256
 _HEAD_MARGIN = 2
-_MOST_SAMPLES = 5
+_MOST_SAMPLES = 3
 _WEAK_EDGE, _STRONG_EDGE = 12.0, 30.0
 """Steps of 256 for each pixel, about."""
 

@@ -9,7 +9,7 @@ _TEMPLATE = """
 {{ element }}
 <dl class="facts">
 <dt>Median standard deviation</dt><dd>{{ metrics.get("sd_median", "n/a") }}</dd>
-<dt>Slices and prior disagree</dt><dd>in {{ metrics.get("prior_disagrees", "n/a") }} of the slices'
+<dt>Slices and prior disagree</dt><dd>in {{ disagree }} of the slices'
 voxels</dd>
 </dl>
 """
@@ -40,5 +40,14 @@ def trust(shown: ShownTarget) -> Section | None:
         "The restored image under what is known of its error.",
         overlays=overlays,
     )
-    body = rendered(_TEMPLATE, text=" ".join(said), element=element, metrics=shown.target.metrics)
+    metrics = shown.target.metrics
+    disagree = _percent(metrics.get("prior_disagrees", "n/a"))
+    body = rendered(_TEMPLATE, text=" ".join(said), element=element, metrics=metrics, disagree=disagree)
     return shown.section("trust", "Trust", body)
+
+
+def _percent(fraction: str) -> str:
+    try:
+        return f"{100 * float(fraction):.2g} %"
+    except ValueError:
+        return fraction
