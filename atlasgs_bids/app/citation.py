@@ -1,5 +1,6 @@
 """``logs/CITATION.*``: what was done to the images of a dataset, as a text to copy."""
 
+import logging
 from collections.abc import Sequence
 
 from atlasgs_bids.app.config import RunConfig
@@ -9,6 +10,8 @@ from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.report.methods import Described, methods_of
 from atlasgs_bids.runtime.files import load_text, save_text
 from atlasgs_bids.version import __version__
+
+logger = logging.getLogger(__name__)
 
 
 def write_citation(plans: Sequence[SubjectPlan], config: RunConfig) -> None:
@@ -25,5 +28,8 @@ def write_citation(plans: Sequence[SubjectPlan], config: RunConfig) -> None:
     texts = {"md": methods.markdown(), "html": methods.html(), "tex": methods.tex(), "bib": methods.bibtex()}
     for ending, text in texts.items():
         path = config.out_dir / "logs" / f"CITATION.{ending}"
-        if not path.exists() or load_text(path) != text:
-            save_text(text, path)
+        try:
+            if not path.exists() or load_text(path) != text:
+                save_text(text, path)
+        except OSError as error:  # the results are there
+            logger.warning("%s cannot be written: %s", path, error)

@@ -30,7 +30,10 @@ def process_participant(
             record(failure, config)
             on_failure(failure)
         problem = write_session_page(plan, config, failures, progress)
-        if problem is not None:
+        # What kept a session from its results may keep it from its page: that is one failure.
+        if problem is not None and failures:
+            logger.warning("%s: no page either: %s", plan.label, problem.message)
+        elif problem is not None:
             record(problem, config)
             on_failure(problem)
             failures.append(problem)

@@ -142,9 +142,14 @@ def _write_other_pages(plans: Sequence[SubjectPlan], failures: Sequence[Failed],
     from atlasgs_bids.app.pages import write_unplanned_page  # noqa: PLC0415 - loads torch and matplotlib
 
     for failure in unplanned:
-        write_unplanned_page(failure, config)
+        try:
+            write_unplanned_page(failure, config)
+        except OSError as error:  # a full disk may be the very failure
+            logger.warning("%s: no page: %s", failure.label, error)
     for plan in idle:
-        write_session_page(plan, config, (), Progress.quiet())
+        problem = write_session_page(plan, config, (), Progress.quiet())
+        if problem is not None:
+            logger.warning("%s: no page: %s", plan.label, problem.message)
 
 
 def _unplanned(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> list[Failed]:
