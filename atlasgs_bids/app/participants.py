@@ -32,7 +32,7 @@ def process_participant(
         problem = write_session_page(plan, config, failures, progress)
         # What kept a session from its results may keep it from its page: that is one failure.
         if problem is not None and failures:
-            logger.warning("%s: no page either: %s", plan.label, problem.message)
+            logger.debug("%s: no page either: %s", plan.label, problem.message)
         elif problem is not None:
             record(problem, config)
             on_failure(problem)
@@ -58,7 +58,20 @@ def write_session_page(
 
 
 def has_page(plan: SubjectPlan, config: RunConfig) -> bool:
-    return session_page(config.out_dir, plan.participant, plan.session).exists()
+    """Whether the page of a session is there, and as young as its results: a killed run may lack its page."""
+    metrics = [TargetRun(plan, target, config).outputs.metrics_tsv for target in plan.targets]
+    try:
+        page = session_page(config.out_dir, plan.participant, plan.session).stat()
+        return all(path.stat().st_mtime <= page.st_mtime for path in metrics if path.exists())
+    except OSError:
+        return False
+
+
+def all_finished(plan: SubjectPlan, config: RunConfig) -> bool:
+    """Whether nothing of a session is to be computed, or there never was anything."""
+    if config.overwrite or config.reports_only:
+        return not plan.targets
+    return all(TargetRun(plan, target, config).outputs.finished for target in plan.targets)
 
 
 def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
@@ -66,9 +79,7 @@ def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
 
     Asked before torch is loaded and before a process is started: a run over finished participants is quick.
     """
-    if config.overwrite or config.reports_only:
-        return True
-    if not all(TargetRun(plan, target, config).outputs.finished for target in plan.targets):
+    if not all_finished(plan, config):
         return True
     try:
         with session_lock(config.out_dir, plan.participant, plan.session):

@@ -13,7 +13,13 @@ from atlasgs_bids.app.citation import write_citation
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.failures import Failed, failed, record
 from atlasgs_bids.app.group import gather
-from atlasgs_bids.app.participants import has_page, process_participant, unfinished, write_session_page
+from atlasgs_bids.app.participants import (
+    all_finished,
+    has_page,
+    process_participant,
+    unfinished,
+    write_session_page,
+)
 from atlasgs_bids.app.workers import process_in_parallel
 from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.inputs.discover import SubjectInputs, discover_participant
@@ -134,9 +140,13 @@ def _process(
 
 
 def _write_other_pages(plans: Sequence[SubjectPlan], failures: Sequence[Failed], config: RunConfig) -> None:
-    """Pages of sessions that nothing will be computed for: without a plan, or without a target."""
+    """Pages of sessions that nothing will be computed for: without a plan, without a target, or finished."""
     unplanned = _unplanned(plans, failures)
-    idle = [plan for plan in plans if not plan.targets and (plan.failures or not has_page(plan, config))]
+    idle = [
+        plan
+        for plan in plans
+        if all_finished(plan, config) and ((plan.failures and not plan.targets) or not has_page(plan, config))
+    ]
     if not unplanned and not idle:
         return
     from atlasgs_bids.app.pages import write_unplanned_page  # noqa: PLC0415 - loads torch and matplotlib

@@ -1,6 +1,7 @@
 """Pages of a real run: of who is done, of who failed and of who failed in part; and all of them on one."""
 
 import json
+import os
 import re
 
 import pytest
@@ -144,6 +145,21 @@ def test_reports_only_makes_pages_again_from_what_is_there(results):
     assert "sub-03_T2w.nii.gz" in page(out_dir, "sub-03")
     assert "found no T1w image" in page(out_dir, "sub-02_ses-a")
     assert list(out_dir.glob("sub-01/figures/*thumbnail*.jpg"))
+
+
+def test_a_finished_session_without_its_page_gets_it_and_an_old_one_is_made_anew(results):
+    """As a run that was killed between results and page leaves them."""
+    bids_dir, out_dir = results
+    path = out_dir / "sub-01.html"
+    for leave in (path.unlink, lambda: os.utime(path, (0, 0))):
+        leave()
+        code, _, log = atlasgs(bids_dir, out_dir, "--participant-label", "01", *QUICK)
+        assert code == 0, log
+        assert 'id="FLAIR-result"' in page(out_dir, "sub-01")
+    before = path.stat().st_mtime
+    assert before > 0
+    assert atlasgs(bids_dir, out_dir, "--participant-label", "01", *QUICK)[0] == 0
+    assert path.stat().st_mtime == before
 
 
 def test_a_page_that_cannot_be_written_fails_alone(results, tmp_path):
