@@ -22,6 +22,11 @@ def write_citation(plans: Sequence[SubjectPlan], config: RunConfig) -> None:
         for run in runs
         if (rows := load_rows(run.outputs.metrics_tsv))
     ]
+    save_citation(results, config)
+
+
+def save_citation(results: Sequence[Described], config: RunConfig) -> None:
+    """The text for these results; none without any."""
     if not results:
         return
     methods = methods_of(results, __version__)

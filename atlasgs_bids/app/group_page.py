@@ -42,10 +42,9 @@ def _image(config: RunConfig, metrics: Path, row: Mapping[str, str]) -> GroupIma
     own = {name: value for name, value in found.items() if name not in _OF_RESULTS} | {"suffix": suffix}
     outputs = target_outputs(config.out_dir, {**own, "datatype": found["datatype"]})
     page, label = session_page(config.out_dir, participant, session), image_label(own)
-    # The result's own name holds the resolution it was asked for, which may be another one now.
-    sr = metrics.name.replace(f"_mod-{suffix}", "").replace("_metrics.tsv", f"_{suffix}")
-    stated = load_json(metrics.with_name(f"{sr}.json")).get("Warnings")
-    thumbnail = outputs.figure.with_name(sr.replace("_desc-sr_", "_desc-thumbnail_") + ".jpg")
+    sidecar = sidecar_beside(metrics)
+    stated = load_json(sidecar).get("Warnings")
+    thumbnail = outputs.figure.with_name(sidecar.stem.replace("_desc-sr_", "_desc-thumbnail_") + ".jpg")
     return GroupImage(
         kind=suffix,
         participant=session_label(participant, session),
@@ -56,6 +55,13 @@ def _image(config: RunConfig, metrics: Path, row: Mapping[str, str]) -> GroupIma
         rating=_rating(page, label),
         thumbnail=thumbnail,
     )
+
+
+def sidecar_beside(metrics: Path) -> Path:
+    """The result's sidecar: its own name holds the resolution, which may be another one now."""
+    suffix = parse_entities(metrics)["modality"]
+    name = metrics.name.replace(f"_mod-{suffix}", "").replace("_metrics.tsv", f"_{suffix}.json")
+    return metrics.with_name(name)
 
 
 def _rating(page: Path, label: str) -> str:
