@@ -4,6 +4,7 @@
 # Further:
 #   make test-slow        the tests that take minutes
 #   make test-container   the image, the Singularity definition and the SLURM example, for real (as root on Debian)
+#   make test-browser     the pages in headless Chromium (installed as root on Debian, else skipped where it is missing)
 #   make boutiques        boutiques.json anew from the options of the command
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-container boutiques lint clean
+.PHONY: demo test test-slow test-container test-browser boutiques lint clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -26,6 +27,10 @@ test-slow: $(INSTALLED)
 test-container: $(INSTALLED)
 	tests/container/install.sh
 	$(BIN)/pytest -m container tests/container
+
+test-browser: $(INSTALLED)
+	tests/browser/install.sh
+	$(BIN)/pytest -m browser tests/browser
 
 boutiques: $(INSTALLED)
 	$(BIN)/python container/describe.py

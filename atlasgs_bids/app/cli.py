@@ -134,7 +134,12 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--reports-only",
     is_flag=True,
-    help="Draw the figures and write the tables' dictionaries again from finished results; fit nothing.",
+    help="Draw figures and pages and write the tables' dictionaries again from results; fit nothing.",
+)
+@click.option(
+    "--no-viewer",
+    is_flag=True,
+    help="Leave the viewer out of the pages: slices can still be scrolled through.",
 )
 @click.option(
     "--resource-monitor", is_flag=True, help="Write time and memory of every stage to OUT_DIR/logs."
@@ -289,6 +294,7 @@ def _config(values: dict[str, Any]) -> RunConfig:
         seed=values.pop("seed"),
     )
     values.pop("notrack")
+    values["viewer"] = not values.pop("no_viewer")
     estimate_uncertainty = not values.pop("no_uncertainty")
     work_dir, database_dir = values.pop("work_dir"), values.pop("bids_database_dir")
     scaffold, profile = values.pop("scaffold"), values.pop("slice_profile")

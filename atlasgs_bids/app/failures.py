@@ -27,6 +27,8 @@ class Failed:
     """``sub-01``, ``sub-01 ses-1``, ``sub-01 FLAIR``."""
     message: str
     traceback: str = ""
+    session: str | None = None
+    """Of a session that could not be planned, so that nothing else knows it."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class SubjectResult:
     failures: tuple[Failed, ...]
 
 
-def failed(participant: str, label: str, error: Exception) -> Failed:
+def failed(participant: str, label: str, error: Exception, session: str | None = None) -> Failed:
     """The record of an exception that is being handled."""
-    return Failed(participant, label, error_text(error), traceback.format_exc())
+    return Failed(participant, label, error_text(error), traceback.format_exc(), session)
 
 
 def each_target(

@@ -1,4 +1,4 @@
-"""Every target's metrics -> one table for each kind of image."""
+"""Every target's metrics -> one table for each kind of image, and one page of all."""
 
 import json
 import logging
@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from atlasgs_bids.app.citation import save_citation
 from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.contents_files import load_json
+from atlasgs_bids.app.group_page import GROUP_PAGE, sidecar_beside, write_group_page
 from atlasgs_bids.bids.entities import parse_entities
 from atlasgs_bids.bids.outputs.dataset import check_out_dir
 from atlasgs_bids.bids.outputs.names import json_path
 from atlasgs_bids.errors import ConfigurationError, InputError
+from atlasgs_bids.report.methods import Described
 from atlasgs_bids.runtime.files import load_tsv, names_in, save_json, save_tsv
 
 logger = logging.getLogger("atlasgs_bids")
@@ -53,6 +57,11 @@ def gather(config: RunConfig, participants: Sequence[str]) -> bool:
         absent = [p for p in participants if found[p] and not set(found[p]) & set(of_suffix)]
         if absent:
             logger.info("%s: none of %s", table_path.name, ", ".join(f"sub-{label}" for label in absent))
+    save_citation([_described(path) for path in paths], config)
+    try:
+        write_group_page(config, [(path, row) for path in paths for row in load_tsv(path)], participants)
+    except OSError as error:
+        raise ConfigurationError(f"{GROUP_PAGE} cannot be written ({error.strerror})") from error
     missing = [participant for participant in participants if not found[participant]]
     line = f"{len(participants) - len(missing)} of {len(participants)} participants in group_*.tsv"
     if missing:
@@ -100,6 +109,13 @@ def _folders_of(subject_dir: Path, problems: list[str]) -> list[Path]:
             except (InputError, OSError) as error:
                 problems.append(str(error))
     return folders
+
+
+def _described(metrics: Path) -> Described:
+    """One result for the methods text."""
+    rows = load_tsv(metrics)
+    suffix = parse_entities(metrics)["modality"]
+    return Described(suffix, load_json(sidecar_beside(metrics)), rows[0] if rows else {})
 
 
 def _columns_of(metrics: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from atlasgs_bids.app.failures import Failed, failed, record
 from atlasgs_bids.app.provenance import differences
 from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.outputs.locks import session_lock
+from atlasgs_bids.bids.outputs.names import session_page
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.targets import TargetPlan
 from atlasgs_bids.errors import InputError
@@ -28,8 +29,49 @@ def process_participant(
         for failure in failures:
             record(failure, config)
             on_failure(failure)
+        problem = write_session_page(plan, config, failures, progress)
+        # What kept a session from its results may keep it from its page: that is one failure.
+        if problem is not None and failures:
+            logger.debug("%s: no page either: %s", plan.label, problem.message)
+        elif problem is not None:
+            record(problem, config)
+            on_failure(problem)
+            failures.append(problem)
         if failures and config.stop_on_first_crash:
             return
+
+
+def write_session_page(
+    plan: SubjectPlan, config: RunConfig, failures: Sequence[Failed], progress: Progress
+) -> Failed | None:
+    """Write the page of a session; why there is none, if so. Another run that holds it writes its own."""
+    from atlasgs_bids.app.pages import write_page  # noqa: PLC0415 - as below
+
+    try:
+        with session_lock(config.out_dir, plan.participant, plan.session):
+            write_page(plan, config, failures, progress)
+    except InputError as error:
+        logger.debug("%s: no page: %s", plan.label, error)
+    except Exception as error:  # noqa: BLE001 - the results are there, whatever their page lacks
+        return failed(plan.participant, f"{plan.label} page", error)
+    return None
+
+
+def has_page(plan: SubjectPlan, config: RunConfig) -> bool:
+    """Whether the page of a session is there, and as young as its results: a killed run may lack its page."""
+    metrics = [TargetRun(plan, target, config).outputs.metrics_tsv for target in plan.targets]
+    try:
+        page = session_page(config.out_dir, plan.participant, plan.session).stat()
+        return all(path.stat().st_mtime <= page.st_mtime for path in metrics if path.exists())
+    except OSError:
+        return False
+
+
+def all_finished(plan: SubjectPlan, config: RunConfig) -> bool:
+    """Whether nothing of a session is to be computed, or there never was anything."""
+    if config.overwrite or config.reports_only:
+        return not plan.targets
+    return all(TargetRun(plan, target, config).outputs.finished for target in plan.targets)
 
 
 def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
@@ -37,9 +79,7 @@ def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
 
     Asked before torch is loaded and before a process is started: a run over finished participants is quick.
     """
-    if config.overwrite or config.reports_only:
-        return True
-    if not all(TargetRun(plan, target, config).outputs.finished for target in plan.targets):
+    if not all_finished(plan, config):
         return True
     try:
         with session_lock(config.out_dir, plan.participant, plan.session):

@@ -34,7 +34,7 @@ def source_uri(path: Path, config: RunConfig) -> str:
 
 def provenance(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> dict[str, Any]:
     """Fields of a result's sidecar: ``Settings``, by option, and ``InputFingerprints``."""
-    return {"Settings": _settings(target, config), "InputFingerprints": _fingerprints(plan, target, config)}
+    return {"Settings": settings_of(target, config), "InputFingerprints": _fingerprints(plan, target, config)}
 
 
 def differences(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> str:
@@ -61,7 +61,7 @@ def differences(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> str
     return ", ".join([*parts, *inputs])
 
 
-def _settings(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
+def settings_of(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
     """Every option that changes a result, by its name: as it was asked for, not as the device decides."""
     core, profile = config.restoration.core, config.slice_profile_file
     of_images = {"motion": config.restoration.motion} if target.series is None else {}

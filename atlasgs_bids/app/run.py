@@ -9,10 +9,17 @@ from itertools import groupby
 from rich.console import Console
 
 from atlasgs_bids.app.budget import within_budget
+from atlasgs_bids.app.citation import write_citation
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.failures import Failed, failed, record
 from atlasgs_bids.app.group import gather
-from atlasgs_bids.app.participants import process_participant, unfinished
+from atlasgs_bids.app.participants import (
+    all_finished,
+    has_page,
+    process_participant,
+    unfinished,
+    write_session_page,
+)
 from atlasgs_bids.app.workers import process_in_parallel
 from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.inputs.discover import SubjectInputs, discover_participant
@@ -63,11 +70,13 @@ def _run(config: RunConfig, progress: Progress) -> Ended:
         remove_stale_temporaries(folder)
     for failure in failures:
         record(failure, config)
+    _write_other_pages(plans, failures, config)
     if failures and config.stop_on_first_crash:
         undone = [plan.participant for plan in plans if plan.targets]
     else:
         more, undone = _process(plans, config, progress)
         failures += more
+    write_citation(plans, config)
     last_line = _summary(participants, plans, failures, undone)
     return Ended(EXIT_FAILED if failures else EXIT_DONE, last_line)
 
@@ -85,7 +94,8 @@ def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectP
             try:
                 plan = plan_subject(inputs, config.plan, config.naming)
             except Exception as error:  # noqa: BLE001 - nor does it break another session
-                failures.append(failed(participant, session_label(participant, inputs.session), error))
+                label = session_label(participant, inputs.session)
+                failures.append(failed(participant, label, error, inputs.session))
                 continue
             plans.append(plan)
             failures += [
@@ -127,6 +137,35 @@ def _process(
         if failures and config.stop_on_first_crash:
             return failures, [left[0].participant for left in participants[position + 1 :]]
     return failures, []
+
+
+def _write_other_pages(plans: Sequence[SubjectPlan], failures: Sequence[Failed], config: RunConfig) -> None:
+    """Pages of sessions that nothing will be computed for: without a plan, without a target, or finished."""
+    unplanned = _unplanned(plans, failures)
+    idle = [
+        plan
+        for plan in plans
+        if all_finished(plan, config) and ((plan.failures and not plan.targets) or not has_page(plan, config))
+    ]
+    if not unplanned and not idle:
+        return
+    from atlasgs_bids.app.pages import write_unplanned_page  # noqa: PLC0415 - loads torch and matplotlib
+
+    for failure in unplanned:
+        try:
+            write_unplanned_page(failure, config)
+        except OSError as error:  # a full disk may be the very failure
+            logger.warning("%s: no page: %s", failure.label, error)
+    for plan in idle:
+        problem = write_session_page(plan, config, (), Progress.quiet())
+        if problem is not None:
+            logger.warning("%s: no page: %s", plan.label, problem.message)
+
+
+def _unplanned(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> list[Failed]:
+    """Failures of sessions that have no plan."""
+    planned = {f"{plan.label} {label}" for plan in plans for label, _ in plan.failures}
+    return [failure for failure in failures if failure.label not in planned]
 
 
 def _check_scaffold(config: RunConfig, plans: Sequence[SubjectPlan]) -> None:
@@ -187,8 +226,7 @@ def _log_plan(plan: SubjectPlan) -> None:
 
 
 def _print_plan(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> None:
-    planned = {f"{plan.label} {label}" for plan in plans for label, _ in plan.failures}
-    unplanned = [(failure.label, failure.message) for failure in failures if failure.label not in planned]
+    unplanned = [(failure.label, failure.message) for failure in _unplanned(plans, failures)]
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # a file or a pipe has no width; file names must not be cut

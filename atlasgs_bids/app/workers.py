@@ -17,7 +17,7 @@ from rich.console import Console
 from atlasgs_bids.app.budget import participant_memory_mib
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.failures import Failed, record
-from atlasgs_bids.app.participants import process_participant
+from atlasgs_bids.app.participants import process_participant, write_session_page
 from atlasgs_bids.bids.outputs.locks import session_lock
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.errors import InputError
@@ -29,7 +29,7 @@ from atlasgs_bids.runtime.processes import (
     spawned,
     stop,
 )
-from atlasgs_bids.runtime.progress import logging_to_terminal
+from atlasgs_bids.runtime.progress import Progress, logging_to_terminal
 
 logger = logging.getLogger("atlasgs_bids")
 
@@ -127,6 +127,8 @@ def _ended(worker: _Worker, config: RunConfig) -> list[Failed]:
         killed = Failed(worker.participant, label, _cause_of_death(code, worker, config))
         _clear(worker, config)
         record(killed, config)
+        for plan in worker.plans:
+            write_session_page(plan, config, [killed], Progress.quiet())
         worker.failures.append(killed)
     return worker.failures
 

@@ -92,6 +92,8 @@ def test_both_levels_end_well(run):
 
 def test_the_output_tree_is_the_documented_one(run):
     expected = {"dataset_description.json", "README.md", "descriptions.tsv", ".bidsignore"}
+    expected |= {"group.html", *(f"logs/CITATION.{ending}" for ending in ("md", "html", "tex", "bib"))}
+    expected |= {f"{stem}.html" for stem, _ in TARGETS}
     for suffix in ("FLAIR", "T2w"):
         expected |= {f"group_{suffix}.tsv", f"group_{suffix}.json"}
     for stem in {stem for stem, _ in TARGETS}:
@@ -113,6 +115,7 @@ def test_the_output_tree_is_the_documented_one(run):
         expected |= {f"{stem}/anat/{stem}_{name}" for name in names}
         figures = f"{stem}/figures/{stem}_space-T1w_res-iso_desc-"
         expected |= {f"{figures}{kind}_{target}.png" for kind in ("sr", "calibration")}
+        expected.add(f"{figures}thumbnail_{target}.jpg")
     assert set(fingerprints(run.out_dir)) == expected
 
 

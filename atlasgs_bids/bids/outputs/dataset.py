@@ -50,6 +50,7 @@ BIDSIGNORE = (
     "*_desc-m0scanfov_mask.*",
     ".tmp-*",
     "logs",
+    "*_rating.json",
 )
 
 _README = """# AtlasGS results
@@ -66,8 +67,9 @@ space of the same participant's T1w image, from this participant's own scans alo
 - `*_from-*_to-T1w_mode-image_xfm.txt`: rigid registration, ITK text
 - `*_desc-sr_metrics.tsv`: quality measures without a reference; `group_*.tsv` gathers them
 - `*_desc-anchor_T1w.nii.gz`, `*_desc-atlasgs_scaffold.*`: the T1w image that was used and its Gaussians
+- `sub-*.html`: a page for each session, to look at before its results are used; `group.html`: everybody
 - `sub-*/figures/`: anchor, acquired and result in three planes
-- `logs/`: one file per failure
+- `logs/`: one file per failure; `logs/CITATION.*`: what was done, as a text to copy
 
 `descriptions.tsv` explains the `desc-` labels; `.bidsignore` lists the outputs that BIDS has no name for yet.
 """

@@ -148,6 +148,11 @@ class TargetOutputs:
         return self.figure.with_name(self.figure.name.replace("_desc-sr_", f"_desc-{label}_"))
 
     @property
+    def thumbnail(self) -> Path:
+        """The result in three small planes, for the page of all participants."""
+        return self.figure_of("thumbnail").with_suffix(".jpg")
+
+    @property
     def finished(self) -> bool:
         """Whether an earlier run completed this target."""
         return self.metrics_tsv.exists()
@@ -212,6 +217,20 @@ def longitudinal_metrics(out_dir: Path, participant: str, session: str | None) -
     """Table that compares a session's scaffold with another session's T1w."""
     entities = {"subject": participant, **({"session": session} if session else {})}
     return derivative_path(out_dir, entities, "metrics", ".tsv", modality="T1w", desc="longitudinal")
+
+
+def session_page(out_dir: Path, participant: str, session: str | None) -> Path:
+    """The page of one session, beside the participant's folder.
+
+    >>> session_page(Path("out"), "01", "a").as_posix()
+    'out/sub-01_ses-a.html'
+    """
+    return out_dir / (f"sub-{participant}" + (f"_ses-{session}" if session else "") + ".html")
+
+
+def session_rating(page: Path) -> Path:
+    """Where a rating that was made on a page is looked for."""
+    return page.with_name(page.stem + "_rating.json")
 
 
 def json_path(path: Path) -> Path:

@@ -32,7 +32,7 @@ def companions(target: TargetPlan, image: Path) -> dict[str, Path]:
 def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
     """Every file that a run may write for a target."""
     outputs = target_outputs(naming.out_dir, target.entities, naming.resolution)
-    data, others = [outputs.sr, outputs.fov_mask, outputs.metrics_tsv], [outputs.figure]
+    data, others = [outputs.sr, outputs.fov_mask, outputs.metrics_tsv], [outputs.figure, outputs.thumbnail]
     for own in (stack_outputs(stack, target, naming) for stack in target.stacks):
         data += [own.simulated, own.residual, own.xfm]
         others.append(own.figure_of("calibration"))

@@ -13,27 +13,32 @@ def plan_table(plans: Iterable[SubjectPlan], failures: Iterable[tuple[str, str]]
     """One row for each image: what it is for, or why it is not used; ``failures``: who has no plan."""
     table = Table("participant", "image", "role", "details", title="Plan", title_justify="left")
     for plan in plans:
-        rows = [("anchor", plan.anchor.path.name, plan.anchor_reason)]
-        if plan.other_anchor is not None:
-            name = plan.other_anchor.path.name
-            rows.append(("compare", name, "another session's T1w, to see whether the scaffold explains it"))
-        if plan.brain_mask is not None:
-            rows.append(("brain mask", plan.brain_mask.path.name, plan.brain_mask.path.as_posix()))
-        rows += [
-            ("restore", ", ".join(stack.source.path.name for stack in target.stacks), _target_details(target))
-            for target in plan.targets
-        ]
-        rows += [("skip", path.name, reason) for path, reason in plan.skipped]
-        rows += [("FAIL", label, message) for label, message in plan.failures]
-        rows += [("warning", "", text) for text in plan.warnings]
-        if not plan.targets and not plan.failures:
-            rows.append(("nothing", "", "no thick slices to restore"))
-        for role, name, details in rows:
+        for role, name, details in plan_rows(plan):
             table.add_row(plan.label, escape(name), role, escape(details))
         table.add_section()
     for label, message in failures:
         table.add_row(label, "", "FAIL", escape(message))
     return table
+
+
+def plan_rows(plan: SubjectPlan) -> list[tuple[str, str, str]]:
+    """Role, name and details of each image of a session, and what is said of the session itself."""
+    rows = [("anchor", plan.anchor.path.name, plan.anchor_reason)]
+    if plan.other_anchor is not None:
+        name = plan.other_anchor.path.name
+        rows.append(("compare", name, "another session's T1w, to see whether the scaffold explains it"))
+    if plan.brain_mask is not None:
+        rows.append(("brain mask", plan.brain_mask.path.name, plan.brain_mask.path.as_posix()))
+    rows += [
+        ("restore", ", ".join(stack.source.path.name for stack in target.stacks), _target_details(target))
+        for target in plan.targets
+    ]
+    rows += [("skip", path.name, reason) for path, reason in plan.skipped]
+    rows += [("FAIL", label, message) for label, message in plan.failures]
+    rows += [("warning", "", text) for text in plan.warnings]
+    if not plan.targets and not plan.failures:
+        rows.append(("nothing", "", "no thick slices to restore"))
+    return rows
 
 
 def _target_details(target: TargetPlan) -> str:

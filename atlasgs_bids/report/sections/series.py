@@ -1,0 +1,22 @@
+"""The volumes of a series: the mean of each shell, or of control, label and their difference."""
+
+from atlasgs_bids.report.pictures import file_uri
+from atlasgs_bids.report.section import Section, ShownTarget, rendered
+
+_TEMPLATE = """
+{% for kind, uri in figures.items() %}
+<figure class="plot"><img src="{{ uri }}" alt="T1w, mean of the acquired {{ kind }} volumes interpolated,
+mean of the restored ones">
+<figcaption>{{ kind }}: T1w, mean of the acquired volumes interpolated, mean of the restored
+ones.</figcaption></figure>
+{% endfor %}
+"""
+
+
+def series(shown: ShownTarget) -> Section | None:
+    if not shown.target.is_series:
+        return None
+    figures = {kind: file_uri(path) for kind, path in shown.target.volume_figures.items()}
+    if not figures:
+        return None
+    return shown.section("volumes", "Volumes", rendered(_TEMPLATE, figures=figures))

@@ -1,0 +1,53 @@
+"""How sure the result is, and where it may not be trusted."""
+
+from atlasgs_bids.report.section import Section, ShownTarget, rendered
+from atlasgs_bids.report.view_element import view_element
+from atlasgs_bids.report.views import RESTORED, SD, TRUSTED
+
+_TEMPLATE = """
+<p>{{ text }}</p>
+{{ element }}
+<dl class="facts">
+<dt>Median standard deviation</dt><dd>{{ metrics.get("sd_median", "n/a") }}</dd>
+<dt>Slices and prior disagree</dt><dd>in {{ disagree }} of the slices'
+voxels</dd>
+</dl>
+"""
+
+
+def trust(shown: ShownTarget) -> Section | None:
+    if shown.views is None:
+        return None
+    view = shown.views.result
+    there = {layer.name for layer in view.layers}
+    overlays = [name for name in (SD, TRUSTED) if name in there]
+    if not overlays:
+        return None
+    said = []
+    if SD in there:
+        said.append(
+            "The standard deviation of the error, brighter where the result is less sure: 90 % of the "
+            "errors are "
+            "expected within 1.645 times it."
+        )
+    if TRUSTED in there:
+        said.append("Orange: where the result is not to be trusted.")
+    element = view_element(
+        view,
+        "trust",
+        [RESTORED],
+        f"{shown.target.label} restored, in three planes, with {' and '.join(overlays)} over it",
+        "The restored image under what is known of its error.",
+        overlays=overlays,
+    )
+    metrics = shown.target.metrics
+    disagree = _percent(metrics.get("prior_disagrees", "n/a"))
+    body = rendered(_TEMPLATE, text=" ".join(said), element=element, metrics=metrics, disagree=disagree)
+    return shown.section("trust", "Trust", body)
+
+
+def _percent(fraction: str) -> str:
+    try:
+        return f"{100 * float(fraction):.2g} %"
+    except ValueError:
+        return fraction
