@@ -103,7 +103,7 @@ def _target(run: TargetRun) -> TargetContents:
         stacks=tuple(stacks),
         result=outputs.sr,
         sd=outputs.srstd,
-        trusted=outputs.fov_mask.with_name(outputs.fov_mask.name.replace("fov_mask", "trusted_mask")),
+        trusted=outputs.trusted_mask,
         fov=outputs.fov_mask,
         figure=outputs.figure,
         thumbnail=outputs.thumbnail,

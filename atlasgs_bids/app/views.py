@@ -16,7 +16,7 @@ from atlasgs_bids.imaging.planes import shown_as, shown_upright
 from atlasgs_bids.imaging.profile import read_slice_profile
 from atlasgs_bids.imaging.registration.register import read_itk_transform
 from atlasgs_bids.imaging.volume import Grid, voxel_sizes_mm
-from atlasgs_bids.restoration.restore import view_of
+from atlasgs_bids.restoration.given import view_of
 from atlasgs_bids.restoration.target_files import n_shared_of
 from atlasgs_bids.restoration.views import Slices, TargetModel, View
 from atlasgs_bids.runtime.devices import devices, resolved_device

@@ -118,7 +118,7 @@ def result_view(target: TargetContents, anchor: Anchor, key: str, shrink: float 
         )
     if target.trusted.exists():
         trusted = resample(cropped(_like(_written(target.trusted), shape), box), grid, order=0) > 0.5
-        layers.append(Layer(TRUSTED, (inside & ~trusted).astype(np.uint8) * 255, MASK, "not trusted"))
+        layers.append(Layer(TRUSTED, (inside & trusted).astype(np.uint8) * 255, MASK))
     moved = _turned_layers(layers, grid, key)
     turned, affine = ras(inside, grid.world_from_voxel)
     warning = (

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.header import affine_mm
-from atlasgs_bids.imaging.nifti import load_mask, load_volume, open_image, to_nifti, volume_of
+from atlasgs_bids.imaging.nifti import to_nifti
 from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import anchor_of
 from atlasgs_bids.restoration.calibration import calibrated
+from atlasgs_bids.restoration.given import ImageLike, given_mask, given_volume, view_of
 from atlasgs_bids.restoration.metrics import doubts, target_metrics, warnings_of
 from atlasgs_bids.restoration.result import TargetResult, mean_interpolated, rendered_result
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
@@ -35,10 +35,6 @@ from atlasgs_bids.runtime.devices import devices, resolved_device
 from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
-ImageLike = nib.Nifti1Image | str | Path | tuple[Array, Array]
-"""A nibabel image, the path of a NIfTI file, or an array (x, y, z) with its affine (4, 4), RAS mm."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +135,8 @@ def fit_scaffold(
     InputError for an image that cannot be used, ConfigurationError for a device that is not there.
     """
     settings = resolved(settings or RestorationSettings())
-    volume = _volume(t1w, "T1w")
-    mask = None if brain_mask is None else _mask(brain_mask)
+    volume = given_volume(t1w, "T1w")
+    mask = None if brain_mask is None else given_mask(brain_mask)
     with _progress(progress) as report:
         return scaffold_of(anchor_of(volume, mask), settings, report)
 
@@ -227,53 +223,9 @@ def _stacks(target: ImageLike | Sequence[ImageLike]) -> list[tuple[str, Volume]]
     if not images:
         raise InputError("a target is an empty list, expected the images of its stacks")
     return [
-        (_name(image, number), _volume(image, _name(image, number))) for number, image in enumerate(images, 1)
+        (_name(image, number), given_volume(image, _name(image, number)))
+        for number, image in enumerate(images, 1)
     ]
-
-
-def _volume(image: ImageLike, name: str) -> Volume:
-    if isinstance(image, (str, Path)):
-        return load_volume(image)
-    return volume_of(_nifti(image, name), name)
-
-
-def _mask(image: ImageLike) -> Volume:
-    if isinstance(image, (str, Path)):
-        return load_mask(image)
-    nifti = _nifti(image, "brain mask")
-    return Volume((np.asarray(nifti.dataobj) > 0).astype(np.float32), affine_mm(nifti))
-
-
-def view_of(where: View | ImageLike) -> View:
-    """The view itself, or the grid of an image, whose voxels are means of what they hold."""
-    return where if isinstance(where, View) else View(_grid_of(where))
-
-
-def _grid_of(image: ImageLike) -> Grid:
-    if isinstance(image, (str, Path)):
-        nifti = open_image(Path(image))
-    elif isinstance(image, tuple) and np.ndim(image[0]) >= 3:
-        # Its values may be anything: of an array only the shape is asked for.
-        nifti = _nifti((np.zeros(np.shape(image[0])[:3], np.uint8), image[1]), "grid")
-    else:
-        nifti = _nifti(image, "grid")
-    n_i, n_j, n_k = (int(n) for n in nifti.shape[:3])
-    return Grid((n_i, n_j, n_k), affine_mm(nifti))
-
-
-def _nifti(image: Any, name: str) -> nib.Nifti1Image:
-    """The image in memory as NIfTI; InputError for anything else."""
-    if isinstance(image, nib.Nifti1Image):
-        return image
-    if isinstance(image, tuple) and len(image) == 2 and np.shape(image[1]) == (4, 4):
-        array, affine = np.asarray(image[0]), np.asarray(image[1], dtype=np.float64)
-        if array.dtype.kind in "iufb" and np.isfinite(affine).all():
-            return to_nifti(array, affine)
-    shape = f" of shape {image.shape}" if isinstance(image, np.ndarray) else ""
-    raise InputError(
-        f"{name}: a {type(image).__name__}{shape}, expected a nibabel NIfTI image, the path of one, or "
-        "(array, affine) with real numbers and a (4, 4) affine in mm"
-    )
 
 
 def _name(target: Any, number: int) -> str:

@@ -147,7 +147,7 @@ def test_a_place_in_the_group_is_told_where_there_is_one(tmp_path):
     assert "3 of 6 lower" in text
 
 
-def test_what_is_not_trusted_is_marked(tmp_path):
+def test_what_is_trusted_is_marked(tmp_path):
     target = target_contents(tmp_path)
     text = drawn_page(page_contents(tmp_path, target)).html
     data = nib.Nifti1Image.from_bytes(volumes_of(text)["FLAIR-result-trusted"]).get_fdata()

@@ -9,6 +9,8 @@ _TEMPLATE = """
 {{ element }}
 <dl class="facts">
 <dt>Median standard deviation</dt><dd>{{ metrics.get("sd_median", "n/a") }}</dd>
+<dt>Trusted</dt><dd>{{ part }} of the head or brain; of such voxels of held-out slices {{ risk }} err by
+more, of all of them {{ everywhere }}</dd>
 <dt>Slices and prior disagree</dt><dd>in {{ disagree }} of the slices'
 voxels</dd>
 </dl>
@@ -31,7 +33,11 @@ def trust(shown: ShownTarget) -> Section | None:
             "expected within 1.645 times it."
         )
     if TRUSTED in there:
-        said.append("Orange: where the result is not to be trusted.")
+        said.append(
+            "Orange (choose “trusted” below the pictures): where the error is expected to be less than half "
+            "the local contrast. The promise is about slices that were predicted from others; it is none for "
+            "a single lesion."
+        )
     element = view_element(
         view,
         "trust",
@@ -41,8 +47,12 @@ def trust(shown: ShownTarget) -> Section | None:
         overlays=overlays,
     )
     metrics = shown.target.metrics
-    disagree = _percent(metrics.get("prior_disagrees", "n/a"))
-    body = rendered(_TEMPLATE, text=" ".join(said), element=element, metrics=metrics, disagree=disagree)
+    names = {
+        "disagree": "prior_disagrees", "part": "trusted_part",
+        "risk": "trusted_risk", "everywhere": "untrusted_risk",
+    }  # fmt: skip
+    shares = {name: _percent(metrics.get(column, "n/a")) for name, column in names.items()}
+    body = rendered(_TEMPLATE, text=" ".join(said), element=element, metrics=metrics, **shares)
     return shown.section("trust", "Trust", body)
 
 
