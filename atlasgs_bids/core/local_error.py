@@ -36,6 +36,10 @@ _NORMAL_90 = 1.645
 _INSIDE = 0.9
 _OWN_MM, _MISSED_MM = 1.5, 1.2
 """σ over which the anchor's missing contrast, and the errors within slices, are averaged."""
+_AIR = 0.05
+"""Of the anchor's 99th percentile: below it there is no tissue; CSF has a tenth of it in a T1w."""
+_LEAST_TISSUE = 0.1
+"""Of what the slices show, the part that is tissue at least; with less the anchor does not tell."""
 _ROUNDS = 8
 _OUTSIDE = 1e-6
 """Relative weight of a stack where no slice of it reaches."""
@@ -148,10 +152,11 @@ def _local_error(
     folds: Sequence[tuple[Tensor, Tensor]],
 ) -> LocalError:
     own, acquisition = observation, observation.acquisition
-    observed = own.weights > 0
-    inside = acquisition.adjoint(observed.to(own.slices)) > 0
-    lattice = LocalMeans(own.cell_mm, own.slice_axis, inside)
     image, guide = own.splat.forward(amplitudes), own.splat.forward(anchor)
+    inside = acquisition.adjoint((own.weights > 0).to(own.slices)) > 0
+    tissue = _tissue(guide, inside)
+    observed = (own.weights > 0) & (acquisition.forward(tissue.to(own.slices)) > 0.5)
+    lattice = LocalMeans(own.cell_mm, own.slice_axis, tissue)
     uncertain = torch.zeros_like(image)
     for draw in draws.unbind(1):
         uncertain += own.splat.forward(draw).square()
@@ -176,6 +181,13 @@ def _local_error(
     contrast = lattice.contrast(image)
     held_out = HeldOut(error, sd, acquisition.forward(contrast), observed, own.slice_axis, own.noise_sd)
     return LocalError(BEYOND_SLICES * total * variance, unguided, contrast, inside, held_out)
+
+
+def _tissue(guide: Tensor, inside: Tensor) -> Tensor:
+    """Cells inside in which the anchor has signal: air errs by nothing, and its border is no contrast."""
+    values = guide[inside].sort().values
+    tissue = inside & (guide > _AIR * float(values[int(0.99 * (len(values) - 1))]))
+    return tissue if int(tissue.sum()) > _LEAST_TISSUE * len(values) else inside
 
 
 def _as_rows(rows: Tensor, observation: LatticeObservation) -> Tensor:

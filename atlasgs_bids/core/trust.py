@@ -3,8 +3,7 @@
 A voxel is believed where the standard deviation of its error is at most a bound times half the local
 contrast, the contrast being the standard deviation of the image around it (RMS contrast). The bound is the
 largest at which, of the believed voxels of held-out slices, at most a tenth err by more than half the
-contrast, an error there counting as the larger one that a voxel of the image has (Angelopoulos et al. 2024,
-arXiv 2404.15274; docs/decisions/0029-trusted-mask.md).
+contrast (Angelopoulos et al. 2024, arXiv 2404.15274; docs/decisions/0029-trusted-mask.md).
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atlasgs_bids.core.local_error import BEYOND_SLICES, HeldOut
+from atlasgs_bids.core.local_error import HeldOut
 
 RISK = 0.1
 """Of the believed voxels, those that may be wrong."""
@@ -45,7 +44,7 @@ def trust_of(stacks: Sequence[HeldOut], contrast: Float[Tensor, " n"]) -> Trust:
         observed, numbers = stack.observed, _slice_numbers(stack)
         half = stack.contrast[observed].clamp_min(1e-12) / 2
         ratios.append(stack.sd[observed] / half)
-        wrong.append(BEYOND_SLICES**0.5 * stack.error[observed].abs() > half)
+        wrong.append(stack.error[observed].abs() > half)
         slices.append(numbers[observed] + n_slices)
         n_slices += stack.error.shape[stack.slice_axis]
     ratio, is_wrong = torch.cat(ratios), torch.cat(wrong).double()

@@ -57,10 +57,14 @@ def error_of(
     image: FloatArray,
     grid: Grid,
     inside: npt.NDArray[np.bool_],
+    seen: npt.NDArray[np.bool_],
     positions: Sequence[UncertainPosition],
     profiles: Sequence[UncertainProfile],
 ) -> ImageError:
-    """What amplitudes, position and slice profile leave open; ``drawn``: the image of amplitudes."""
+    """What amplitudes, position and slice profile leave open.
+
+    ``drawn``: the image of amplitudes. ``seen``: the anchor's foreground in the slices, where there is trust.
+    """
     noise = _noise_variance(uncertainty, drawn, inside)
     variance = noise.copy()
     if uncertainty.expected_sd is not None:
@@ -69,7 +73,7 @@ def error_of(
     variance[inside] += profile_variance(image, grid, inside, profiles)
     sd, trust = np.sqrt(variance), None
     if (own := uncertainty.trust) is not None:
-        mask = inside & (sd <= own.bound * drawn(own.half_contrast))
+        mask = inside & seen & (sd <= own.bound * drawn(own.half_contrast))
         trust = TrustedVoxels(mask, own.risk, own.risk_everywhere, own.n_slices)
     return ImageError(sd, None if uncertainty.expected_sd is None else np.sqrt(noise), trust)
 

@@ -178,7 +178,9 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: Restorati
         drawn = partial(
             rendered_volume, grid=grid, inside=inside, scaffold=scaffold, config=config, floor=None
         )
-        error = error_of(uncertainty, drawn, image, grid, inside, _positions(stacks), _profiles(stacks))
+        error = error_of(
+            uncertainty, drawn, image, grid, inside, foreground & fov, _positions(stacks), _profiles(stacks)
+        )
     return TargetResult(
         stacks=stacks,
         appearance=fit.appearance,

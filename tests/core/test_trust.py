@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from atlasgs_bids.core.local_error import BEYOND_SLICES, HeldOut
+from atlasgs_bids.core.local_error import HeldOut
 from atlasgs_bids.core.trust import RISK, trust_of
 
 SHAPE = (40, 40, 30)
@@ -17,7 +17,7 @@ def _slices(seed: int, *, sd_tells: bool = True, scale: float = 1.0, n_slices: i
     generator = torch.Generator().manual_seed(seed)
     shape = (*SHAPE[:2], n_slices)
     sd = scale * 0.5 * 16 ** torch.rand(shape, generator=generator)
-    error = sd * torch.randn(shape, generator=generator) / BEYOND_SLICES**0.5
+    error = sd * torch.randn(shape, generator=generator)
     said = sd if sd_tells else sd.flatten()[torch.randperm(sd.numel(), generator=generator)].reshape(shape)
     observed = torch.rand(shape, generator=generator) > 0.1
     return HeldOut(error, said, torch.full(shape, 8.0), observed, 2, 0.1)
@@ -26,7 +26,7 @@ def _slices(seed: int, *, sd_tells: bool = True, scale: float = 1.0, n_slices: i
 def _risk(bound: float, unseen: HeldOut) -> tuple[float, float]:
     """Wrong ones among what a bound trusts in slices that did not choose it, and how many it trusts."""
     trusted = unseen.observed & (unseen.sd <= bound * unseen.contrast / 2)
-    wrong = BEYOND_SLICES**0.5 * unseen.error.abs() > unseen.contrast / 2
+    wrong = unseen.error.abs() > unseen.contrast / 2
     return float(wrong[trusted].float().mean()), float(trusted.float().mean())
 
 
