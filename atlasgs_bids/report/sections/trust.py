@@ -34,7 +34,7 @@ def trust(shown: ShownTarget) -> Section | None:
         )
     if TRUSTED in there:
         said.append(
-            "Orange (choose “trusted” below the pictures): where the error is expected to be less than half "
+            "Orange (move “trusted” below the pictures): where the error is expected to be less than half "
             "the local contrast. The promise is about slices that were predicted from others; it is none for "
             "a single lesion."
         )
