@@ -23,6 +23,8 @@ GAIN_UNIT = 0.1
 _SOLVE_TOLERANCE, _SOLVE_STEPS = 1e-4, 100
 """With 1e-3, amplitudes stay where they were for a step before, and the gradient with them."""
 _BESIDE_MM = 0.5
+BLOCK_MM = 16.0
+"""Side of the blocks whose residuals are taken to be independent, as for the position of a stack."""
 _COLOURS = 3
 """Every third slice is moved at once: those so far apart hardly know of one another."""
 
@@ -48,7 +50,15 @@ class MovementEvidence:
         self._frame, self._chunk_elements = frame, chunk_elements
         self._reach_mm = CUTOFF * float(gaussians.scales_mm.max())
         self._amplitudes: Tensor | None = None
+        cells = torch.div(gaussians.means_mm - gaussians.means_mm.amin(0), BLOCK_MM).long()
+        self._block = torch.unique(cells, dim=0, return_inverse=True)[1]
+        self._spread = np.zeros((len(self._terms), 6, 6))
         self.n_evaluations = 0
+
+    @property
+    def spread(self) -> Float[np.ndarray, "slices 6 6"]:
+        """Of the last gradient by positions: its square, if what single blocks contribute is independent."""
+        return self._spread
 
     @property
     def n_pixels(self) -> Float[np.ndarray, " slices"]:
@@ -79,6 +89,9 @@ class MovementEvidence:
                 term, _part(self._gaussians, members), term.acquisition.adjoint(term.gain * force),
                 amplitudes[members], self._frame, parameters[number, :6], self._chunk_elements,
             )  # fmt: skip
+            blocks = torch.zeros(int(self._block.max()) + 1, 6, dtype=torch.float64, device=scores.device)
+            blocks = blocks.index_add_(0, self._block[members], scores)
+            self._spread[number] = (blocks.T @ blocks).cpu().numpy()
             gradient[number, :6] = scores.sum(0).cpu().numpy()
             gradient[number, 6] = GAIN_UNIT * float((force * predicted).sum(dtype=torch.float64))
         gradient[:, 6] -= gradient[:, 6].mean()

@@ -7,7 +7,7 @@ position of its own is believed where it raises the evidence by more than its se
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,6 @@ _SPREAD = np.array([2.0] * 6 + [0.2])
 """Standard deviation of a shot's parameters about its packet's: 2 mm each way, 2 % of gain."""
 _PACKET_SPREAD = np.array([2.0] * 7)
 """The same of a packet's about its stack's: its gain may be 20 % off."""
-_PIXELS_PER_SAMPLE = 1.0
-"""What the model does not explain is alike in neighbours: so many pixels count as one that is independent."""
 _ENOUGH_MM, _MOST_STEPS = 0.03, 15
 _LEAST_CURVATURE = 0.003
 _ROUNDS = 5
@@ -51,42 +49,97 @@ def find_movement(
     """The likeliest movement; ``shot_of`` each slice, ``packet_of`` each shot, from the best of the starts.
 
     The first start is a head at rest. ``may_move``: the shots that show enough for a position of their own.
+    What is compared in the end is every start as it is, a position for each shot, and one for all that share
+    their packet's: J of the same observed voxels and the same prior for all.
     """
     shots, packets = np.asarray(shot_of), np.asarray(packet_of)
     may_move = np.ones(len(packets), bool) if may_move is None else may_move
-    values = [evidence.value_and_gradient(start[shots])[0] for start in starts]
-    start = starts[int(np.argmin(values))]
-    # So that J is −2 log likelihood of as many samples as are independent.
-    unit = min(values) * _PIXELS_PER_SAMPLE / evidence.n_pixels.sum()
-    curvature = evidence.curvature(start[shots]) / unit
-    problem = _Problem(evidence, shots, unit, curvature)
-    same = np.equal.outer(packets, packets)
-    centred = np.eye(len(packets)) - same / same.sum(1)
-    precision = centred[:, :, None] / _SPREAD**2 + (same / same.sum(1) ** 2)[:, :, None] / _PACKET_SPREAD**2
+    tried = [evidence.value_and_gradient(start[shots])[0] for start in starts]
+    start = starts[int(np.argmin(tried))]
+    curvature = evidence.curvature(start[shots])
     alone = np.arange(len(packets))
+    problem = _Problem(evidence, shots, _unit(evidence, start[shots], curvature), curvature)
+    precision = _of_shots(packets)
     x = problem.searched(alone, start, precision, alone >= 0)
+    # At a better place what the model does not explain is less.
+    problem = replace(problem, unit=_unit(evidence, x[shots], curvature))
+    value, slopes = problem.value_and_gradient(alone, x)
     blocks = problem.grouped(alone, len(alone))[alone, :, alone]
     blocks = np.stack([_positive(block) for block in blocks])
-    common, moves = _consensus(x, packets, blocks, np.einsum("stk,tk->sk", precision, x), may_move)
-    # Once more, with one position for all shots of a packet that do not move by themselves.
+    common, moves = _consensus(x, packets, blocks, slopes, may_move)
     n_packets, moving = len(common), np.flatnonzero(moves)
     group_of = packets.copy()
     group_of[moving] = n_packets + np.arange(len(moving))
     merged = np.concatenate([common, x[moving]])
     free = np.ones(len(merged), bool)
     free[:n_packets] = [bool(own.any()) or not (group_of == p).any() for p, own in enumerate(common)]
-    rest = FoundMovement(np.zeros_like(x), np.zeros(len(x), bool), 0.0)
-    if not free.any():
-        return rest
-    precision = _about_packets(packets[moving], n_packets)
-    merged = problem.searched(group_of, merged, precision, free)
-    gain = (values[0] - evidence.value_and_gradient(merged[group_of][shots])[0]) / unit
-    gain -= float(np.einsum("sk,stk,tk->", merged, precision, merged))
-    sums = problem.grouped(group_of, len(merged))
-    for group in np.flatnonzero(free).tolist():
-        spread = _PACKET_SPREAD if group < n_packets else _SPREAD
-        gain -= _cost(_positive(sums[group, :, group]), spread**2)
-    return FoundMovement(merged[group_of], moves, gain) if gain > 0 else rest
+    rest, every = np.zeros_like(x), np.ones(len(x), bool)
+    found = [FoundMovement(rest, ~every, 0.0)]
+    at_rest = tried[0] / problem.unit
+    own_price = problem.price(alone, precision, every)
+
+    def kept(parameters: Array, moves: Bool[np.ndarray, " shots"], value: float, price: float) -> None:
+        found.append(FoundMovement(parameters, moves, at_rest - value - price))
+
+    for own, j in zip(starts[1:], tried[1:], strict=True):
+        kept(own, every, j / problem.unit, _pull(own, precision) + own_price)
+    kept(x, every, value, _pull(x, precision) + own_price)
+    if free.any():
+        about = _about_packets(packets[moving], n_packets)
+        merged = problem.searched(group_of, merged, about, free)
+        value, _ = problem.value_and_gradient(group_of, merged)
+        price = _pull(merged, about) + problem.price(group_of, about, free)
+        kept(merged[group_of], moves, value, price)
+    return max(found, key=lambda one: one.gain)
+
+
+def gain_over_rest(
+    evidence: MovementEvidence,
+    shot_of: Sequence[int],
+    packet_of: Sequence[int],
+    parameters: Float[np.ndarray, "shots 7"],
+) -> float:
+    """Twice the logarithm of how much likelier a movement that is given is than a head at rest."""
+    shots, packets = np.asarray(shot_of), np.asarray(packet_of)
+    at_rest, value = (evidence.value_and_gradient(x[shots])[0] for x in (0 * parameters, parameters))
+    if value >= at_rest:  # and the prior is for rest as well
+        return min(0.0, (at_rest - value) * float(evidence.n_pixels.sum()) / value)
+    curvature = evidence.curvature(parameters[shots])
+    problem = _Problem(evidence, shots, _unit(evidence, parameters[shots], curvature), curvature)
+    alone, precision = np.arange(len(packets)), _of_shots(packets)
+    price = problem.price(alone, precision, alone >= 0)
+    return (at_rest - value) / problem.unit - _pull(parameters, precision) - price
+
+
+def _unit(
+    evidence: MovementEvidence,
+    parameters: Float[np.ndarray, "slices 7"],
+    curvature: Float[np.ndarray, "slices 7 slices 7"],
+) -> float:
+    """What J is to be divided by to be −2 log likelihood.
+
+    Where errors are the model's, neighbours err alike, and the gradient of J varies by more than white
+    noise of the same size would have it: by so much J counts less (composite likelihood; Pauli, Racugno
+    and Ventura 2011). Never by less than white noise.
+    """
+    value, _ = evidence.value_and_gradient(parameters)
+    each = np.arange(len(parameters))
+    bent = curvature[each, :6, each][:, :, :6].sum(0)
+    alike = float(np.trace(positive_inverse(bent) @ evidence.spread.sum(0))) / (2 * len(bent))
+    return max(alike, value / float(evidence.n_pixels.sum()))
+
+
+def _of_shots(packets: Int[np.ndarray, " shots"]) -> Float[np.ndarray, "shots shots 7"]:
+    """Precision of shots about their packet, and of packets about their stack."""
+    same = np.equal.outer(packets, packets)
+    centred = np.eye(len(packets)) - same / same.sum(1)
+    return np.asarray(
+        centred[:, :, None] / _SPREAD**2 + (same / same.sum(1) ** 2)[:, :, None] / _PACKET_SPREAD**2
+    )
+
+
+def _pull(x: Float[np.ndarray, "groups 7"], precision: Float[np.ndarray, "groups groups 7"]) -> float:
+    return float(np.einsum("sk,stk,tk->", x, precision, x))
 
 
 def _about_packets(
@@ -102,20 +155,21 @@ def _about_packets(
 
 @dataclass(frozen=True)
 class _Problem:
-    """J over ``unit``, of positions that groups of shots share."""
+    """J / ``unit``, of positions that groups of shots share."""
 
     evidence: MovementEvidence
     shot_of: Int[np.ndarray, " slices"]
     unit: float
     curvature: Float[np.ndarray, "slices 7 slices 7"]
-    """Of J over ``unit``."""
+    """Of J."""
 
     def grouped(
         self, group_of: Int[np.ndarray, " shots"], n_groups: int
     ) -> Float[np.ndarray, "groups 7 groups 7"]:
-        """The curvature by the positions of groups."""
+        """The curvature of J / unit by the positions of groups."""
         members = np.eye(n_groups)[group_of[self.shot_of]]
-        return np.asarray(np.einsum("sg,satb,th->gahb", members, self.curvature, members, optimize=True))
+        summed = np.einsum("sg,satb,th->gahb", members, self.curvature, members, optimize=True)
+        return np.asarray(summed / self.unit)
 
     def searched(
         self,
@@ -133,36 +187,61 @@ class _Problem:
 
         def value_and_gradient(x: Array) -> tuple[float, Array]:
             groups = placed(x)
-            value, by_slice = self.evidence.value_and_gradient(groups[group_of][self.shot_of])
+            value, gradient = self.value_and_gradient(group_of, groups)
             pull = np.einsum("stk,tk->sk", precision, groups)
-            gradient = 2 * pull
-            np.add.at(gradient, group_of[self.shot_of], by_slice / self.unit)
-            return value / self.unit + float((groups * pull).sum()), gradient[free].ravel()
+            return value + float((groups * pull).sum()), (gradient + 2 * pull)[free].ravel()
 
-        n = int(free.sum()) * N_PARAMETERS
-        held = 2 * np.einsum("stk,kl->sktl", precision, np.eye(N_PARAMETERS))[free][:, :, free].reshape(n, n)
-        curvature = self.grouped(group_of, len(start))[free][:, :, free].reshape(n, n)
-        values, vectors = np.linalg.eigh(curvature)
-        convex = (vectors * np.maximum(values, 0.0)) @ vectors.T
-        inverse = np.linalg.inv(convex + held)
+        curvature, held = self._free(group_of, precision, free)
+        inverse = np.linalg.inv(curvature + held)
         reached = descended(
             value_and_gradient, start[free].ravel(), inverse, _ENOUGH_MM, _MOST_STEPS, one_by_one
         )
         return placed(reached.x)
+
+    def value_and_gradient(
+        self, group_of: Int[np.ndarray, " shots"], groups: Float[np.ndarray, "groups 7"]
+    ) -> tuple[float, Float[np.ndarray, "groups 7"]]:
+        """J / unit, and its derivatives by the positions of groups."""
+        value, by_slice = self.evidence.value_and_gradient(groups[group_of][self.shot_of])
+        gradient = np.zeros_like(groups)
+        np.add.at(gradient, group_of[self.shot_of], by_slice / self.unit)
+        return value / self.unit, gradient
+
+    def price(
+        self,
+        group_of: Int[np.ndarray, " shots"],
+        precision: Float[np.ndarray, "groups groups 7"],
+        free: Bool[np.ndarray, " groups"],
+    ) -> float:
+        """Log determinant of the prior's covariance over the posterior's (Laplace's approximation)."""
+        curvature, held = self._free(group_of, precision, free)
+        return float(np.linalg.slogdet(curvature + held)[1] - np.linalg.slogdet(held)[1])
+
+    def _free(
+        self,
+        group_of: Int[np.ndarray, " shots"],
+        precision: Float[np.ndarray, "groups groups 7"],
+        free: Bool[np.ndarray, " groups"],
+    ) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
+        """Curvature of J / unit, where it is convex, and of the prior, by the positions that are free."""
+        n = int(free.sum()) * N_PARAMETERS
+        held = 2 * np.einsum("stk,kl->sktl", precision, np.eye(N_PARAMETERS))[free][:, :, free].reshape(n, n)
+        curvature = self.grouped(group_of, len(precision))[free][:, :, free].reshape(n, n)
+        values, vectors = np.linalg.eigh(curvature)
+        return (vectors * np.maximum(values, 0.0)) @ vectors.T, held
 
 
 def _consensus(
     x: Float[np.ndarray, "shots 7"],
     packets: Int[np.ndarray, " shots"],
     curvatures: Float[np.ndarray, "shots 7 7"],
-    pulls: Float[np.ndarray, "shots 7"],
+    slopes: Float[np.ndarray, "shots 7"],
     may_move: Bool[np.ndarray, " shots"],
 ) -> tuple[Float[np.ndarray, "packets 7"], Bool[np.ndarray, " shots"]]:
     """The position of each packet, 0 where it rests with its stack, and the shots that do not share it.
 
-    At ``x`` J and the prior pull equally: J's slope there is −2 ``pulls``.
+    ``curvatures`` and ``slopes``: of J / unit at ``x``.
     """
-    slopes = -2 * pulls
     common, moves = np.zeros((packets.max() + 1, N_PARAMETERS)), np.zeros(len(x), bool)
 
     def rise(k: int, to: Array) -> float:
@@ -178,12 +257,13 @@ def _consensus(
                 to = np.append(common[packet, :6], x[k, 6])
                 price = float(((to - x[k]) ** 2 / _SPREAD**2).sum()) + _cost(curvatures[k], _SPREAD**2)
                 moves[k] = may_move[k] and rise(k, to) > price
-            resting = members[~moves[members]]
-            if not len(resting):
-                break
+            resting, moving = members[~moves[members]], members[moves[members]]
             blocks = curvatures[resting]
             least = np.einsum("sij,sj->i", blocks, x[resting]) - slopes[resting].sum(0)
-            common[packet] = np.linalg.solve(blocks.sum(0) + np.diag(2 / _PACKET_SPREAD**2), least)
+            # Those that move lie about it too: without them, two slices at the vertex placed it 30 mm away.
+            least += 2 * x[moving].sum(0) / _SPREAD**2
+            held = 2 / _PACKET_SPREAD**2 + 2 * len(moving) / _SPREAD**2
+            common[packet] = np.linalg.solve(blocks.sum(0) + np.diag(held), least)
         resting, own = members[~moves[members]], common[packet]
         gain = sum(rise(k, np.zeros(N_PARAMETERS)) - rise(k, own) for k in resting.tolist())
         price = float((own**2 / _PACKET_SPREAD**2).sum())

@@ -15,7 +15,7 @@ from atlasgs_bids.core.operators import Scaled, SliceRows, StackedOperator
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.registration.register import Registration, write_itk_transform
-from atlasgs_bids.imaging.slice_motion import shots_of
+from atlasgs_bids.imaging.slice_motion import AT_REST, shots_of
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import anchor_of
@@ -280,6 +280,13 @@ def test_a_moved_slice_is_found_and_corrected(scaffold, truth, placed):
     assert errors[k] < 0.5
     assert np.median(list(errors.values())) < 0.5
     assert score(corrected, truth, scaffold) > score(fitted([stack], scaffold, QUICK), truth, scaffold)
+
+
+@pytest.mark.slow
+def test_a_head_that_lies_still_is_not_moved(scaffold, truth, placed):
+    stack = moving_stack(truth, placed, {})
+    result = fitted([stack], scaffold, replace(QUICK, motion="slice"))
+    assert {replace(own, estimated=True) for own in result.stacks[0].motion} == {AT_REST}
 
 
 @pytest.mark.slow
