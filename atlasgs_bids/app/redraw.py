@@ -67,9 +67,10 @@ def _redraw_stacks(run: TargetRun, anchor: Anchor, grid: Grid, fov: np.ndarray) 
         for stack, of_stack, gain in zip(target.stacks, own, gains, strict=True)
     ]
     cubic = mean_interpolated(stacks, grid)
-    sd, trusted = (
-        load_volume(path).data if path.exists() else None for path in (outputs.srstd, outputs.trusted_mask)
-    )
+    sd = load_volume(outputs.srstd).data if outputs.srstd.exists() else None
+    trusted = None
+    if outputs.trusted_mask.exists():  # it may hold nothing
+        trusted = nib.Nifti1Image.from_filename(outputs.trusted_mask).get_fdata() > 0
     shown = TargetImages(resample(anchor.volume, grid), cubic, load_volume(outputs.sr).data, sd, trusted)
     with atomic(outputs.figure) as path:
         mask, warnings = anchor.foreground_on(grid) & fov, sidecar.get("Warnings") or ()

@@ -56,7 +56,7 @@ class LocalMeans:
         of_image, of_guide = self.mean(image, _WINDOW_MM), self.mean(guide, _WINDOW_MM)
         covariance = self.mean(image * guide, _WINDOW_MM) - of_image * of_guide
         variance = (self.mean(guide.square(), _WINDOW_MM) - of_guide.square()).clamp_min(0)
-        least = 1e-3 * float(guide[self._inside].square().mean())
+        least = max(1e-3 * float(guide[self._inside].square().mean()), 1e-12)
         return of_image + covariance / (variance + least) * (guide - of_guide)
 
     def contrast(self, image: Image) -> Image:

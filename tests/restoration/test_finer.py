@@ -210,8 +210,10 @@ def test_uncertainty_is_that_of_both(phantom, scaffold, results):
     fit = fit_target([stack], scaffold, known, QUIET)
     result = rendered_result(fit.fit, fit.scaffold, replace(known, resolution="native"))
     inner = (slice(3, -3), slice(3, -3), slice(2 * SLICE_MM, -2 * SLICE_MM))
-    within = np.abs(result.sr - phantom.truth)[inner] < 1.645 * result.sd[inner]
-    assert 0.6 < within.mean() < 0.98
+    error, sd = (result.sr - phantom.truth)[inner], result.sd[inner]
+    assert (np.abs(error) < 1.645 * sd).mean() > 0.8
+    # Not by being large: a phantom's flat tissues are foretold better than the held-out slices say.
+    assert np.sqrt((sd**2).mean()) < 3 * np.sqrt((error**2).mean())
 
 
 def test_what_a_network_expects_is_drawn_by_the_targets_own_gaussians(phantom, scaffold):
