@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atlasgs_bids.bids.entities import DATATYPES, INPUT_SUFFIXES
+from atlasgs_bids.bids.entities import INPUT_SUFFIXES
 from atlasgs_bids.errors import ConfigurationError
 from atlasgs_bids.runtime.files import save_json, save_text
 
@@ -27,7 +27,7 @@ DESCRIPTIONS = {
     **{
         f"{suffix}trusted": f"Where the restored {suffix} is expected to err by less than half its contrast"
         for suffix in INPUT_SUFFIXES.values()
-        if suffix != "T1w" and suffix not in DATATYPES
+        if suffix != "T1w"
     },
     "atlasgs": "The Gaussians that were fitted to the anchor",
     "motion": "Where the head was during each slice, relative to its stack",
@@ -48,6 +48,7 @@ BIDSIGNORE = (
     # The schema knows masks of anat, func and dwi, none of perf.
     "*_desc-aslfov_mask.*",
     "*_desc-m0scanfov_mask.*",
+    "*_desc-m0scantrusted_mask.*",
     ".tmp-*",
     "logs",
     "*_rating.json",
