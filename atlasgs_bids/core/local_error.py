@@ -19,7 +19,7 @@ from atlasgs_bids.core.acquisition import along_axis
 from atlasgs_bids.core.gaussians import Gaussians, world_points
 from atlasgs_bids.core.local_means import STEEP_MM, LocalMeans, gaussian_kernel
 from atlasgs_bids.core.objective import Objective, held_out_rows
-from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.observation import LatticeObservation, Observation
 from atlasgs_bids.core.priors.expectation import sample_lattice
 from atlasgs_bids.core.settings import AppearanceSettings
 
@@ -56,7 +56,6 @@ class HeldOut:
     """Local standard deviation of the image, seen through the slices."""
     observed: Bool[Tensor, "x y z"]
     slice_axis: int
-    noise_sd: float
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,7 @@ def _predictions(
     )
     found = []
     for out in (rows, ~rows):
-        shape = [1] * observed.weights.ndim
-        shape[observed.slice_axis] = -1
-        kept = observed.weights * (~out).to(observed.weights).reshape(shape)
+        kept = observed.weights * ~_as_rows(out, observed)
         trial = replace(alone, terms=(replace(observed, weights=kept),))
         solution = trial.solve(None, settings.search_tolerance, settings.max_iterations)
         found.append((out, solution.value))
@@ -179,7 +176,7 @@ def _local_error(
     sd = torch.zeros_like(own.slices)
     sd[observed] = expected.sqrt()
     contrast = lattice.contrast(image)
-    held_out = HeldOut(error, sd, acquisition.forward(contrast), observed, own.slice_axis, own.noise_sd)
+    held_out = HeldOut(error, sd, acquisition.forward(contrast), observed, own.slice_axis)
     return LocalError(BEYOND_SLICES * total * variance, unguided, contrast, inside, held_out)
 
 
@@ -190,8 +187,9 @@ def _tissue(guide: Tensor, inside: Tensor) -> Tensor:
     return tissue if int(tissue.sum()) > _LEAST_TISSUE * len(values) else inside
 
 
-def _as_rows(rows: Tensor, observation: LatticeObservation) -> Tensor:
-    shape = [1, 1, 1]
+def _as_rows(rows: Tensor, observation: Observation) -> Tensor:
+    """Flags of slices, along the slice axis of their weights."""
+    shape = [1] * observation.weights.ndim
     shape[observation.slice_axis] = -1
     return rows.reshape(shape)
 

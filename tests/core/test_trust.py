@@ -20,7 +20,7 @@ def _slices(seed: int, *, sd_tells: bool = True, scale: float = 1.0, n_slices: i
     error = sd * torch.randn(shape, generator=generator)
     said = sd if sd_tells else sd.flatten()[torch.randperm(sd.numel(), generator=generator)].reshape(shape)
     observed = torch.rand(shape, generator=generator) > 0.1
-    return HeldOut(error, said, torch.full(shape, 8.0), observed, 2, 0.1)
+    return HeldOut(error, said, torch.full(shape, 8.0), observed, 2)
 
 
 def _risk(bound: float, unseen: HeldOut) -> tuple[float, float]:
