@@ -18,8 +18,9 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/python demo/run.py
 
+# A process for each processor, one thread each; a file's tests share their fixtures and stay together.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow

@@ -26,12 +26,15 @@ from atlasgs_bids.runtime.processes import (
     EXIT_INTERRUPTED,
     end_with_parent,
     signals_as_interrupt,
-    spawned,
+    started,
     stop,
 )
 from atlasgs_bids.runtime.progress import Progress, logging_to_terminal
 
 logger = logging.getLogger("atlasgs_bids")
+
+_LOADED = ("atlasgs_bids.app.redraw", "atlasgs_bids.app.session", "atlasgs_bids.app.pages")
+"""What each participant needs, torch and matplotlib among it: 7 s once rather than for each of them."""
 
 
 @dataclass
@@ -99,7 +102,7 @@ def _fits(plans: Sequence[SubjectPlan], running: Collection[_Worker], config: Ru
 
 
 def _start(plans: Sequence[SubjectPlan], config: RunConfig) -> _Worker:
-    process, told = spawned(_work, plans, config, duplex=False, name=plans[0].label)
+    process, told = started(_work, plans, config, duplex=False, name=plans[0].label, loaded=_LOADED)
     return _Worker(process, told, plans, participant_memory_mib(plans, config))
 
 

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
 from atlasgs_bids.runtime.environment import limit_threads
-from atlasgs_bids.runtime.processes import end_with_parent, signals_as_interrupt, spawned, stop
+from atlasgs_bids.runtime.processes import end_with_parent, signals_as_interrupt, started, stop
 
 Job = TypeVar("Job")
 
@@ -62,7 +62,7 @@ def _told(link: Connection) -> str | None:
 
 def _start(compute: Callable[[Job], str], n_threads: int, job: Job) -> _Worker[Job]:
     """A process at its first job."""
-    process, link = spawned(_work, compute, n_threads, duplex=True)
+    process, link = started(_work, compute, n_threads, duplex=True)
     link.send(job)
     return _Worker(process, link, job)
 

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
@@ -51,19 +53,35 @@ def exit_code_of(work: Callable[[Progress], Ended], verbosity: int, what_stays: 
     return ended.exit_code
 
 
-def spawned(
-    target: Callable[..., None], *args: Any, duplex: bool, name: str | None = None
+def started(
+    target: Callable[..., None],
+    *args: Any,
+    duplex: bool,
+    name: str | None = None,
+    loaded: Sequence[str] = (),
 ) -> tuple[BaseProcess, Connection]:
     """A process that runs ``target(*args, link)``, and the other end of the link, which closes as it dies.
 
-    It is spawned, for neither CUDA nor threads survive a fork. Without ``duplex`` it only tells.
+    It is forked from a server that has loaded the modules ``loaded`` (of the first process that is started)
+    and has done nothing else: neither CUDA nor threads survive a fork. Without ``duplex`` it only tells.
     """
-    context = multiprocessing.get_context("spawn")
+    context = _start_method(["atlasgs_bids.runtime.fork_server", *loaded])
     ours, its = context.Pipe(duplex=duplex)
     process = context.Process(target=target, args=(*args, its), name=name)
     process.start()
     its.close()  # the process's alone: its end is what its death closes
     return process, ours
+
+
+def _start_method(preload: list[str]) -> ForkServerContext | SpawnContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(preload)
+    try:
+        forkserver.ensure_running()
+    except OSError as error:  # its socket lies in TMPDIR, whose name may be too long or its disk take none
+        logger.debug("no fork server: %s", error)
+        return multiprocessing.get_context("spawn")
+    return context
 
 
 def end_with_parent() -> None:

@@ -2,14 +2,12 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from tests.bids_datasets import Dataset, head
-from tests.runs import TIMEOUT_S, outputs
+from tests.runs import finished, outputs
 
 OPTIONS = ("--device", "cpu", "--registration", "header", "--skip-bids-validation", "--prior", "graph")
 DOUBT = "the T1w hardly helps to predict the slices"
@@ -23,10 +21,9 @@ def run(tmp_path_factory):
     data, _ = head("T1w")
     noise = np.random.default_rng(0).uniform(100, 900, data.shape).astype(np.float32)
     dataset.add("02", "T1w", data=noise)
-    arguments = [sys.executable, "-m", "atlasgs_bids", dataset.root, root / "out", "participant", *OPTIONS]
-    finished = subprocess.run(arguments, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    assert finished.returncode == 0, finished.stderr
-    return root / "out", finished.stderr
+    ended = finished("atlasgs_bids.app.cli", dataset.root, root / "out", "participant", *OPTIONS)
+    assert ended.returncode == 0, ended.stderr
+    return root / "out", ended.stderr
 
 
 @pytest.mark.parametrize(("participant", "is_doubted"), [("01", False), ("02", True)])

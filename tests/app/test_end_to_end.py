@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from atlasgs_bids.imaging.registration.register import read_itk_transform
+from tests.runs import finished
 from tests.validation import validator_errors
 
 from compare import Comparison, compare
@@ -56,8 +56,7 @@ class Run:
 
 
 def atlasgs(*arguments):
-    command = [Path(sys.executable).parent / "atlasgs", *arguments, "--device", "cpu"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return finished("atlasgs_bids.app.cli", *arguments, "--device", "cpu")
 
 
 @pytest.fixture(scope="module")

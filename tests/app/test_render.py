@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from itertools import pairwise
 
 import nibabel as nib
@@ -21,7 +20,7 @@ from atlasgs_bids.imaging.itk import itk_affine
 from atlasgs_bids.imaging.planes import plane_grid, radial_axes, shown_as, shown_upright
 from atlasgs_bids.imaging.volume import Grid
 from tests.bids_datasets import Dataset
-from tests.runs import TIMEOUT_S, command, outputs
+from tests.runs import command, finished, outputs
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def files(tmp_path_factory):
     # The scaffold as it comes: one Gaussian for each voxel.
     for option in ("--n-gaussians", "--scaffold-steps"):
         del quick[quick.index(option) : quick.index(option) + 2]
-    ended = subprocess.run(quick, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    ended = finished("atlasgs_bids.app.cli", *quick[3:])
     assert ended.returncode == 0, ended.stderr
     return outputs(root / "out", "01", "FLAIR")
 

@@ -5,7 +5,6 @@ import json
 import signal
 import stat
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.bids_datasets import THICK_MM, Dataset, head, sidecar_of
-from tests.runs import TIMEOUT_S, atlasgs, command, outputs
+from tests.runs import TIMEOUT_S, atlasgs, command, finished, outputs
 
 
 def state(folder):
@@ -210,15 +209,9 @@ def test_overwrite_does_a_finished_target_again(trapped, traps):
 
 def test_the_group_names_who_has_no_results(trapped, traps):
     out_dir, _, _, _ = trapped
-    finished = subprocess.run(
-        [sys.executable, "-m", "atlasgs_bids", str(traps), str(out_dir), "group"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.splitlines()[-1] == (
+    ended = finished("atlasgs_bids.app.cli", traps, out_dir, "group")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == (
         "5 of 12 participants in group_*.tsv; no results of "
         "sub-02, sub-03, sub-05, sub-07, sub-10, sub-11, sub-12"
     )

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from tests.acquisitions import (
 from tests.bids_datasets import THICK_MM, Dataset
 from tests.bids_datasets import head as small_head
 from tests.imaging.phantom import T1W, acquire, head, rigid
+from tests.runs import finished
 from tests.validation import validator_errors
 
 CENTRE = np.array([0.0, -20.0, 5.0])
@@ -77,9 +77,8 @@ def run(tmp_path_factory):
 
 
 def restored(root, *options):
-    command = [sys.executable, "-m", "atlasgs_bids", root / "bids", root / "out", "participant"]
-    return subprocess.run(
-        [*command, "--device", "cpu", *options], capture_output=True, text=True, check=False
+    return finished(
+        "atlasgs_bids.app.cli", root / "bids", root / "out", "participant", "--device", "cpu", *options
     )
 
 

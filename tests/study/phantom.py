@@ -1,12 +1,12 @@
 """A dataset whose targets are isotropic: 32³ voxels or fewer, with a lesion that the T1w does not show."""
 
-import subprocess
 import sys
 
 import nibabel as nib
 import numpy as np
 
 from tests.bids_datasets import Dataset, head
+from tests.runs import finished
 
 LESION = ((17, 23), (20, 26), (12, 21))
 """First and last voxel of 32, along each axis."""
@@ -39,7 +39,5 @@ def command(bids_dir, out_dir, *options):
 
 def atlasgs_study(bids_dir, out_dir, *options):
     """A finished run: exit code, last line of stdout, log."""
-    finished = subprocess.run(
-        command(bids_dir, out_dir, *options), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
-    return finished.returncode, (finished.stdout.splitlines() or [""])[-1], finished.stderr
+    ended = finished("atlasgs_bids.study.cli", *command(bids_dir, out_dir, *options)[3:])
+    return ended.returncode, (ended.stdout.splitlines() or [""])[-1], ended.stderr

@@ -203,6 +203,14 @@ def test_out_dir_inside_the_dataset_is_refused(dataset):
     assert "inside bids_dir" in log
 
 
+def children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+
+
+def command_line(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 @contextmanager
 def at_its_first_cells(dataset, out_dir, *options):
     """A study of two processes when they have begun, and their numbers."""
@@ -213,9 +221,9 @@ def at_its_first_cells(dataset, out_dir, *options):
     until = time.monotonic() + TIMEOUT_S
     while not (out_dir / "shared").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+    (server,) = [child for child in children(process.pid) if b"forkserver" in command_line(child)]
     try:
-        yield process, [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+        yield process, children(server)
     finally:
         process.kill()
         process.communicate()
