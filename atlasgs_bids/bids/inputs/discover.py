@@ -184,12 +184,14 @@ def _find_images(
     ignored = read_bidsignore(bids_dir)
     sidecars = SidecarFiles(bids_dir, ignored.matches)
     found = _Found([], [], (ignored.warning,) if ignored.warning else ())
+    known: set[Path] = set()
     for kind, asked in filters.items():
         of_name = {name: value for name, value in asked.items() if not name[:1].isupper()}
         of_sidecar = {name: value for name, value in asked.items() if name not in of_name}
         of_name = {name: value for name, value in of_name.items() if name not in queries[kind]}
         for path in paths[kind]:
-            if not fits(parse_entities(path), of_name):
+            # A filter may ask for the suffix of another kind: {"t1w": {"suffix": "UNIT1"}}.
+            if path in known or not fits(parse_entities(path), of_name):
                 continue
             if ignored.matches(path):
                 found.ignored.append(path)
@@ -198,6 +200,7 @@ def _find_images(
             # An image whose sidecar cannot be read may be what is asked for: its problem has to be seen.
             if sidecar.problem is None and not fits(sidecar.fields, of_sidecar):
                 continue
+            known.add(path)
             found.images.append(_image_file(path, sidecar, bids_dir))
     return found
 
