@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import numpy.typing as npt
 
 from atlasgs_bids.imaging.volume import Volume
 from tests.imaging.phantom import Contrast, head
@@ -15,7 +16,9 @@ _MOST = 4095
 
 
 @functools.cache
-def _complex_inversions(size_mm):
+def _complex_inversions(
+    size_mm: int,
+) -> tuple[list[npt.NDArray[np.complex128]], npt.NDArray[np.float64]]:
     rng = np.random.default_rng(0)
     found = []
     for contrast in (FIRST, SECOND):
@@ -25,13 +28,13 @@ def _complex_inversions(size_mm):
     return found, image.world_from_voxel
 
 
-def inversions(size_mm=2):
+def inversions(size_mm: int = 2) -> list[Volume]:
     """Magnitude of the first and of the second inversion."""
     images, affine = _complex_inversions(size_mm)
     return [Volume(np.abs(image).astype(np.float32), affine) for image in images]
 
 
-def unit1(size_mm=2):
+def unit1(size_mm: int = 2) -> Volume:
     """Re(S₁* S₂) / (|S₁|² + |S₂|²) (Marques 2010), stored as whole numbers from 0 to 4095."""
     (one, two), affine = _complex_inversions(size_mm)
     quotient = (one.conj() * two).real / (np.abs(one) ** 2 + np.abs(two) ** 2)
