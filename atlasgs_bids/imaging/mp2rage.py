@@ -37,7 +37,8 @@ def _smooth_part(data: npt.NDArray[np.float32], unit1: Volume) -> BoolArray | No
     sigma = np.maximum(_WINDOW_MM / sizes_mm, 1.0)
     roughness = np.full(data.shape, np.inf, np.float32)
     for axis in range(3):
-        step = np.abs(np.diff(data, axis=axis, append=np.take(data, [-1], axis=axis)))
+        step = np.abs(np.diff(data, axis=axis))
+        step = np.concatenate([step, np.take(step, [-1], axis=axis)], axis=axis)
         # The least of three: an edge of the head is one across an axis or two, noise is one along all.
         roughness = np.minimum(roughness, ndimage.gaussian_filter(step, sigma))
     noisy = roughness > _NOISY * (high - low)

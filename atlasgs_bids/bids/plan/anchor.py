@@ -48,8 +48,8 @@ def choose_anchor(
         raise InputError(_no_anchor(inputs, settings, refused))
     # Of one kind before of this session: all sessions of a participant then lie in one space.
     in_session = [i for i in usable if asked_session in (None, i.entities.get("session"))]
-    best = min(map(_kind_rank, in_session))
-    of_kind = [image for image in in_session if _kind_rank(image) == best]
+    kind = min(in_session, key=_kind_rank).entities["suffix"]
+    of_kind = [image for image in in_session if image.entities["suffix"] == kind]
     sessions = {image.entities.get("session") for image in of_kind}
     session = wanted if wanted in sessions else min(sessions, key=lambda label: label or "")
     candidates = sorted((i for i in of_kind if i.entities.get("session") == session), key=_anchor_rank)
@@ -57,7 +57,6 @@ def choose_anchor(
     warnings = unused
     if session not in (inputs.session, asked_session):
         where = f"ses-{session}" if session else "outside the sessions"
-        kind = anchor.entities["suffix"]
         warnings.append(f"no usable {kind} in this session; {anchor.path.name} ({where}) is the anchor")
     conflict = orientation_conflict(anchor)
     warnings += [f"{anchor.path.name}: {conflict}"] if conflict else []
