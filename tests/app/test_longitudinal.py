@@ -60,7 +60,10 @@ def differences(tmp_path_factory):
     config = RunConfig(
         root / "bids", root / "out", "participant", skip_bids_validation=True,
         plan=PlanSettings(anchor_session="a"),
-        restoration=RestorationSettings(device="cpu", registration="header", estimate_uncertainty=False),
+        # Position and profile are told: finding them has tests of its own, and takes half of the time.
+        restoration=RestorationSettings(
+            device="cpu", registration="header", slice_profile="box", estimate_uncertainty=False
+        ), viewer=False,
     )  # fmt: skip
     assert run(config) == 0
     entities = {"subject": "01", "suffix": "FLAIR", "datatype": "anat"}

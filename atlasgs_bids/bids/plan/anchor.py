@@ -23,6 +23,8 @@ ISOTROPIC_ENOUGH = 1.5
 LEAST_EXTENT_MM = 60.0
 """Of a T2w or FLAIR that ``auto`` takes: fine isotropic slabs show an ear, a nerve or a hippocampus."""
 MOST_THICKNESS_MM = 20.0
+_ANCHORS_ONLY = ("T1w", "UNIT1")
+"""Kinds that are mostly there to be an anchor."""
 
 
 def choose_anchor(
@@ -49,6 +51,9 @@ def choose_anchor(
     # Of one kind before of this session: all sessions of a participant then lie in one space.
     in_session = [i for i in usable if asked_session in (None, i.entities.get("session"))]
     kind = min(in_session, key=_kind_rank).entities["suffix"]
+    if any(image.problem is not None and _comes_before(image, kind) for image, _ in refused):
+        # It would be the anchor: a file that was not fetched must not move the results elsewhere.
+        raise InputError(_no_anchor(inputs, settings, refused))
     of_kind = [image for image in in_session if image.entities["suffix"] == kind]
     sessions = {image.entities.get("session") for image in of_kind}
     session = wanted if wanted in sessions else min(sessions, key=lambda label: label or "")
@@ -74,7 +79,7 @@ def _no_anchor(
     inputs: SubjectInputs, settings: PlanSettings, refused: Sequence[tuple[ImageFile, str]]
 ) -> str:
     """Why a session cannot be restored: what was found, and what is expected."""
-    kinds = ("T1w", "UNIT1") if settings.anchor == "auto" else (settings.anchor,)
+    kinds = _ANCHORS_ONLY if settings.anchor == "auto" else (settings.anchor,)
     problems = [led_by_name(i, problem) for i, problem in refused if i.entities["suffix"] in kinds]
     problems += [
         f"{path.name}: ignored ({BIDSIGNORE})"
@@ -88,7 +93,7 @@ def _no_anchor(
     return (
         f"{'; '.join(problems) or f'found no {kinds[0]} image'}{where}; expected a {kinds[0]} with a voxel "
         f"anisotropy below {MAX_ANCHOR_ANISOTROPY:g}{others} as the anchor; add one, or point to it with "
-        "--bids-filter-file"
+        "--bids-filter-file or --anchor"
     )
 
 
@@ -168,6 +173,12 @@ def _anchor_problem(image: ImageFile, settings: PlanSettings) -> str | None:
 def _kind_rank(image: ImageFile) -> tuple[bool, int]:
     """Sort key of kinds of anchors: isotropic ones first, then in the order of ``ANCHOR_SUFFIXES``."""
     return _anisotropy(image) > ISOTROPIC_ENOUGH, ANCHOR_SUFFIXES.index(image.entities["suffix"])
+
+
+def _comes_before(image: ImageFile, kind: str) -> bool:
+    """Whether an image, were it usable, is the anchor instead of one of ``kind``: a T2w may be thick."""
+    suffix = image.entities["suffix"]
+    return suffix in _ANCHORS_ONLY and ANCHOR_SUFFIXES.index(suffix) < ANCHOR_SUFFIXES.index(kind)
 
 
 def _anchor_rank(image: ImageFile) -> tuple[object, ...]:

@@ -67,6 +67,17 @@ def test_auto_takes_no_thick_or_slab_flair(more):
         session(named("FLAIR", **more))
 
 
+def test_a_t1w_that_cannot_be_read_is_not_passed_over():
+    broken = named("T1w", problem="sub-01_T1w.nii.gz is a broken link; fetch its content (`datalad get`)")
+    with pytest.raises(InputError, match=r"broken link; fetch its content .* or --anchor"):
+        session(broken, named("FLAIR"))
+    assert session(broken, named("FLAIR"), anchor="FLAIR").space == "FLAIR"
+    assert session(broken, named("T1w", "run-2"), named("FLAIR")).space == "T1w"
+    # Of a T2w nobody knows whether it is one: it fails as a target.
+    result = session(named("T2w", problem="a broken link"), named("FLAIR"))
+    assert (result.space, [label for label, _ in result.failures]) == ("FLAIR", ["T2w"])
+
+
 def test_the_kind_that_is_asked_for_is_taken_or_missed():
     result = session(named("T1w"), named("T2w"), named("FLAIR"), anchor="FLAIR")
     assert (result.space, result.anchor_reason) == ("FLAIR", "the only usable FLAIR, 3 x 3 x 3 mm (--anchor)")
