@@ -1,11 +1,12 @@
 """Whatever isotropic scan there is as the anchor: how faithful the restored images are beside the T1w's.
 
-    python benchmarks/anchors.py --scans DIR [-- further options of atlasgs]
+    python benchmarks/anchors.py --scans DIR [--known] [--slab N] [-- further options of atlasgs]
 
 DIR/stroke holds T1.nii.gz, T2.nii.gz and FLAIR.nii.gz, isotropic on one grid. Each of them is the one
-isotropic scan of a participant whose others are thick slices of one head; the app, run as it comes, finds
-its anchor. The phantom (MNI152's tissues, 2 mm) has a T1w, or an MP2RAGE: its UNIT1 with and without the
-inversions, and called a T1w, so that its air is not made silent.
+isotropic scan of a participant whose others are thick slices of one head; the app finds its anchor. With
+--known it is told position and profile; --slab N leaves N axial planes of the scans. The phantom (MNI152's
+tissues, 2 mm) has a T1w, or an MP2RAGE: its UNIT1 with and without the inversions, and called a T1w, so that
+its air is not made silent.
 
 PSNR in dB: of stroke where the T1 is above 0, of the phantom in the brain; cubic is B-spline interpolation by
 the headers.
@@ -22,7 +23,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from real import SCAN_OF_SUFFIX, run_app, write_json, write_slices
+from real import SCAN_OF_SUFFIX, run_app, write_json, write_profile, write_slices
 from rich.console import Console
 from rich.table import Table
 
@@ -46,6 +47,8 @@ class Case:
     """What the table calls the anchor."""
     truths: Mapping[str, Volume]
     mask: npt.NDArray[np.bool_]
+    profile: str
+    """What the app is told with --known."""
 
 
 def main() -> int:
@@ -59,11 +62,13 @@ def main() -> int:
     (bids_dir / "README.md").write_text("# One isotropic scan each\n", encoding="utf-8")
     cases = [*phantom_cases(bids_dir, options.factor)]
     if options.scans is not None:
-        cases += stroke_cases(options.scans / "stroke", bids_dir, options.factor)
-    common = ["--device", options.device, "--skip-bids-validation", *options.further]
+        cases += stroke_cases(options, bids_dir)
+    common = ["--device", options.device, "--skip-bids-validation", "--no-uncertainty", "--no-viewer"]
     rows = []
     for case in cases:
-        run_app([bids_dir, out_dir, "participant", "--participant-label", case.label], common)
+        told = ["--registration", "header", "--slice-profile", case.profile] if options.known else []
+        participant = [bids_dir, out_dir, "participant", "--participant-label", case.label]
+        run_app(participant, common, told, options.further)
         rows += [scored(case, target, bids_dir, out_dir) for target in case.truths]
     report(rows, options.out)
     return 0
@@ -74,6 +79,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--scans", type=Path, help="folder with stroke/{T1,T2,FLAIR}.nii.gz; default: phantom"
     )
+    parser.add_argument("--known", action="store_true", help="tell the app position and profile")
+    parser.add_argument("--slab", type=int, help="axial planes of the scans, from the middle; default: all")
     parser.add_argument("--factor", type=int, default=5, help="voxels in a slice")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:n")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
@@ -81,7 +88,11 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def stroke_cases(stroke_dir: Path, bids_dir: Path, factor: int) -> Iterator[Case]:
+def stroke_cases(options: argparse.Namespace, bids_dir: Path) -> Iterator[Case]:
+    stroke_dir, factor = options.scans / "stroke", options.factor
+    profile = str(write_profile(options, factor, stroke_dir))
+    if options.slab is not None:
+        stroke_dir = slab_of(stroke_dir, options.out / "stroke", options.slab)
     mask = load_volume(stroke_dir / "T1.nii.gz").data > 0
     for anchor, name in SCAN_OF_SUFFIX.items():
         label = f"stroke{anchor}"
@@ -93,7 +104,17 @@ def stroke_cases(stroke_dir: Path, bids_dir: Path, factor: int) -> Iterator[Case
         for target in targets:
             write_slices(stroke_dir, anat_dir / f"sub-{label}_{target}.nii.gz", target, factor, np.eye(4))
         truths = {t: load_volume(stroke_dir / f"{SCAN_OF_SUFFIX[t]}.nii.gz") for t in targets}
-        yield Case(label, anchor, truths, mask)
+        yield Case(label, anchor, truths, mask, profile)
+
+
+def slab_of(stroke_dir: Path, slab_dir: Path, n_planes: int) -> Path:
+    """The middle axial planes of the scans."""
+    slab_dir.mkdir(parents=True, exist_ok=True)
+    for name in SCAN_OF_SUFFIX.values():
+        image = nib.Nifti1Image.from_filename(stroke_dir / f"{name}.nii.gz")
+        first = (image.shape[2] - n_planes) // 2
+        nib.save(image.slicer[:, :, first : first + n_planes], slab_dir / f"{name}.nii.gz")
+    return slab_dir
 
 
 def phantom_cases(bids_dir: Path, factor: int) -> Iterator[Case]:
@@ -117,7 +138,7 @@ def phantom_cases(bids_dir: Path, factor: int) -> Iterator[Case]:
         for name, image in {**images, "FLAIR": slices}.items():
             nib.save(to_nifti(image.data, image.world_from_voxel), anat_dir / f"sub-{label}_{name}.nii.gz")
         write_json(anat_dir / f"sub-{label}_FLAIR.json", {"SliceThickness": factor * PHANTOM_MM})
-        yield Case(label, said, {"FLAIR": truth}, mask)
+        yield Case(label, said, {"FLAIR": truth}, mask, "box")
 
 
 def scored(case: Case, target: str, bids_dir: Path, out_dir: Path) -> dict[str, str | float]:
