@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from atlasgs_bids.app.config import RunConfig, resolve_out_dir
-from atlasgs_bids.bids.entities import FILTER_ENTITIES, INPUT_SUFFIXES, TARGET_SUFFIXES
+from atlasgs_bids.bids.entities import ANCHOR_SUFFIXES, FILTER_ENTITIES, INPUT_SUFFIXES, TARGET_SUFFIXES
 from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.core.settings import (
     GEOMETRY_MODES,
@@ -27,7 +27,7 @@ from atlasgs_bids.version import __version__
 DEFAULTS = RunConfig(bids_dir=Path(), out_dir=Path(), analysis_level="participant")
 _CORE = DEFAULTS.restoration.core
 _SCAFFOLD, _APPEARANCE = _CORE.scaffold, _CORE.appearance
-_PLAN = ("anchor_session", "slice_thickness_mm", "combine_stacks")
+_PLAN = ("anchor", "anchor_session", "slice_thickness_mm", "combine_stacks")
 _RESTORATION = ("device", "n_threads", "registration", "prior", "fast", "resolution", "motion")
 
 
@@ -64,10 +64,17 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Sessions to process, with or without ses-; default: all.",
 )
 @click.option(
+    "--anchor",
+    type=click.Choice(["auto", *ANCHOR_SUFFIXES]),
+    default=DEFAULTS.plan.anchor,
+    show_default=True,
+    help="Isotropic image that the others are restored after; auto: the first of these that there is.",
+)
+@click.option(
     "--anchor-session",
     callback=options.label("ses"),
     metavar="LABEL",
-    help="Session whose T1w is the anchor of every session; default: each session has its own.",
+    help="Session whose image is the anchor of every session; default: each session has its own.",
 )
 @click.option(
     "--scaffold",
@@ -205,7 +212,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--slice-thickness",
     "slice_thickness_mm",
     cls=options.SpaceListOption,
-    callback=options.slice_thickness(TARGET_SUFFIXES),
+    callback=options.slice_thickness(("T1w", *TARGET_SUFFIXES)),
     metavar="MM|SUFFIX=MM...",
     help="Slice thickness, for all targets (5) or by kind (FLAIR=5 T2w=4), before that of the sidecars.",
 )

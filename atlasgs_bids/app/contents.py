@@ -12,6 +12,7 @@ from atlasgs_bids.app.contents_files import load_json, load_rows
 from atlasgs_bids.app.failures import Failed
 from atlasgs_bids.app.group_page import GROUP_PAGE
 from atlasgs_bids.app.provenance import settings_of
+from atlasgs_bids.app.scaffold import session_anchor
 from atlasgs_bids.app.settings_file import settings_toml
 from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.entities import session_label
@@ -22,7 +23,7 @@ from atlasgs_bids.bids.plan.table import plan_rows
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.report.columns import metrics_dictionary
 from atlasgs_bids.report.contents import Failure, PageContents, PlanRow, StackFiles, TargetContents
-from atlasgs_bids.restoration.anchor import Anchor, load_anchor
+from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.runtime.files import load_text, short_name
 from atlasgs_bids.version import __version__
 
@@ -34,12 +35,12 @@ def session_contents(plan: SubjectPlan, config: RunConfig, failures: Sequence[Fa
     """
     runs = [TargetRun(plan, target, config) for target in plan.targets]
     targets = tuple(_target(run) for run in runs)
-    shared = anchor_outputs(config.out_dir, plan.participant, plan.session)
+    shared = anchor_outputs(config.out_dir, plan.participant, plan.session, plan.space)
     made_with = [
         (run.target.entities["suffix"], _settings(target, run))
         for run, target in zip(runs, targets, strict=True)
     ]
-    other = load_rows(longitudinal_metrics(config.out_dir, plan.participant, plan.session))
+    other = load_rows(longitudinal_metrics(config.out_dir, plan.participant, plan.session, plan.space))
     return PageContents(
         **_frame(plan.participant, plan.session, config),
         settings_toml=settings_toml(made_with),
@@ -79,7 +80,7 @@ def _frame(participant: str, session: str | None, config: RunConfig) -> dict[str
 
 
 def _target(run: TargetRun) -> TargetContents:
-    target, outputs, naming = run.target, run.outputs, run.config.naming
+    target, outputs, naming = run.target, run.outputs, run.naming
     stacks = []
     for planned in target.stacks:
         own = stack_outputs(planned, target, naming)
@@ -130,7 +131,7 @@ def _settings(target: TargetContents, run: TargetRun) -> Mapping[str, Any]:
 
 def _anchor(plan: SubjectPlan) -> Anchor | None:
     try:
-        return load_anchor(plan.anchor.path, plan.brain_mask.path if plan.brain_mask else None)
+        return session_anchor(plan)
     except (InputError, OSError):  # it failed, and the errors say why
         return None
 

@@ -19,7 +19,7 @@ from atlasgs_bids.runtime.files import load_tsv, names_in, save_json, save_tsv
 
 logger = logging.getLogger("atlasgs_bids")
 
-_NO_COLUMN = ("subject", "session", "modality", "suffix", "extension", "datatype", "desc", "space")
+_NO_COLUMN = ("subject", "session", "modality", "suffix", "extension", "datatype", "desc")
 _DICTIONARY = {
     "participant_id": {"Description": "Participant"},
     "session_id": {"Description": "Session; n/a where the dataset has none"},

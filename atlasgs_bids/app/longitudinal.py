@@ -1,4 +1,4 @@
-"""Does the scaffold of one session still explain the T1w of another?"""
+"""Does the scaffold of one session still explain the anchor of another?"""
 
 import logging
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_other_session(plan: SubjectPlan, scaffold: SessionScaffold, config: RunConfig) -> None:
-    """Write and log how much of another session's T1w the scaffold explains; nothing where there is none."""
+    """Write and log how much of another session's anchor the scaffold explains, where there is one."""
     if plan.other_anchor is None:
         return
     settings = config.restoration
@@ -31,7 +31,7 @@ def check_other_session(plan: SubjectPlan, scaffold: SessionScaffold, config: Ru
         "%s: the scaffold explains %.1f %% of the variance of %s",
         plan.label, 100 * explained, plan.other_anchor.path.name,
     )  # fmt: skip
-    path = longitudinal_metrics(config.out_dir, plan.participant, plan.session)
+    path = longitudinal_metrics(config.out_dir, plan.participant, plan.session, plan.space)
     row = {
         "other_image": plan.other_anchor.path.name,
         "explained_variance": explained,

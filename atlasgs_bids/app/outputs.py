@@ -37,7 +37,7 @@ Sidecars = Mapping[Path, Mapping[str, Any]]
 
 def _save_images(run: TargetRun, result: TargetResult, sidecars: Sidecars) -> None:
     """The result, and for each stack the simulated and residual slices on its own grid."""
-    target, outputs, naming = run.target, run.outputs, run.config.naming
+    target, outputs, naming = run.target, run.outputs, run.naming
     remove_old_files(target, naming)
     on_grid = partial(to_nifti, world_from_voxel=result.grid.world_from_voxel, form_code=result.form_code)
     _save_described(on_grid(result.sr), outputs.sr, sidecars)
@@ -82,7 +82,7 @@ def write_target(run: TargetRun, result: TargetResult, clock: Clock) -> None:
 
 def _write_files(run: TargetRun, result: TargetResult) -> dict[str, Any]:
     """Every file but the metrics, which are returned: both need the interpolated images."""
-    target, outputs, naming = run.target, run.outputs, run.config.naming
+    target, outputs, naming = run.target, run.outputs, run.naming
     anchor, grid = result.anchor, result.grid
     sidecars = target_sidecars(run, result)
     if target.series is None:
@@ -103,7 +103,7 @@ def _write_files(run: TargetRun, result: TargetResult) -> dict[str, Any]:
     with atomic(outputs.figure) as path:
         mask = foreground & result.fov
         trusted = None if result.trust is None else result.trust.mask
-        shown = TargetImages(anchor_image, cubic, result.sr, result.sd, trusted)
+        shown = TargetImages(anchor_image, cubic, result.sr, result.sd, trusted, anchor.name)
         target_figure(path, shown, grid.world_from_voxel, run.label, mask, doubts(result))
     n_volumes = 1 if target.series is None else len(target.series.kinds)
     return target_metrics(n_volumes, result, anchor_image, cubic, foreground)
@@ -114,7 +114,7 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
     plan, target, outputs, config = run.plan, run.target, run.outputs, run.config
     paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path]
     sources = [source_uri(path, config) for path in paths]
-    shared = anchor_outputs(config.out_dir, plan.participant, plan.session)
+    shared = anchor_outputs(config.out_dir, plan.participant, plan.session, plan.space)
     anchor_path, scaffold_path = shared.anchor, shared.scaffold_npz
     size_mm = voxel_sizes_mm(result.grid.world_from_voxel)
     on_grid: dict[str, Any] = {
@@ -162,7 +162,7 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
             "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,
         }
     for planned in target.stacks:
-        own = stack_outputs(planned, target, config.naming)
+        own = stack_outputs(planned, target, run.naming)
         native = partial(image_sidecar, planned.source.sidecar, sources=sources, skull_stripped=stripped)
         found[own.simulated] = native(description="What the model predicts for the acquired slices")
         found[own.residual] = native(

@@ -19,7 +19,7 @@ from atlasgs_bids.runtime.files import plain_json
 from atlasgs_bids.version import __version__
 
 _VERSION = "version"
-_CHOOSE_INPUTS = ("combine-stacks", "anchor-session", "derivatives")
+_CHOOSE_INPUTS = ("combine-stacks", "anchor", "anchor-session", "derivatives")
 """Options that change a result by the images it is made from alone."""
 _END_BYTES = 2**16
 
@@ -42,7 +42,7 @@ def differences(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> str
 
     What its sidecar does not say, as an earlier version wrote it, does not differ.
     """
-    outputs = target_outputs(config.out_dir, target.entities, config.restoration.resolution)
+    outputs = target_outputs(config.out_dir, target.entities, config.restoration.resolution, plan.space)
     stored = _read(outputs.sr_json)
     now = plain_json(provenance(plan, target, config))
     inputs = _input_differences(stored.get("InputFingerprints"), now["InputFingerprints"])
@@ -83,6 +83,7 @@ def settings_of(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
         "scaffold-steps": core.scaffold.n_steps,
         "scaffold": _file_setting(config.scaffold) if config.scaffold else None,
         "seed": core.seed,
+        "anchor": config.plan.anchor,
         "anchor-session": config.plan.anchor_session,
         "derivatives": sorted(config.derivatives),
         _VERSION: __version__,
@@ -98,7 +99,7 @@ def _fingerprints(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> l
     images = [stack.source for stack in target.stacks]
     if target.series is not None and target.series.registered_by is not None:
         images.append(target.series.registered_by)
-    images += [plan.anchor, *([plan.brain_mask] if plan.brain_mask else [])]
+    images += [image for image in (plan.anchor, plan.brain_mask, plan.magnitude) if image is not None]
     transforms = [stack.transform for stack in target.stacks if stack.transform is not None]
     found = [
         {**_file_fingerprint(image.path, config), "MetadataDigest": _metadata_digest(image)}

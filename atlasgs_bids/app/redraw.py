@@ -59,7 +59,7 @@ def _redraw(run: TargetRun, anchor: Anchor) -> None:
 
 def _redraw_stacks(run: TargetRun, anchor: Anchor, grid: Grid, fov: np.ndarray) -> None:
     target, outputs = run.target, run.outputs
-    own = [stack_outputs(stack, target, run.config.naming) for stack in target.stacks]
+    own = [stack_outputs(stack, target, run.naming) for stack in target.stacks]
     sidecar = json.loads(outputs.sr_json.read_text(encoding="utf-8"))
     gains = sidecar.get("StackGains") or [1.0]
     stacks = [
@@ -71,7 +71,8 @@ def _redraw_stacks(run: TargetRun, anchor: Anchor, grid: Grid, fov: np.ndarray) 
     trusted = None
     if outputs.trusted_mask.exists():  # it may hold nothing
         trusted = nib.Nifti1Image.from_filename(outputs.trusted_mask).get_fdata() > 0
-    shown = TargetImages(resample(anchor.volume, grid), cubic, load_volume(outputs.sr).data, sd, trusted)
+    restored = load_volume(outputs.sr).data
+    shown = TargetImages(resample(anchor.volume, grid), cubic, restored, sd, trusted, anchor.name)
     with atomic(outputs.figure) as path:
         mask, warnings = anchor.foreground_on(grid) & fov, sidecar.get("Warnings") or ()
         target_figure(path, shown, grid.world_from_voxel, run.label, mask, warnings)

@@ -173,7 +173,7 @@ def _check_scaffold(config: RunConfig, plans: Sequence[SubjectPlan]) -> None:
     anchors = sorted({plan.anchor.path.name for plan in plans if plan.targets})
     if config.scaffold is not None and len(anchors) > 1:
         raise ConfigurationError(
-            f"--scaffold {config.scaffold.name} belongs to one T1w, but the run has {len(anchors)} "
+            f"--scaffold {config.scaffold.name} belongs to one anchor, but the run has {len(anchors)} "
             f"({listed(anchors)}); name one with --participant-label and --session-id"
         )
 

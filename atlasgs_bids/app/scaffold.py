@@ -26,8 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def session_anchor(plan: SubjectPlan) -> Anchor:
-    """The T1w of a session, and its brain mask where there is one."""
-    return load_anchor(plan.anchor.path, plan.brain_mask.path if plan.brain_mask else None)
+    """The anchor of a session, with its brain mask where there is one; a UNIT1 without its noisy air."""
+    brain_mask = plan.brain_mask.path if plan.brain_mask else None
+    magnitude = plan.magnitude.path if plan.magnitude else None
+    return load_anchor(plan.anchor.path, brain_mask, plan.space, magnitude)
 
 
 def session_scaffold(
@@ -35,7 +37,7 @@ def session_scaffold(
 ) -> SessionScaffold:
     """Stage 1 and the graph; a scaffold that an earlier run made from the same anchor is used again."""
     settings = config.restoration
-    outputs = anchor_outputs(config.out_dir, plan.participant, plan.session)
+    outputs = anchor_outputs(config.out_dir, plan.participant, plan.session, plan.space)
     fingerprint = scaffold_fingerprint(anchor, settings)
     # A scaffold that comes from outside is written as the session's own, so it is never read back as one.
     stored = load_scaffold(outputs.scaffold_npz, fingerprint) if config.scaffold is None else None

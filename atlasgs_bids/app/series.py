@@ -126,7 +126,7 @@ def _write_volumes(
                 means.add(kind, 1 / kinds.count(kind), volume.rendered, volume.simulated)
             advance(1)
         with clock.measure("writing"):
-            remove_old_files(run.target, run.config.naming)
+            remove_old_files(run.target, run.naming)
             sidecars = target_sidecars(run, result)
             for image in (outputs.sr, outputs.simulated, outputs.residual):
                 save_json(sidecars[image], json_path(image))
@@ -185,7 +185,7 @@ def write_series_figures(
         with atomic(run.outputs.figure_of(name)) as path:
             target_figure(
                 path,
-                TargetImages(anchor_image, cubic, restored),
+                TargetImages(anchor_image, cubic, restored, anchor_name=anchor.name),
                 grid.world_from_voxel,
                 f"{run.label}: {name}",
                 mask,

@@ -17,7 +17,8 @@ def anchor_sidecars(
     plan: SubjectPlan, config: RunConfig, anchor: Anchor, n_gaussians: int, psnr_db: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sidecars of the anchor image and of the scaffold."""
-    source = [source_uri(plan.anchor.path, config)]
+    used = [image for image in (plan.anchor, plan.magnitude) if image is not None]
+    source = [source_uri(image.path, config) for image in used]
     image = image_sidecar(
         plan.anchor.sidecar,
         description=f"The anchor: {plan.anchor_reason}",

@@ -1,9 +1,9 @@
 """One target of a run: what every step from its images to its files has to know."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.bids.outputs.names import TargetOutputs, target_outputs
+from atlasgs_bids.bids.outputs.names import Naming, TargetOutputs, target_outputs
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.targets import TargetPlan
 
@@ -22,5 +22,11 @@ class TargetRun:
         return f"{self.plan.label} {self.target.label}"
 
     @property
+    def naming(self) -> Naming:
+        """What the names of the target's files depend on."""
+        return replace(self.config.naming, space=self.plan.space)
+
+    @property
     def outputs(self) -> TargetOutputs:
-        return target_outputs(self.config.out_dir, self.target.entities, self.config.restoration.resolution)
+        naming = self.naming
+        return target_outputs(naming.out_dir, self.target.entities, naming.resolution, naming.space)

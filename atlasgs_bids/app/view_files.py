@@ -34,7 +34,7 @@ Image = npt.NDArray[np.float32]
 
 
 def load_target(path: str | Path, scaffold: str | Path | None = None) -> TargetModel:
-    """What ``*_mod-FLAIR_*_scaffold.npz`` holds, or the T1w of a session's ``*_scaffold.npz``.
+    """What ``*_mod-FLAIR_*_scaffold.npz`` holds, or the anchor of a session's ``*_scaffold.npz``.
 
     ``scaffold``: the session's, with which a target shares Gaussians; None: where the sidecar says. Raises
     InputError where one of them is missing, damaged, or another one.

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.app.view_files import load_target, save_nifti, save_png, session_of, view_sidecar
+from atlasgs_bids.bids.entities import parse_entities
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.header import form_code
 from atlasgs_bids.imaging.nifti import open_image
@@ -36,7 +37,7 @@ class Seen:
 
     view: View
     grid: Grid
-    """In the world of the file: the T1w's, or that of the image whose grid it is."""
+    """In the world of the file: the anchor's, or that of the image whose grid it is."""
     form_code: int
     described: Mapping[str, Any]
 
@@ -50,7 +51,7 @@ def render_views(values: Mapping[str, Any]) -> list[str]:
     n_shared = n_shared_of(path)
     shared = values["scaffold"] or (session_of(path) if n_shared else None)
     sources = [source for source in (path, shared, values["like"], values["transform"]) if source is not None]
-    of_what = "the T1w" if n_shared is None else "the target"
+    of_what = "the anchor" if n_shared is None else "the target"
     _write(
         values, values["out"], [model.render(own.view) for own in seen], seen, sources,
         f"View rendered from the Gaussians of {of_what}, in its intensity units",
@@ -70,10 +71,16 @@ def _doubted(values: Mapping[str, Any]) -> list[str]:
     if values["transform"] is None:
         return []
     name, inverted = values["transform"].name, values["invert_transform"]
-    if "to-T1w_" in name and not inverted:
-        return [f"{name}: leads to the T1w by its name, expected one from it; is --invert-transform missing?"]
-    if "from-T1w_" in name and inverted:
-        return [f"{name}: leads from the T1w by its name, as is expected; is --invert-transform too much?"]
+    space = parse_entities(values["gaussians"]).get("space", "T1w")
+    leads = parse_entities(values["transform"])
+    if leads.get("to") == space and not inverted:
+        return [
+            f"{name}: leads to the {space} by its name, expected one from it; is --invert-transform missing?"
+        ]
+    if leads.get("from") == space and inverted:
+        return [
+            f"{name}: leads from the {space} by its name, as is expected; is --invert-transform too much?"
+        ]
     return []
 
 
@@ -115,7 +122,7 @@ def _plane_fields(point: Sequence[float], grid: Grid, thickness_mm: float, profi
 
 
 def _like(values: Mapping[str, Any]) -> Seen:
-    """The grid of an image: in the T1w's world, or carried there."""
+    """The grid of an image: in the anchor's world, or carried there."""
     grid, image = view_of(values["like"]).grid, open_image(values["like"])
     if values["transform"] is None:
         return Seen(View(grid), grid, form_code(image), {})

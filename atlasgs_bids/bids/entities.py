@@ -6,11 +6,16 @@ from pathlib import PurePath
 from atlasgs_bids.runtime.extensions import split_extension
 
 INPUT_SUFFIXES = {
-    "t1w": "T1w", "flair": "FLAIR", "t2w": "T2w", "pdw": "PDw", "dwi": "dwi", "asl": "asl", "m0scan": "m0scan"
+    "t1w": "T1w", "unit1": "UNIT1", "mp2rage": "MP2RAGE", "flair": "FLAIR", "t2w": "T2w", "pdw": "PDw",
+    "dwi": "dwi", "asl": "asl", "m0scan": "m0scan",
 }  # fmt: skip
-"""Kind of input (the key in a filter file) -> BIDS suffix; ``t1w`` is the anchor, the others are targets."""
+"""Kind of input (the key in a filter file) -> BIDS suffix."""
 
-TARGET_SUFFIXES = tuple(suffix for kind, suffix in INPUT_SUFFIXES.items() if kind != "t1w")
+ANCHOR_SUFFIXES = ("T1w", "UNIT1", "T2w", "FLAIR")
+"""What an anchor may be, in the order of ``--anchor auto``."""
+
+TARGET_SUFFIXES = ("FLAIR", "T2w", "PDw", "dwi", "asl", "m0scan")
+"""What is restored; a T1w as well where another contrast is the anchor."""
 
 DATATYPES = {"dwi": "dwi", "asl": "perf", "m0scan": "perf"}
 """Suffix -> the folder it lies in, where that is not ``anat``."""

@@ -39,7 +39,7 @@ def foreground_mask(anchor: Volume) -> BoolArray:
     if not tissue.any():
         raise InputError(
             "no foreground found in the anchor, expected a head or brain brighter than its background; "
-            "check the T1w image"
+            "check the image"
         )
     air = smooth[~ndimage.maximum_filter(tissue, _box_size(_SHELL_MM, sizes_mm))]
     threshold = 0.35 * otsu
@@ -49,9 +49,12 @@ def foreground_mask(anchor: Volume) -> BoolArray:
         threshold = min(otsu, max(threshold, median + 4 * spread))
         if np.percentile(air, 95) < _SILENT_FRACTION * otsu:
             smooth, threshold = bright, _SILENT_FRACTION * otsu
-    mask = _main_components(smooth > threshold)
-    mask = _closed(mask, sizes_mm)
-    return _filled(mask)
+    return whole_head(smooth > threshold, sizes_mm)
+
+
+def whole_head(mask: BoolArray, sizes_mm: npt.NDArray[np.float64]) -> BoolArray:
+    """The largest component of a mask, closed and with its holes filled."""
+    return _filled(_closed(_main_components(mask), sizes_mm))
 
 
 def _thinned(data: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -48,10 +48,10 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         None,
     ),
     "anchor_gain": (
-        "Part of the network's squared error within slices that the T1w saves against one upside down", None
+        "Part of the network's squared error within slices that the anchor saves against it upside down", None
     ),
     "follows_anchor": (
-        "False: cross-validation is better without the T1w, which the result does not follow", None
+        "False: cross-validation is better without the anchor, which the result does not follow", None
     ),
     "prior_disagrees": (
         "Part of the slices' voxels in which they and the prior disagree beyond the noise",
@@ -85,7 +85,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
 }  # fmt: skip
 
 _LONGITUDINAL_COLUMNS: dict[str, tuple[str, str | None]] = {
-    "other_image": ("The other session's T1w", None),
+    "other_image": ("The other session's anchor", None),
     "explained_variance": (
         "Part of its variance in the foreground that the registered scaffold explains", None
     ),

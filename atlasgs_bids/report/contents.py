@@ -101,7 +101,7 @@ class PageContents:
     """npz with the Gaussians that render the anchor."""
     scaffold_sidecar: Mapping[str, Any] = field(default_factory=dict)
     longitudinal: Mapping[str, str] = field(default_factory=dict)
-    """How much of another session's T1w the scaffold explains."""
+    """How much of another session's anchor the scaffold explains."""
     targets: tuple[TargetContents, ...] = ()
     failures: tuple[Failure, ...] = ()
     metrics_dictionary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

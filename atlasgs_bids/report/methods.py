@@ -5,8 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
+from atlasgs_bids.bids.entities import parse_entities
 from atlasgs_bids.report.references import REFERENCES
 
 _CITE = re.compile(r"\{(" + "|".join(REFERENCES) + r")\}")
@@ -107,8 +109,8 @@ def _opening(results: Sequence[Described], version: str) -> str:
         "restored with "
         f"AtlasGS {made} {{gao2026}}, a BIDS App {{gorgolewski2016}} {{gorgolewski2017}}, in the space of "
         "the same "
-        f"participant's T1w image. The slices were {thick} mm thick, {spacing} mm from centre to centre; "
-        "the results have "
+        f"participant's {_counted(map(_anchor, results))} image. The slices were {thick} mm thick, {spacing} "
+        "mm from centre to centre; the results have "
         f"voxels of {_counted(_resolution(result) for result in results)}. Nothing but the participant's "
         "own scans was "
         "used: no training data of others, no atlas."
@@ -118,8 +120,8 @@ def _opening(results: Sequence[Described], version: str) -> str:
 def _model(results: Sequence[Described]) -> str:
     moved = _counted(str(result.sidecar.get("Geometry", "frozen")) for result in results)
     text = (
-        "The T1w image was represented by Gaussians on a lattice {kerbl2023}, at most one for each voxel "
-        "of its foreground, "
+        f"The {_guide(results)} image was represented by Gaussians on a lattice {{kerbl2023}}, at most one "
+        "for each voxel of its foreground, "
         f"which render it with a peak signal-to-noise ratio of {_span(results, 'anchor_psnr')} dB. The "
         "amplitudes of the "
         "Gaussians were fitted to the acquired slices of each image through a model of their "
@@ -148,7 +150,7 @@ def _position(results: Sequence[Described]) -> str:
         method for result in results for method in result.metrics.get("registration_method", "").split(", ")
     )
     said = [f"{words.get(way, way)}" + (f" ({n})" if len(ways) > 1 else "") for way, n in ways.items() if way]
-    text = f"Images were aligned with the T1w {'; '.join(said) or 'as their headers say'}"
+    text = f"Images were aligned with the {_guide(results)} {'; '.join(said) or 'as their headers say'}"
     moved = _span(results, "registration_displacement")
     text += f", which moved them by {moved} mm on average over the head." if moved else "."
     if any(result.sidecar.get("Motion") == "slice" for result in results):
@@ -157,14 +159,16 @@ def _position(results: Sequence[Described]) -> str:
 
 
 def _filling(results: Sequence[Described]) -> str:
+    guide = _guide(results)
     words = {
         "graph": "a graph prior that asks neighbouring Gaussians for similar amplitudes, the more so the "
         "more alike the "
-        "T1w is there",
-        "learned": "the expectation of a network trained on the image's own slices beside the T1w, as "
+        f"{guide} is there",
+        "learned": "the expectation of a network trained on the image's own slices beside the "
+        f"{guide}, as "
         "far as the slices "
-        "bear it out, over a graph prior along the T1w",
-        "smoothness": "a smoothness prior without the T1w, which did not help to predict the slices",
+        f"bear it out, over a graph prior along the {guide}",
+        "smoothness": f"a smoothness prior without the {guide}, which did not help to predict the slices",
     }
     kinds = Counter(str(result.sidecar.get("Prior", "graph")) for result in results)
     said = [words.get(kind, kind) + (f" ({n})" if len(kinds) > 1 else "") for kind, n in kinds.items()]
@@ -176,6 +180,18 @@ def _filling(results: Sequence[Described]) -> str:
     if any(result.metrics.get("sd_median", "n/a") != "n/a" for result in results):
         text += " A standard deviation of the error was estimated for every voxel."
     return text
+
+
+def _anchor(result: Described) -> str:
+    """The suffix of a result's anchor, from the name of the file whose space it is in."""
+    reference = str(result.sidecar.get("SpatialReference", ""))
+    return parse_entities(PurePath(reference))["suffix"] or "T1w"
+
+
+def _guide(results: Sequence[Described]) -> str:
+    """The anchor of all results by its name, or by what it is where they have different ones."""
+    names = {_anchor(result) for result in results}
+    return names.pop() if len(names) == 1 else "anchor"
 
 
 def _setting(result: Described, name: str) -> str:

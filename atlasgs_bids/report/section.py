@@ -41,6 +41,11 @@ class ShownTarget:
     problem: str = ""
     """Why there are no views of a finished target."""
 
+    @property
+    def anchor_name(self) -> str:
+        """What the session's anchor is called: ``T1w``."""
+        return "anchor" if self.page.anchor is None else self.page.anchor.name
+
     def section(self, name: str, title: str, body: Markup) -> Section:
         return Section(f"{self.key}-{name}", title, body)
 

@@ -33,9 +33,10 @@ from atlasgs_bids.report.volumes import (
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.result import mean_interpolated
 
-T1W, INTERPOLATED, RESTORED, SD, TRUSTED = "T1w", "interpolated", "restored", "standard deviation", "trusted"
+INTERPOLATED, RESTORED, SD, TRUSTED = "interpolated", "restored", "standard deviation", "trusted"
 ACQUIRED, SIMULATED, RESIDUAL = "acquired", "simulated", "residual"
-BEFORE, AFTER, EDGES = "T1w, headers' position", "T1w, position found", "T1w edges"
+BEFORE, AFTER, EDGES = "{}, headers' position", "{}, position found", "{} edges"
+"""Of the anchor, by its name."""
 _MOST_VOXELS = 5_000_000
 """Of each volume on the result's grid: more than that takes more bytes and seconds than a page may."""
 _MOST_PIXELS_ACROSS = 256
@@ -66,7 +67,7 @@ def target_views(target: TargetContents, anchor: Anchor, key: str, shrink: float
 
 
 def result_view(target: TargetContents, anchor: Anchor, key: str, shrink: float = 1.0) -> View:
-    """T1w, interpolated and restored image on the result's grid, cropped to what was seen of the head."""
+    """Anchor, interpolated and restored image on the result's grid, cropped to what was seen of the head."""
     result = load_volume(target.result)
     shape = result.data.shape
     head = anchor.foreground_on(result.grid)
@@ -95,7 +96,7 @@ def result_view(target: TargetContents, anchor: Anchor, key: str, shrink: float 
         stacks = [(*stack[:2], float(gain)) for stack, gain in zip(stacks, gains, strict=True)]
     interpolated = mean_interpolated(stacks, grid)
     restored = shown(cropped(result, box))
-    t1w = shown(cropped(_on_grid(anchor.volume, result.grid), box))
+    guide = shown(cropped(_on_grid(anchor.volume, result.grid), box))
     inside = shown_mask(head)
     window = grey_window(np.concatenate([interpolated[inside], restored[inside]]))
     margin = ndimage.binary_dilation(inside, iterations=_HEAD_MARGIN)
@@ -108,7 +109,7 @@ def result_view(target: TargetContents, anchor: Anchor, key: str, shrink: float 
     layers = [
         Layer(INTERPOLATED, grey(interpolated, window), caption=units),
         Layer(RESTORED, grey(restored, window), caption=units),
-        Layer(T1W, grey(t1w, grey_window(t1w[inside])), caption="its own window"),
+        Layer(anchor.name, grey(guide, grey_window(guide[inside])), caption="its own window"),
     ]
     if target.sd.exists():
         sd = resample(cropped(_like(_written(target.sd), shape), box), grid, order=1)
@@ -131,7 +132,7 @@ def result_view(target: TargetContents, anchor: Anchor, key: str, shrink: float 
 
 
 def stack_views(stack: StackFiles, anchor: Anchor, key: str, shrink: float = 1.0) -> tuple[View, View]:
-    """On the acquired slices: acquired, simulated, residual; and the T1w there, before and after."""
+    """On the acquired slices: acquired, simulated, residual; and the anchor there, before and after."""
     simulated, residual = _written(stack.simulated), _written(stack.residual)
     acquired = load_volume(stack.acquired)
     seen = residual.data != 0
@@ -156,11 +157,11 @@ def stack_views(stack: StackFiles, anchor: Anchor, key: str, shrink: float = 1.0
     window = grey_window(small.data[inside])
     rest = shown(residual).data
     span = float(np.percentile(np.abs(rest[inside]), 99)) if inside.any() else 1.0
-    t1w_window = grey_window(after[inside])
+    guide_window = grey_window(after[inside])
     units = f"black {window[0]:.4g}, white {window[1]:.4g}"
     head = Volume(anchor.foreground.astype(np.float32), anchor.volume.world_from_voxel)
     in_head = resample(head, grid, np.linalg.inv(target_from_anchor), order=1) > 0.5
-    edges = _edges(in_grey(after, t1w_window), in_head, stack.slice_axis)
+    edges = _edges(in_grey(after, guide_window), in_head, stack.slice_axis)
     grey_acquired = Layer(ACQUIRED, in_grey(small.data, window), caption=units)
     of_slices = [
         grey_acquired,
@@ -174,9 +175,9 @@ def stack_views(stack: StackFiles, anchor: Anchor, key: str, shrink: float = 1.0
     ]
     of_alignment = [
         grey_acquired,
-        Layer(AFTER, in_grey(after, t1w_window)),
-        Layer(BEFORE, in_grey(before, t1w_window)),
-        Layer(EDGES, edges, MASK),
+        Layer(AFTER.format(anchor.name), in_grey(after, guide_window)),
+        Layer(BEFORE.format(anchor.name), in_grey(before, guide_window)),
+        Layer(EDGES.format(anchor.name), edges, MASK),
     ]
     return (
         _turned(f"{key}-slices", of_slices, stack, grid, inside),
@@ -216,9 +217,9 @@ def _written(path: Path) -> Volume:
     return Volume(image.get_fdata(dtype=np.float32), np.asarray(image.affine, dtype=np.float64))
 
 
-def _on_grid(t1w: Volume, grid: Grid) -> Volume:
-    """The T1w on the result's grid, which mostly is its own."""
-    return Volume(resample(t1w, grid), grid.world_from_voxel, form_code=t1w.form_code)
+def _on_grid(guide: Volume, grid: Grid) -> Volume:
+    """The anchor on the result's grid, which mostly is its own."""
+    return Volume(resample(guide, grid), grid.world_from_voxel, form_code=guide.form_code)
 
 
 def _like(volume: Volume, shape: tuple[int, ...]) -> Volume:
@@ -229,18 +230,18 @@ def _like(volume: Volume, shape: tuple[int, ...]) -> Volume:
 
 
 def _through_slices(
-    t1w: Volume, grid: Grid, stack: StackFiles, anchor_from_target: npt.NDArray[np.float64]
+    guide: Volume, grid: Grid, stack: StackFiles, anchor_from_target: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float32]:
-    """The T1w as slices of that thickness would show it: the mean of planes within each slice."""
+    """The anchor as slices of that thickness would show it: the mean of planes within each slice."""
     spacing_mm = voxel_sizes_mm(grid.world_from_voxel)[stack.slice_axis]
-    anchor_mm = float(voxel_sizes_mm(t1w.world_from_voxel).min())
+    anchor_mm = float(voxel_sizes_mm(guide.world_from_voxel).min())
     n_samples = int(np.clip(round(stack.thickness_mm / anchor_mm), 1, _MOST_SAMPLES))
     offsets = (np.arange(n_samples) + 0.5) / n_samples - 0.5
     total = np.zeros(grid.shape, np.float32)
     for offset in offsets * stack.thickness_mm / spacing_mm:
         affine = grid.world_from_voxel.copy()
         affine[:3, 3] += affine[:3, stack.slice_axis] * offset
-        total += resample(t1w, Grid(grid.shape, affine), anchor_from_target, order=1)
+        total += resample(guide, Grid(grid.shape, affine), anchor_from_target, order=1)
     return total / np.float32(n_samples)
 
 

@@ -12,6 +12,7 @@ from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.bias import bias_field
 from atlasgs_bids.imaging.foreground import foreground_mask
 from atlasgs_bids.imaging.grid import continued_mask, fov_mask, resample_mask
+from atlasgs_bids.imaging.mp2rage import silent_air
 from atlasgs_bids.imaging.nifti import load_mask, load_volume
 from atlasgs_bids.imaging.volume import Grid, Volume, blocks_of, voxel_sizes_mm
 
@@ -34,6 +35,8 @@ class Anchor:
     """Whether what lies outside the support has no signal (air, or set to zero)."""
     is_brain: bool
     """Whether the foreground is a brain without skull."""
+    name: str = "T1w"
+    """What figures and messages call it: its BIDS suffix."""
 
     @property
     def least_coverage(self) -> float:
@@ -110,14 +113,24 @@ class Anchor:
         return resample_mask(Volume(mask.astype(np.float32), self.volume.world_from_voxel), grid)
 
 
-def load_anchor(path: Path, brain_mask_path: Path | None) -> Anchor:
-    """The anchor from its files; InputError where there is nothing to work with."""
+def load_anchor(
+    path: Path, brain_mask_path: Path | None, name: str = "T1w", magnitude_path: Path | None = None
+) -> Anchor:
+    """The anchor from its files; InputError where there is nothing to work with.
+
+    ``name``: its BIDS suffix; ``magnitude_path``: of a UNIT1, the second inversion on the same grid.
+    """
+    volume = load_volume(path)
+    if name == "UNIT1":
+        volume = silent_air(volume, load_volume(magnitude_path) if magnitude_path else None)
     if brain_mask_path is None:
-        return anchor_of(load_volume(path))
-    return anchor_of(load_volume(path), load_mask(brain_mask_path), brain_mask_path.name)
+        return anchor_of(volume, name=name)
+    return anchor_of(volume, load_mask(brain_mask_path), brain_mask_path.name, name)
 
 
-def anchor_of(volume: Volume, brain_mask: Volume | None = None, mask_name: str = "brain mask") -> Anchor:
+def anchor_of(
+    volume: Volume, brain_mask: Volume | None = None, mask_name: str = "brain mask", name: str = "T1w"
+) -> Anchor:
     """The anchor from an image, and the brain in it where a mask (on any grid of its world) says so.
 
     Raises InputError where nothing stands out from the background, or the mask is empty on the image's grid.
@@ -129,7 +142,7 @@ def anchor_of(volume: Volume, brain_mask: Volume | None = None, mask_name: str =
         foreground = resample_mask(brain_mask, volume.grid)
         if not foreground.any():
             raise InputError(
-                f"{mask_name}: empty on the T1w's grid, expected a brain mask of it; repair or remove it"
+                f"{mask_name}: empty on the {name}'s grid, expected a brain mask of it; repair or remove it"
             )
     support = ndimage.binary_dilation(foreground, iterations=_MARGIN_VOXELS)
     inside = float(np.abs(volume.data[foreground]).mean())
@@ -141,6 +154,7 @@ def anchor_of(volume: Volume, brain_mask: Volume | None = None, mask_name: str =
         support=support,
         exterior_is_empty=outside < _EMPTY_FRACTION * inside,
         is_brain=brain_mask is not None or volume_ml < _BRAIN_AT_MOST_ML,
+        name=name,
     )
 
 

@@ -153,7 +153,7 @@ def _with_doubt(stack: PlacedStack, progress: Progress) -> PlacedStack:
         return stack
     warning = (
         f"the slices tell their position to {error_mm:.1f} mm only, expected {_MOST_UNCERTAIN_MM:g} mm or "
-        "better: they show little that the T1w shows; check the figure"
+        "better: they show little that the anchor shows; check the figure"
     )
     logger.warning("%s", progress.led(f"{stack.source.name}: {warning}"))
     registration = stack.registration

@@ -40,7 +40,7 @@ def _calibrations(result: TargetResult) -> list[Calibration]:
 
 
 def _unknown_orientation(result: TargetResult) -> list[str]:
-    unknown = [] if result.anchor.volume.form_code else ["the T1w"]
+    unknown = [] if result.anchor.volume.form_code else [f"the {result.anchor.name}"]
     unknown += [stack.source.name for stack in result.stacks if not stack.acquired.form_code]
     if not unknown:
         return []
@@ -54,17 +54,17 @@ def _value_warnings(result: TargetResult) -> list[str]:
 
 def _poor_guidance(result: TargetResult) -> list[str]:
     """Where the anchor is a poor guide to a target."""
-    found = []
+    found, name = [], result.anchor.name
     gain = _anchor_gain(result)
     if not result.appearance.follows_anchor or (gain is not None and gain < MIN_ANCHOR_GAIN):
         found.append(
-            "the T1w hardly helps to predict the slices, so the result follows it little; check the "
-            "registration, and that the T1w is of this head"
+            f"the {name} hardly helps to predict the slices, so the result follows it little; check the "
+            f"registration, and that the {name} is of this head"
         )
     if result.prior_disagrees > MAX_DISAGREEMENT:
         where = "residual" if result.sd is None else "residual, desc-srstd"
         found.append(
-            f"in {100 * result.prior_disagrees:.1f} % of the slices' voxels the slices and what the T1w "
+            f"in {100 * result.prior_disagrees:.1f} % of the slices' voxels the slices and what the {name} "
             f"suggests disagree beyond the noise; look there ({where}) before trusting detail between slices"
         )
     return found

@@ -135,7 +135,7 @@ def spatial_prior(gaussians: Gaussians, config: RestorationSettings) -> GraphLap
 def explained_variance(
     scaffold: SessionScaffold, other: Volume, registration: Registration, config: RestorationSettings
 ) -> float:
-    """Part of the other T1w's variance in the foreground that the rendered scaffold explains, 0 to 1.
+    """Part of the other image's variance in the foreground that the rendered scaffold explains, 0 to 1.
 
     After the rigid registration and a piecewise linear map of intensities, which scanners change at will:
     what is left is noise, and anatomy that is no longer the same.

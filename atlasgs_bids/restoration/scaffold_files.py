@@ -191,7 +191,7 @@ def given_scaffold(path: Path, anchor: Anchor, config: RestorationSettings) -> t
     if share < _LEAST_INSIDE:
         raise InputError(
             f"{path.name}: {share:.0%} of the Gaussians lie in the anchor's foreground, expected at least "
-            f"{_LEAST_INSIDE:.0%}; is it the scaffold of this T1w?"
+            f"{_LEAST_INSIDE:.0%}; is it the scaffold of this {anchor.name}?"
         )
     shape = (anchor.support.shape[0], anchor.support.shape[1], anchor.support.shape[2])
     splat_op = SplatOperator(gaussians, shape, world_from_voxel, support, config.core.chunk_elements)

@@ -73,7 +73,8 @@ def plan_sessions(participant: str, study: StudyConfig) -> list[SessionPlan]:
         if targets:
             plans.append(
                 SessionPlan(
-                    plan_subject(inputs, PlanSettings(), Naming(study.out_dir / "shared")), tuple(targets)
+                    plan_subject(inputs, PlanSettings(anchor="T1w"), Naming(study.out_dir / "shared")),
+                    tuple(targets),
                 )
             )
     return plans

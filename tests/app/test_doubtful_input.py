@@ -94,7 +94,7 @@ def test_only_what_cannot_be_right_fails(run):
     _, _, code, last_line, log = run
     assert code == 1, log
     assert last_line.startswith("4 of 6 participants done; failed: "), log
-    assert "sub-05 FLAIR: the slices cover 0.0% of the T1w's head" in log
+    assert "sub-05 FLAIR: the slices cover 0.0% of the anchor's head" in log
     assert (
         "sub-06 FLAIR: sub-06_FLAIR.nii.gz has voxels of 3e+03 x 3e+03 x 9e+03 mm (the header's unit" in log
     )

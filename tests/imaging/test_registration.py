@@ -150,7 +150,7 @@ def test_headers_that_do_not_overlap_set_no_limit(anchor, foreground):
 
 def test_a_target_that_covers_nothing_of_the_head_is_refused(anchor, foreground, tmp_path):
     target = scan(FLAIR, rigid([0, 0, 0], [0, 0, 400], CENTRE))
-    with pytest.raises(InputError, match=r"cover 0\.0% of the T1w's head \(header position\)"):
+    with pytest.raises(InputError, match=r"cover 0\.0% of the anchor's head \(header position\)"):
         register(anchor, foreground, target, "header")
     write_itk_transform(tmp_path / "xfm.txt", registration(np.eye(4)))
     with pytest.raises(InputError, match="derivative position"):

@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from atlasgs_bids.bids.entities import DATATYPES, INPUT_SUFFIXES, parse_entities
+from atlasgs_bids.bids.entities import (
+    ANCHOR_SUFFIXES,
+    DATATYPES,
+    INPUT_SUFFIXES,
+    TARGET_SUFFIXES,
+    parse_entities,
+)
 from atlasgs_bids.bids.images import IMAGE_EXTENSIONS, ImageFile, ImageHeader, read_header
 from atlasgs_bids.bids.inputs.companions import inherited, read_asl_context, read_gradients
 from atlasgs_bids.bids.inputs.filters import fits
@@ -35,9 +41,9 @@ class SubjectInputs:
     participant: str
     session: str | None
     anchors: tuple[ImageFile, ...]
-    """Every T1w of the participant, this session's or not."""
+    """Every image of the participant that may be the anchor by its kind, this session's or not."""
     targets: tuple[ImageFile, ...]
-    """The images of every other kind of this session."""
+    """The images of this session of every kind but T1w and UNIT1; they may be among the anchors."""
     brain_masks: tuple[ImageFile, ...]
     problem: str | None
     preprocessed: tuple[ImageFile, ...] = ()
@@ -47,17 +53,21 @@ class SubjectInputs:
     failures: tuple[tuple[str, str], ...] = ()
     """Label and message of what could not be looked into."""
     warnings: tuple[str, ...] = ()
+    inversions: tuple[ImageFile, ...] = ()
+    """The ``MP2RAGE`` images of the participant, from which a UNIT1 was computed."""
 
 
 @dataclass(frozen=True)
 class _Found:
     """The images of a participant, all of its sessions together."""
 
-    anchors: list[ImageFile]
-    targets: list[ImageFile]
+    images: list[ImageFile]
     ignored: list[Path]
     """Those that ``.bidsignore`` excludes."""
     warnings: tuple[str, ...]
+
+    def of(self, *suffixes: str) -> tuple[ImageFile, ...]:
+        return tuple(image for image in self.images if image.entities["suffix"] in suffixes)
 
 
 def list_participants(bids_dir: Path) -> list[str]:
@@ -101,8 +111,8 @@ def discover_participant(
         SubjectInputs(
             participant,
             session,
-            anchors=tuple(found.anchors),
-            targets=tuple(image for image in found.targets if image.entities.get("session") == session),
+            anchors=found.of(*ANCHOR_SUFFIXES),
+            targets=tuple(i for i in found.of(*TARGET_SUFFIXES) if i.entities.get("session") == session),
             brain_masks=tuple(masks),
             problem=_problem(files, session),
             preprocessed=tuple(preprocessed),
@@ -113,6 +123,7 @@ def discover_participant(
                 if folder.session == session and folder.datatype is not None
             ),
             warnings=found.warnings,
+            inversions=found.of("MP2RAGE"),
         )
         for session in _sessions(files, found, session_ids)
     ]
@@ -120,7 +131,7 @@ def discover_participant(
 
 def _sessions(files: ParticipantFiles, found: _Found, session_ids: Sequence[str]) -> list[str | None]:
     """Those of the images and of folders that cannot be read, as far as they are asked for, in order."""
-    sessions = {image.entities.get("session") for image in (*found.anchors, *found.targets)}
+    sessions = {i.entities.get("session") for i in found.of(*ANCHOR_SUFFIXES, *TARGET_SUFFIXES)}
     sessions |= {folder.session for folder in files.unreadable}
     if session_ids:
         sessions &= set(session_ids)
@@ -172,14 +183,15 @@ def _find_images(
     paths = find_images(bids_dir, participant, files, queries, database_dir)
     ignored = read_bidsignore(bids_dir)
     sidecars = SidecarFiles(bids_dir, ignored.matches)
-    found = _Found([], [], [], (ignored.warning,) if ignored.warning else ())
+    found = _Found([], [], (ignored.warning,) if ignored.warning else ())
+    known: set[Path] = set()
     for kind, asked in filters.items():
-        images = found.anchors if kind == "t1w" else found.targets
         of_name = {name: value for name, value in asked.items() if not name[:1].isupper()}
         of_sidecar = {name: value for name, value in asked.items() if name not in of_name}
         of_name = {name: value for name, value in of_name.items() if name not in queries[kind]}
         for path in paths[kind]:
-            if not fits(parse_entities(path), of_name):
+            # A filter may ask for the suffix of another kind: {"t1w": {"suffix": "UNIT1"}}.
+            if path in known or not fits(parse_entities(path), of_name):
                 continue
             if ignored.matches(path):
                 found.ignored.append(path)
@@ -188,7 +200,8 @@ def _find_images(
             # An image whose sidecar cannot be read may be what is asked for: its problem has to be seen.
             if sidecar.problem is None and not fits(sidecar.fields, of_sidecar):
                 continue
-            images.append(_image_file(path, sidecar, bids_dir))
+            known.add(path)
+            found.images.append(_image_file(path, sidecar, bids_dir))
     return found
 
 

@@ -50,7 +50,7 @@ def choose_brain_mask(masks: Sequence[ImageFile], anchor: ImageFile) -> tuple[Im
     """The brain mask derivative that fits the anchor, if any, and warnings about those that do not."""
     ignored = {*DERIVATIVE_ENTITIES, "suffix", "extension", "datatype"}
     warnings = []
-    for mask in masks:
+    for mask in masks if anchor.entities["suffix"] == "T1w" else ():
         own = {name: value for name, value in mask.entities.items() if name not in ignored}
         if mask.entities.get("session") != anchor.entities.get("session"):
             continue

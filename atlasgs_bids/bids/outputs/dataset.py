@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atlasgs_bids.bids.entities import INPUT_SUFFIXES
+from atlasgs_bids.bids.entities import TARGET_SUFFIXES
 from atlasgs_bids.errors import ConfigurationError
 from atlasgs_bids.runtime.files import save_json, save_text
 
@@ -14,24 +14,22 @@ PIPELINE = "AtlasGS"
 BIDS_VERSION = "1.10.0"
 
 DESCRIPTIONS = {
-    "anchor": "The T1w image whose space and resolution the results have",
+    "anchor": "The image of the same head whose space and resolution the results have",
     "sr": "Image restored at the output resolution from the acquired thick slices",
     "simulated": "What the restored image predicts for the acquired slices, on their grid",
     "residual": "Acquired minus simulated slices, on their grid",
     **{
         f"{suffix}fov": f"Where the field of view of the acquired {suffix} covers the output grid"
-        for kind, suffix in INPUT_SUFFIXES.items()
-        if kind != "t1w"
+        for suffix in ("T1w", *TARGET_SUFFIXES)
     },
     "srstd": "Standard deviation of the error of the restored image",
     **{
         f"{suffix}trusted": f"Where the restored {suffix} is expected to err by less than half its contrast"
-        for suffix in INPUT_SUFFIXES.values()
-        if suffix != "T1w"
+        for suffix in ("T1w", *TARGET_SUFFIXES)
     },
     "atlasgs": "The Gaussians that were fitted to the anchor",
     "motion": "Where the head was during each slice, relative to its stack",
-    "longitudinal": "How well the scaffold of one session explains the T1w of another",
+    "longitudinal": "How well the scaffold of one session explains the anchor of another",
 }
 """Every value of ``desc-`` that the app writes."""
 
@@ -57,17 +55,18 @@ BIDSIGNORE = (
 _README = """# AtlasGS results
 
 Every FLAIR, T2w, PDw, diffusion and ASL image with thick slices, restored at isotropic resolution in the
-space of the same participant's T1w image, from this participant's own scans alone.
+space of the same participant's T1w image (or of the UNIT1, T2w or FLAIR that names call the space after),
+from this participant's own scans alone.
 
-- `*_space-T1w_res-*_desc-sr_*.nii.gz`: the result, in the intensity units of the acquired image
+- `*_space-*_res-*_desc-sr_*.nii.gz`: the result, in the intensity units of the acquired image
 - `*_desc-simulated_*.nii.gz`, `*_desc-residual_*.nii.gz`: predicted slices and acquired minus predicted,
   on the acquired grid: what the result does not explain
 - `*_desc-*fov_mask.nii.gz`: where the acquired slices cover the result; outside it the image is 0
 - `*_desc-srstd_*.nii.gz`: standard deviation of the result's error, where held-out slices say that it errs
 - `*_desc-*trusted_mask.nii.gz`: where the error is below half the local contrast; its sidecar says how sure
-- `*_from-*_to-T1w_mode-image_xfm.txt`: rigid registration, ITK text
+- `*_from-*_to-*_mode-image_xfm.txt`: rigid registration, ITK text
 - `*_desc-sr_metrics.tsv`: quality measures without a reference; `group_*.tsv` gathers them
-- `*_desc-anchor_T1w.nii.gz`, `*_desc-atlasgs_scaffold.*`: the T1w image that was used and its Gaussians
+- `*_desc-anchor_*.nii.gz`, `*_desc-atlasgs_scaffold.*`: the anchor that was used and its Gaussians
 - `sub-*.html`: a page for each session, to look at before its results are used; `group.html`: everybody
 - `sub-*/figures/`: anchor, acquired and result in three planes
 - `logs/`: one file per failure; `logs/CITATION.*`: what was done, as a text to copy

@@ -76,6 +76,8 @@ class Naming:
     """Of the output grid, as ``--resolution`` has it."""
     motion: str = "none"
     """``slice``: there are tables and figures of the movement between slices."""
+    space: str = "T1w"
+    """Suffix of the anchor, after which the space of the results is called."""
 
 
 @dataclass(frozen=True)
@@ -176,11 +178,11 @@ class AnchorOutputs:
 
 
 def target_outputs(
-    out_dir: Path, target_entities: Mapping[str, str], resolution: str | float = "iso"
+    out_dir: Path, target_entities: Mapping[str, str], resolution: str | float = "iso", space: str = "T1w"
 ) -> TargetOutputs:
-    """Output paths of a target; ``resolution`` as ``--resolution`` has it."""
+    """Output paths of a target; ``resolution`` as ``--resolution`` has it, ``space``: the anchor's suffix."""
     suffix = target_entities["suffix"]
-    on_grid = {"space": "T1w", "res": resolution_label(resolution)}
+    on_grid = {"space": space, "res": resolution_label(resolution)}
 
     def path(name_suffix: str, extension: str, **entities: str) -> Path:
         return derivative_path(out_dir, target_entities, name_suffix, extension, **entities)
@@ -194,29 +196,29 @@ def target_outputs(
         residual=path(suffix, ".nii.gz", desc="residual"),
         fov_mask=path("mask", ".nii.gz", desc=f"{suffix}fov", **on_grid),
         trusted_mask=path("mask", ".nii.gz", desc=f"{suffix}trusted", **on_grid),
-        xfm=path("xfm", ".txt", **{"from": suffix, "to": "T1w", "mode": "image"}),
-        scaffold_npz=path("scaffold", ".npz", modality=suffix, space="T1w", desc="atlasgs"),
+        xfm=path("xfm", ".txt", **{"from": suffix, "to": space, "mode": "image"}),
+        scaffold_npz=path("scaffold", ".npz", modality=suffix, space=space, desc="atlasgs"),
         # The suffix is "metrics", so the modality that it describes stands in mod-.
         metrics_tsv=path("metrics", ".tsv", modality=suffix, desc="sr", **on_grid),
         figure=figure_folder / sr.name.replace(".nii.gz", ".png"),
     )
 
 
-def anchor_outputs(out_dir: Path, participant: str, session: str | None) -> AnchorOutputs:
-    """Output paths that the targets of one session share."""
+def anchor_outputs(out_dir: Path, participant: str, session: str | None, space: str = "T1w") -> AnchorOutputs:
+    """Output paths that the targets of one session share; ``space``: the anchor's suffix."""
     entities = {"subject": participant, **({"session": session} if session else {})}
-    scaffold = {"space": "T1w", "desc": "atlasgs"}
+    scaffold = {"space": space, "desc": "atlasgs"}
     return AnchorOutputs(
-        anchor=derivative_path(out_dir, entities, "T1w", ".nii.gz", desc="anchor"),
+        anchor=derivative_path(out_dir, entities, space, ".nii.gz", desc="anchor"),
         scaffold_npz=derivative_path(out_dir, entities, "scaffold", ".npz", **scaffold),
         scaffold_ply=derivative_path(out_dir, entities, "scaffold", ".ply", **scaffold),
     )
 
 
-def longitudinal_metrics(out_dir: Path, participant: str, session: str | None) -> Path:
-    """Table that compares a session's scaffold with another session's T1w."""
+def longitudinal_metrics(out_dir: Path, participant: str, session: str | None, space: str = "T1w") -> Path:
+    """Table that compares a session's scaffold with another session's image of the anchor's kind."""
     entities = {"subject": participant, **({"session": session} if session else {})}
-    return derivative_path(out_dir, entities, "metrics", ".tsv", modality="T1w", desc="longitudinal")
+    return derivative_path(out_dir, entities, "metrics", ".tsv", modality=space, desc="longitudinal")
 
 
 def session_page(out_dir: Path, participant: str, session: str | None) -> Path:

@@ -16,7 +16,7 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
 def stack_outputs(stack: StackPlan, target: TargetPlan, naming: Naming) -> TargetOutputs:
     """Where the files of one stack go: with its own entities where the target has several."""
     entities = stack.source.entities if len(target.stacks) > 1 else target.entities
-    return target_outputs(naming.out_dir, entities, naming.resolution)
+    return target_outputs(naming.out_dir, entities, naming.resolution, naming.space)
 
 
 def companions(target: TargetPlan, image: Path) -> dict[str, Path]:
@@ -31,7 +31,7 @@ def companions(target: TargetPlan, image: Path) -> dict[str, Path]:
 
 def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
     """Every file that a run may write for a target."""
-    outputs = target_outputs(naming.out_dir, target.entities, naming.resolution)
+    outputs = target_outputs(naming.out_dir, target.entities, naming.resolution, naming.space)
     data, others = [outputs.sr, outputs.fov_mask, outputs.metrics_tsv], [outputs.figure, outputs.thumbnail]
     for own in (stack_outputs(stack, target, naming) for stack in target.stacks):
         data += [own.simulated, own.residual, own.xfm]

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 class PlanSettings:
     """Each default stands here; the command line reads it."""
 
+    anchor: str = "auto"
+    """BIDS suffix of the anchor; ``auto``: the first of ``ANCHOR_SUFFIXES`` that is there and isotropic."""
     anchor_session: str | None = None
-    """Session whose T1w is the anchor of every session, without ``ses-``; None: each session's own."""
+    """Session whose image is the anchor of every session, without ``ses-``; None: each session's own."""
     slice_thickness_mm: Mapping[str, float] = field(default_factory=dict)
     """Thickness by BIDS suffix, before that of the sidecars; ``""``: of every other target."""
     combine_stacks: str = "orthogonal"

@@ -26,9 +26,13 @@ def plan_rows(plan: SubjectPlan) -> list[tuple[str, str, str]]:
     rows = [("anchor", plan.anchor.path.name, plan.anchor_reason)]
     if plan.other_anchor is not None:
         name = plan.other_anchor.path.name
-        rows.append(("compare", name, "another session's T1w, to see whether the scaffold explains it"))
+        rows.append(("compare", name, f"another session's {plan.space}: does the scaffold explain it?"))
     if plan.brain_mask is not None:
         rows.append(("brain mask", plan.brain_mask.path.name, plan.brain_mask.path.as_posix()))
+    if plan.magnitude is not None:
+        rows.append(
+            ("head of UNIT1", plan.magnitude.path.name, "its air is silent, that of the UNIT1 is noise")
+        )
     rows += [
         ("restore", ", ".join(stack.source.path.name for stack in target.stacks), _target_details(target))
         for target in plan.targets

@@ -102,7 +102,7 @@ def _handedness_warning(pair: ImagePair, anchor_from_target: Affine, information
     mirrored = mirrored_information(pair, anchor_from_target)
     if mirrored is None or information is None or mirrored <= _MIRRORED_BETTER * information:
         return None
-    seen = f"fits the T1w better mirrored (mutual information {mirrored:.2f} instead of {information:.2f})"
+    seen = f"fits the anchor better mirrored (mutual information {mirrored:.2f} instead of {information:.2f})"
     if mirrored > _MIRRORED_SURELY * information:
         raise InputError(
             f"{seen}, so left and right are swapped in one of the two headers; correct that one (convert it "
@@ -124,8 +124,9 @@ def _check_cover(found: Registration, points_world: npt.NDArray[np.float64], tar
     if covered < _LEAST_COVERED:
         why = f"; {found.warnings[0]}" if found.warnings else ""
         raise InputError(
-            f"the slices cover {covered:.1%} of the T1w's head ({found.method} position), expected at least "
-            f"{_LEAST_COVERED:.0%}; check that both show one head, and the origins in their headers{why}"
+            f"the slices cover {covered:.1%} of the anchor's head ({found.method} position), expected at "
+            f"least {_LEAST_COVERED:.0%}; check that both show one head, and the origins in their "
+            f"headers{why}"
         )
 
 
@@ -164,7 +165,7 @@ def foreground_points(anchor: Volume, anchor_foreground: npt.NDArray[np.bool_]) 
     if not anchor_foreground.any():
         raise InputError(
             "the anchor's foreground mask is empty, expected a head or brain; "
-            "check the T1w image and its brain mask"
+            "check the image and its brain mask"
         )
     indices = np.argwhere(anchor_foreground)
     indices = indices[:: max(1, len(indices) // _N_POINTS)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _BACKGROUND, _TEXT, _FAINT_TEXT = "#0d0d0f", "#f2f2f2", "#9a9aa2"
 _WARNING_TEXT, _WARNING_LETTERS, _LINE_INCHES = "#ffb347", 130, 0.18
-_COLUMNS = ("T1w (anchor)", "acquired, interpolated", "result", "standard deviation")
+_COLUMNS = ("acquired, interpolated", "result", "standard deviation")
 _TRUSTED = "#35d0ff"
 _COLUMN_WIDTH_INCHES = 3.2
 _DOTS_PER_INCH = 150
@@ -70,6 +70,7 @@ class TargetImages:
     """Of the result's error; None: the figure has no column for it."""
     trusted: npt.NDArray[Any] | None = None
     """Where the result may be believed; None: nobody knows."""
+    anchor_name: str = "T1w"
 
 
 def target_figure(
@@ -131,7 +132,11 @@ def target_figure(
         middle = row[0].get_position().y0 + row[0].get_position().height / 2
         label = figure.text(0.2 / size_inches[0], middle, plane.name, ha="center", va="center")
         label.set(color=_TEXT, fontsize=10, rotation=90)
-    columns = [*_COLUMNS[:3], _COLUMNS[3] + (", trusted outlined" if trusted is not None else "")]
+    columns = [
+        f"{shown.anchor_name} (anchor)",
+        *_COLUMNS[:2],
+        _COLUMNS[2] + (", trusted outlined" if trusted is not None else ""),
+    ]
     for panel, column in zip(axes[0], columns[: len(images)], strict=True):
         panel.set_title(column, color=_TEXT, fontsize=10, pad=5)
     figure.text(0.5, 1 - 0.2 / size_inches[1], title, color=_TEXT, fontsize=12, ha="center", va="center")

@@ -1,4 +1,4 @@
-"""Whether the target lies where the T1w says: its slices and the T1w in them, before and after."""
+"""Whether the target lies where the anchor says: its slices and the anchor in them, before and after."""
 
 from markupsafe import Markup
 
@@ -7,7 +7,7 @@ from atlasgs_bids.report.view_element import view_element
 from atlasgs_bids.report.views import ACQUIRED, AFTER, BEFORE, EDGES
 
 _TEMPLATE = """
-<p>Flicker between the acquired slices and the T1w as slices of that thickness would show it. Borders
+<p>Flicker between the acquired slices and the {{ anchor }} as slices of that thickness would show it. Borders
 should stay where
 they are; with the headers' position they may jump.</p>
 {% for element in elements %}
@@ -26,18 +26,18 @@ def alignment(shown: ShownTarget) -> Section | None:
     if shown.views is None:
         return None
     elements: list[Markup] = []
+    name = shown.anchor_name
     for stack, view in zip(shown.target.stacks, shown.views.alignment, strict=True):
         elements.append(
             view_element(
                 view,
                 "view",
-                [ACQUIRED, AFTER, BEFORE],
-                f"A slice of {stack.name}, and the T1w there in the position found and in the headers'; "
-                "edges "
-                "of the T1w in orange",
-                f"{stack.name}. In orange the edges of the T1w in the position found.",
-                overlays=[EDGES],
+                [ACQUIRED, AFTER.format(name), BEFORE.format(name)],
+                f"A slice of {stack.name}, and the {name} there in the position found and in the headers'; "
+                f"edges of the {name} in orange",
+                f"{stack.name}. In orange the edges of the {name} in the position found.",
+                overlays=[EDGES.format(name)],
             )
         )
-    body = rendered(_TEMPLATE, elements=elements, metrics=shown.target.metrics)
+    body = rendered(_TEMPLATE, elements=elements, anchor=name, metrics=shown.target.metrics)
     return shown.section("alignment", "Alignment", body)

@@ -1,4 +1,4 @@
-"""The T1w that everything follows: its foreground, and the Gaussians that stand for it."""
+"""The anchor that everything follows: its foreground, and the Gaussians that stand for it."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +15,22 @@ _HEIGHT = 320
 _ORANGE = (255, 176, 0)
 
 _TEMPLATE = """
-<figure><img src="{{ contour }}" alt="The T1w in three planes with an orange line around its foreground">
-<figcaption>The T1w, axial, coronal and sagittal; the line is the border of the {{ what }} that is
+<figure><img src="{{ contour }}" alt="The {{ name }} in three planes, an orange line around its foreground">
+<figcaption>The {{ name }}, axial, coronal and sagittal; the line is the border of the {{ what }} that is
 restored. It should follow the {{ what }} and leave nothing of it out. Right of the patient is on the
 left.</figcaption>
 </figure>
 {% if gaussians %}
-<figure><img src="{{ gaussians }}" alt="Part of an axial plane of the T1w with the outlines of its Gaussians">
+<figure><img src="{{ gaussians }}" alt="Part of an axial plane of the {{ name }}, its Gaussians outlined">
 <figcaption>The scaffold: Gaussians near one axial plane, as ellipses of one standard deviation over a part
-of the T1w.
+of the {{ name }}.
 </figcaption></figure>
 {% endif %}
 <dl class="facts">
 <dt>Anchor</dt><dd>{{ reason }}</dd>
 {% if n_gaussians %}<dt>Gaussians</dt><dd>{{ "{:,}".format(n_gaussians) }}</dd>{% endif %}
-{% if psnr %}<dt>Fidelity</dt><dd>{{ "%.1f" | format(psnr) }} dB PSNR of the T1w rendered from them, in its
-foreground</dd>
+{% if psnr %}<dt>Fidelity</dt><dd>{{ "%.1f" | format(psnr) }} dB PSNR of the {{ name }} rendered from them, in
+its foreground</dd>
 {% endif %}
 {% if longitudinal %}<dt>Another session</dt><dd>The scaffold explains {{ explained }} of the variance of
 {{ longitudinal["other_image"] }}</dd>{% endif %}
@@ -57,7 +57,9 @@ def anchor(page: PageContents) -> Section | None:
         contour=png_uri(_with_contour(grey[box], inside[box], within, sizes_mm)),
         gaussians=ellipse_picture(page.scaffold, grey, affine, point) if page.scaffold else None,
         what="brain" if page.anchor.is_brain else "head",
-        reason=str(page.anchor_sidecar.get("Description", "")).removeprefix("The anchor: ") or "T1w",
+        reason=str(page.anchor_sidecar.get("Description", "")).removeprefix("The anchor: ")
+        or page.anchor.name,
+        name=page.anchor.name,
         n_gaussians=n_gaussians if isinstance(n_gaussians, int) else None,
         psnr=psnr if isinstance(psnr, (int, float)) else None,
         longitudinal=page.longitudinal,

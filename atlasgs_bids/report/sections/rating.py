@@ -4,9 +4,9 @@ from atlasgs_bids.report.contents import PageContents
 from atlasgs_bids.report.section import Section, rendered
 
 ARTEFACTS = {
-    "misaligned": "target and T1w do not lie on each other",
+    "misaligned": "target and anchor do not lie on each other",
     "blurred": "blurred or in steps between slices",
-    "invented": "shows what neither slices nor T1w have",
+    "invented": "shows what neither slices nor anchor have",
     "lost": "lacks what the slices have",
     "motion": "movement between slices",
     "uneven": "uneven brightness, stripes",

@@ -5,9 +5,9 @@ from atlasgs_bids.report.section import Section, ShownTarget, rendered
 
 _TEMPLATE = """
 {% for kind, uri in figures.items() %}
-<figure class="plot"><img src="{{ uri }}" alt="T1w, mean of the acquired {{ kind }} volumes interpolated,
-mean of the restored ones">
-<figcaption>{{ kind }}: T1w, mean of the acquired volumes interpolated, mean of the restored
+<figure class="plot"><img src="{{ uri }}" alt="{{ anchor }}, mean of the acquired {{ kind }} volumes
+interpolated, mean of the restored ones">
+<figcaption>{{ kind }}: {{ anchor }}, mean of the acquired volumes interpolated, mean of the restored
 ones.</figcaption></figure>
 {% endfor %}
 """
@@ -19,4 +19,5 @@ def series(shown: ShownTarget) -> Section | None:
     figures = {kind: file_uri(path) for kind, path in shown.target.volume_figures.items()}
     if not figures:
         return None
-    return shown.section("volumes", "Volumes", rendered(_TEMPLATE, figures=figures))
+    body = rendered(_TEMPLATE, figures=figures, anchor=shown.anchor_name)
+    return shown.section("volumes", "Volumes", body)

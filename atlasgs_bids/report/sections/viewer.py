@@ -1,7 +1,7 @@
 """The images of a target in a viewer, which is opened on click."""
 
 from atlasgs_bids.report.section import Section, ShownTarget, rendered
-from atlasgs_bids.report.views import INTERPOLATED, RESTORED, T1W
+from atlasgs_bids.report.views import INTERPOLATED, RESTORED
 
 _TEMPLATE = """
 <p class="noscript">The viewer needs scripts and WebGL 2.</p>
@@ -25,7 +25,7 @@ def viewer(shown: ShownTarget) -> Section | None:
     if shown.views is None or not shown.page.with_viewer:
         return None
     view = shown.views.result
-    named = [view.layer(name) for name in (T1W, INTERPOLATED, RESTORED)]
+    named = [view.layer(name) for name in (shown.anchor_name, INTERPOLATED, RESTORED)]
     spec = {"label": shown.target.label, "images": [{"name": own.name, "volume": own.key} for own in named]}
     body = rendered(_TEMPLATE, spec=spec, warning=view.warning, size=float(view.sizes_mm.max()))
     return shown.section("viewer", "Viewer", body)

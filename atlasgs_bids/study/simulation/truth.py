@@ -12,7 +12,7 @@ from atlasgs_bids.bids.entities import image_label
 from atlasgs_bids.bids.images import ImageFile, no_volume
 from atlasgs_bids.bids.inputs.discover import SubjectInputs
 from atlasgs_bids.bids.inputs.masks import find_region_masks
-from atlasgs_bids.bids.plan.session import ISOTROPIC_ENOUGH
+from atlasgs_bids.bids.plan.anchor import ISOTROPIC_ENOUGH
 from atlasgs_bids.bids.plan.targets import image_header
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import fov_mask, resample, resample_mask

@@ -24,7 +24,11 @@ def test_finds_anchor_and_targets_with_entities(dataset):
     dataset.add("01", "T2w", entities="acq-axial_run-02")
     (inputs,) = discover_participant(dataset.root, "01")
     assert (inputs.participant, inputs.session, inputs.problem) == ("01", None, None)
-    assert names(inputs.anchors) == ["sub-01_T1w.nii.gz"]
+    assert names(inputs.anchors) == [
+        "sub-01_T1w.nii.gz",
+        "sub-01_FLAIR.nii.gz",
+        "sub-01_acq-axial_run-02_T2w.nii.gz",
+    ]
     assert names(inputs.targets) == [
         "sub-01_FLAIR.nii.gz",
         "sub-01_acq-axial_run-02_T2w.nii.gz",
@@ -67,7 +71,8 @@ def test_sessions_share_the_participants_anchors(dataset):
     first, second = discover_participant(dataset.root, "01")
     assert (first.session, second.session) == ("a", "b")
     assert names(second.targets) == ["sub-01_ses-b_FLAIR.nii.gz"]
-    assert names(second.anchors) == names(first.anchors) == ["sub-01_ses-a_T1w.nii.gz"]
+    assert names(second.anchors) == names(first.anchors)
+    assert names(first.anchors) == [f"sub-01_ses-{own}.nii.gz" for own in ("a_T1w", "a_FLAIR", "b_FLAIR")]
     (only,) = discover_participant(dataset.root, "01", session_ids=["b"])
     assert only.session == "b"
     assert discover_participant(dataset.root, "01", session_ids=["c"]) == []
@@ -81,7 +86,7 @@ def test_other_participants_and_datatypes_are_not_read(dataset):
     (func / "sub-01_task-rest_bold.json").write_text("{")
     (inputs,) = discover_participant(dataset.root, "01")
     assert inputs.problem is None
-    assert names(inputs.anchors) == ["sub-01_T1w.nii.gz"]
+    assert names(inputs.anchors) == ["sub-01_T1w.nii.gz", "sub-01_FLAIR.nii.gz"]
 
 
 def test_invalid_json_spoils_only_the_image_that_inherits_it(dataset):
@@ -187,7 +192,21 @@ def test_filters_narrow_one_kind_of_input(dataset, query, expected):
     dataset.add("01", "FLAIR", entities="acq-axial_run-02", sidecar={"EchoTime": 0.2})
     (inputs,) = discover_participant(dataset.root, "01", bids_filters={"flair": query, "pdw": {"run": 9}})
     assert names(inputs.targets) == expected
-    assert names(inputs.anchors) == ["sub-01_T1w.nii.gz"]
+    assert names(inputs.anchors)[0] == "sub-01_T1w.nii.gz"
+
+
+def test_an_mp2rage_is_found_once_whatever_kind_a_filter_calls_it(dataset):
+    for suffix, entities in (("UNIT1", ""), ("UNIT1", "acq-b"), ("MP2RAGE", "inv-1"), ("MP2RAGE", "inv-2")):
+        dataset.add("01", suffix, entities=entities, data=np.ones((4, 4, 4)), world_from_voxel=np.eye(4))
+    (inputs,) = discover_participant(dataset.root, "01")
+    assert names(inputs.anchors) == ["sub-01_UNIT1.nii.gz", "sub-01_acq-b_UNIT1.nii.gz"]
+    assert names(inputs.inversions) == ["sub-01_inv-1_MP2RAGE.nii.gz", "sub-01_inv-2_MP2RAGE.nii.gz"]
+    asked = {"t1w": {"suffix": "UNIT1"}, "unit1": {"acquisition": "b"}, "mp2rage": {"inv": 2}}
+    (inputs,) = discover_participant(dataset.root, "01", bids_filters=asked)
+    assert names(inputs.anchors) == ["sub-01_UNIT1.nii.gz", "sub-01_acq-b_UNIT1.nii.gz"]
+    assert names(inputs.inversions) == ["sub-01_inv-2_MP2RAGE.nii.gz"]
+    (inputs,) = discover_participant(dataset.root, "01", bids_filters={"unit1": {"acquisition": "b"}})
+    assert names(inputs.anchors) == ["sub-01_acq-b_UNIT1.nii.gz"]
 
 
 def test_an_empty_participant_has_one_empty_entry(dataset):
