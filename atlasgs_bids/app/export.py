@@ -156,7 +156,9 @@ def _doubts(run: TargetRun, voxel_mm: float) -> list[str]:
             f"{RECON_ALL_BELOW_MM:g} mm for surfaces; --resolution 1 makes smaller ones"
         )
     if load_json(run.outputs.sr_json).get("SkullStripped"):
-        found.append("it shows a brain without its head, as the T1w does, and many tools expect a head")
+        found.append(
+            "it shows a brain alone, as the T1w does or its brain mask says, and many tools expect a head"
+        )
     (metrics,) = load_rows(run.outputs.metrics_tsv)
     coverage = float(metrics["fov_coverage"])
     if coverage < _FULL_COVERAGE:

@@ -71,8 +71,8 @@ def _run(config: RunConfig, progress: Progress) -> Ended:
         remove_stale_temporaries(folder)
     if config.export == "raw":
         logger.warning(
-            "--export raw: a restored image follows the T1w between its slices; surfaces that are refined with "
-            "it are in part refined with the T1w once more (docs/export.md)"
+            "--export raw: between its slices a restored image follows the T1w; surfaces that are refined "
+            "with it are in part refined with the T1w once more (docs/export.md)"
         )
     for failure in failures:
         record(failure, config)
