@@ -209,22 +209,10 @@ def diffusion(folder: Path) -> list[dict[str, Any]]:
     made.mkdir(exist_ok=True)
     bval, bvec = (image.with_name(f"{stem}.{name}") for name in ("bval", "bvec"))
     brain = folder / "truth" / "brain.nii.gz"
-    mask = made / "brain.nii.gz"
-    nib.save(
-        nib.Nifti1Image((load(brain) > 0.5).astype(np.uint8), nib.Nifti1Image.from_filename(brain).affine),
-        mask,
-    )
-    command: list[str | Path] = [
-        scripts / "dipy_fit_dti",
-        image,
-        bval,
-        bvec,
-        mask,
-        "--out_dir",
-        made,
-        "--force",
-    ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    mask, affine = made / "brain.nii.gz", nib.Nifti1Image.from_filename(brain).affine
+    nib.save(nib.Nifti1Image((load(brain) > 0.5).astype(np.uint8), affine), mask)
+    command = [scripts / "dipy_fit_dti", image, bval, bvec, mask]
+    subprocess.run([*command, "--out_dir", made, "--force"], check=True, stdout=subprocess.DEVNULL)
     anisotropy, truth = load(made / "fa.nii.gz"), load(folder / "truth" / "FA.nii.gz")
     directions = np.asarray(nib.Nifti1Image.from_filename(made / "evecs.nii.gz").dataobj)[..., :, 0]
     inside = ndimage.binary_erosion(load(brain) > 0.5, iterations=3)

@@ -3,8 +3,8 @@
     python benchmarks/consumers.py [--scans DIR] [--out OUT] [--document OUT/consumers.json]
 
 The tools live in an environment of their own, OUT/environment, which benchmarks/consumers-requirements.txt
-pins (1 GB, a few minutes; later runs use it again). They need no weights and no network. Two participants, each
-restored by the command with ``--export raw``:
+pins (1 GB, a few minutes; later runs use it again). They need no weights and no network. Two participants,
+each restored by the command with ``--export raw``:
 
 - a phantom: a whole head, the demo's brain with a skull and a scalp; T1w of 3 mm, oblique FLAIR, T2w and DWI
   (six directions) in slices of 6 mm, of a head that moved;
@@ -102,16 +102,9 @@ def environment(folder: Path) -> Path:
 
 
 def restore(folder: Path, device: str) -> None:
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "atlasgs_bids",
-        folder / "bids",
-        folder / "out",
-        "participant",
-    ]
+    folders = [folder / "bids", folder / "out"]
     options = ["--resolution", "1", "--prior", "graph", "--export", "raw", "--device", device]
-    subprocess.run([*command, *options], check=True)
+    subprocess.run([sys.executable, "-m", "atlasgs_bids", *folders, "participant", *options], check=True)
 
 
 def consumed(python: Path, folder: Path) -> list[dict[str, Any]]:
