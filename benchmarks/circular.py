@@ -6,8 +6,8 @@ DIR/stroke holds T1.nii.gz, T2.nii.gz and FLAIR.nii.gz on one isotropic grid. Th
 random displacement along one axis (RMS 1 mm, which changes over some 20 mm), the target's slices are not: a
 restored image R' guided by the warped T1 is compared with R guided by the true one. What it follows is the
 part of its own warp W(R) that it shows, Σ (R' − R)(W(R) − R) / Σ (W(R) − R)² over the brain: 0 where the
-slices alone decide, 1 where the T1w alone does. An image interpolated from its slices has 0. The middle of the
-brain, or with --whole all of it; ``--document`` writes the rows into docs/measured and their table into
+slices alone decide, 1 where the T1w alone does. An image interpolated from its slices has 0. The middle of
+the brain, or with --whole all of it; ``--document`` writes the rows into docs/measured and their table into
 docs/export.md.
 """
 

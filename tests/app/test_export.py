@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,11 +14,12 @@ from bids import BIDSLayout
 
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.export import is_exported, write_export
-from atlasgs_bids.app.participants import unfinished
+from atlasgs_bids.app.participants import process_participant, unfinished
 from atlasgs_bids.bids.inputs.discover import discover_participant
 from atlasgs_bids.bids.outputs.locks import dataset_lock
 from atlasgs_bids.bids.outputs.raw import raw_dir, write_raw_dataset_files
 from atlasgs_bids.bids.plan.session import plan_subject
+from atlasgs_bids.runtime.progress import Progress
 from tests.acquisitions import ANATOMY_DIRECTIONS, B_VALUES
 from tests.bids_datasets import THICK_MM, Dataset, head, sidecar_of
 from tests.runs import atlasgs, outputs
@@ -34,7 +36,7 @@ EXPORTED = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Folders of a dataset and its results: without an export first, then with one, by two processes."""
+    """Folders of a dataset and its results with their export."""
     root = tmp_path_factory.mktemp("export")
     dataset = Dataset.create(root / "bids", License="CC0")
     dataset.add_participant("01", "FLAIR")
@@ -46,14 +48,8 @@ def results(tmp_path_factory):
     dataset.add("02", "FLAIR", session="b")
     (dataset.root / "participants.tsv").write_text("participant_id\tage\nsub-01\t40\nsub-02\tn/a\n")
     (dataset.root / "participants.json").write_text('{"age": {"Units": "year"}}')
-    code, last_line, log = atlasgs(dataset.root, root / "out", "--no-uncertainty")
+    code, last_line, log = atlasgs(dataset.root, root / "out", "--no-uncertainty", "--export", "raw")
     assert (code, last_line) == (0, "2 of 2 participants done"), log
-    assert not raw_dir(root / "out").exists()
-    code, last_line, log = atlasgs(
-        dataset.root, root / "out", "--no-uncertainty", "--export", "raw", "--nprocs", "2"
-    )
-    assert (code, last_line) == (0, "2 of 2 participants done"), log
-    assert "finished by an earlier run" in log
     assert "in part refined with the T1w once more" in log
     assert "too large for sMRIPrep" in log
     return dataset.root, root / "out"
@@ -67,7 +63,7 @@ def copied(results, tmp_path):
 
 
 def session_of(bids_dir, out_dir):
-    config = RunConfig(bids_dir, out_dir, "participant", export="raw")
+    config = RunConfig(bids_dir, out_dir, "participant", export="raw").restoring(device="cpu")
     (inputs,) = discover_participant(bids_dir, "01")
     return plan_subject(inputs, config.plan, config.naming), config
 
@@ -175,7 +171,8 @@ def test_it_follows_the_results(copied):
     plan, config = copied
     flair, t2w = (outputs(config.out_dir, "01", suffix) for suffix in ("FLAIR", "T2w"))
     image = nib.load(flair.sr)
-    nib.save(nib.Nifti1Image(2 * image.get_fdata(dtype=np.float32), image.affine, image.header), flair.sr)
+    doubled = 2 * image.get_fdata(dtype=np.float32)
+    nib.save(nib.Nifti1Image(doubled, image.affine, image.header), flair.sr)
     assert not is_exported(plan, config)
     (metrics,) = (config.out_dir / "sub-01" / "anat").glob("*mod-T2w*_metrics.tsv")
     assert metrics != t2w.metrics_tsv, "it has rec-norm in its name"
@@ -187,7 +184,7 @@ def test_it_follows_the_results(copied):
         "sub-01/anat/sub-01_rec-atlasgs_FLAIR.nii.gz",
     }
     exported = nib.load(root / "sub-01" / "anat" / "sub-01_rec-atlasgs_FLAIR.nii.gz")
-    np.testing.assert_allclose(exported.get_fdata(), np.maximum(2 * image.get_fdata(), 0), rtol=1e-6)
+    np.testing.assert_array_equal(exported.get_fdata(), np.maximum(doubled, 0))
 
 
 def test_a_killed_export_is_done_again(copied):
@@ -202,14 +199,38 @@ def test_a_killed_export_is_done_again(copied):
     assert path.exists()
 
 
-def test_an_export_that_cannot_be_written_fails_alone(results, tmp_path):
-    shutil.copytree(results[1], tmp_path / "out")
-    shutil.rmtree(raw_dir(tmp_path / "out"))
-    raw_dir(tmp_path / "out").write_text("a file where a folder should be")
-    options = ("--no-uncertainty", "--participant-label", "01", "--export", "raw")
-    code, last_line, _ = atlasgs(results[0], tmp_path / "out", *options)
-    assert code == 1
-    assert "sub-01 export" in last_line
+def test_finished_targets_are_exported_without_a_fit(copied):
+    plan, config = copied
+    shutil.rmtree(raw_dir(config.out_dir))
+    written = outputs(config.out_dir, "01", "FLAIR").sr.stat().st_mtime_ns
+    assert process(plan, config) == []
+    assert {name for name in EXPORTED if "sub-01" in name} == images_in(raw_dir(config.out_dir))
+    assert outputs(config.out_dir, "01", "FLAIR").sr.stat().st_mtime_ns == written
+
+
+def test_without_the_option_there_is_none(copied):
+    plan, config = copied
+    shutil.rmtree(raw_dir(config.out_dir))
+    config = replace(config, export="none")
+    assert not unfinished(plan, config)
+    assert process(plan, config) == []
+    assert not raw_dir(config.out_dir).exists()
+
+
+def test_an_export_that_cannot_be_written_is_a_failure(copied):
+    plan, config = copied
+    shutil.rmtree(raw_dir(config.out_dir))
+    raw_dir(config.out_dir).write_text("a file where a folder should be")
+    (failure,) = process(plan, config)
+    assert failure.label == "sub-01 export"
+    assert list((config.out_dir / "logs").glob("crash-*sub-01_export*"))
+
+
+def process(plan, config):
+    """Failures of a run over one session."""
+    failures = []
+    process_participant([plan], config, Progress.quiet(), failures.append)
+    return failures
 
 
 def test_processes_wait_for_the_files_that_they_share(tmp_path):
