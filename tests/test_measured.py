@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import trust
-
+import circular
 import consumers
+import trust
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -26,3 +26,8 @@ def test_the_table_of_consumers_is_what_was_measured():
     for row in rows:
         name = {"ANTsPy": "antspyx"}.get(row["consumer"], row["consumer"].lower())
         assert f"\n{name}=={row['version']}\n" in pinned, "measured with what is pinned"
+
+
+def test_the_table_of_circularity_is_what_was_measured():
+    rows = json.loads((DOCS / "measured/circular.json").read_text("utf-8"))
+    assert circular.table(rows) in (DOCS / "export.md").read_text("utf-8")
