@@ -103,8 +103,9 @@ def environment(folder: Path) -> Path:
 
 def restore(folder: Path, device: str) -> None:
     folders = [folder / "bids", folder / "out"]
-    options = ["--resolution", "1", "--prior", "graph", "--export", "raw", "--device", device]
-    subprocess.run([sys.executable, "-m", "atlasgs_bids", *folders, "participant", *options], check=True)
+    options = ["--resolution", "1", "--prior", "graph", "--no-uncertainty", "--export", "raw"]
+    command = [sys.executable, "-m", "atlasgs_bids", *folders, "participant", *options, "--device", device]
+    subprocess.run(command, check=True)
 
 
 def consumed(python: Path, folder: Path) -> list[dict[str, Any]]:
@@ -120,7 +121,7 @@ def make_phantom(bids_dir: Path) -> None:
     shape, world_from_anchor = anchor_grid(VOXEL_MM)
     t1w = with_rician_noise(head.sample("T1w", shape, world_from_anchor, np.eye(4)), NOISE_SD, rng)
     start_dataset(bids_dir, "Phantom")
-    save(bids_dir, "T1w", t1w, world_from_anchor, {"MagneticFieldStrength": 3})
+    save(bids_dir, "T1w", t1w, world_from_anchor, {"MagneticFieldStrength": 3, "SkullStripped": False})
     for name, scan in SUBJECTS[0].scans.items():
         slices, affine = acquire(head, name, scan, VOXEL_MM, FACTOR)
         save(bids_dir, name, with_rician_noise(slices, NOISE_SD, rng), affine, thick(VOXEL_MM * FACTOR))

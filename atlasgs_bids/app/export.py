@@ -61,14 +61,21 @@ def write_export(plan: SubjectPlan, config: RunConfig) -> None:
 
 
 def is_exported(plan: SubjectPlan, config: RunConfig) -> bool:
-    """Whether the export of a session's finished images is there and current, or none is asked for."""
+    """Whether the export of a session's finished images is there and current, or none is asked for.
+
+    Never raises: what is wrong is told where it is written.
+    """
     runs = _exported_runs(plan, config)
     if config.export == "none" or not runs:
         return True
     root = raw_dir(config.out_dir)
-    return _anchor_is_current(plan, config) and all(
-        _is_current(raw_target_path(root, run.target.entities), _target_sidecar(run)) for run in runs
-    )
+    try:
+        return _anchor_is_current(plan, config) and all(
+            _is_current(raw_target_path(root, run.target.entities), _target_sidecar(run)) for run in runs
+        )
+    except Exception:  # noqa: BLE001 - a damaged sidecar or a file that went breaks no other participant
+        logger.debug("%s: export", plan.label, exc_info=True)
+        return False
 
 
 def _image_runs(plan: SubjectPlan, config: RunConfig) -> list[TargetRun]:

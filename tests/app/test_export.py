@@ -226,6 +226,15 @@ def test_an_export_that_cannot_be_written_is_a_failure(copied):
     assert list((config.out_dir / "logs").glob("crash-*sub-01_export*"))
 
 
+def test_a_damaged_sidecar_fails_where_it_is_exported(copied):
+    """Not where the whole run asks what there is to do."""
+    plan, config = copied
+    outputs(config.out_dir, "01", "FLAIR").sr_json.write_text('{"Sources": 3}')
+    assert unfinished(plan, config)
+    (failure,) = process(plan, config)
+    assert failure.label == "sub-01 export"
+
+
 def process(plan, config):
     """Failures of a run over one session."""
     failures = []
