@@ -102,10 +102,9 @@ def environment(folder: Path) -> Path:
 
 
 def restore(folder: Path, device: str) -> None:
-    folders = [folder / "bids", folder / "out"]
     options = ["--resolution", "1", "--prior", "graph", "--no-uncertainty", "--export", "raw"]
-    command = [sys.executable, "-m", "atlasgs_bids", *folders, "participant", *options, "--device", device]
-    subprocess.run(command, check=True)
+    arguments = [*map(str, (folder / "bids", folder / "out")), "participant", *options, "--device", device]
+    subprocess.run([sys.executable, "-m", "atlasgs_bids", *arguments], check=True)
 
 
 def consumed(python: Path, folder: Path) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ def is_exported(plan: SubjectPlan, config: RunConfig) -> bool:
         return _anchor_is_current(plan, config) and all(
             _is_current(raw_target_path(root, run.target.entities), _target_sidecar(run)) for run in runs
         )
-    except Exception:  # noqa: BLE001 - a damaged sidecar or a file that went breaks no other participant
+    except Exception:
         logger.debug("%s: export", plan.label, exc_info=True)
         return False
 
