@@ -5,6 +5,7 @@
 #   make test-slow        the tests that take minutes
 #   make test-container   the image, the Singularity definition and the SLURM example, for real (as root on Debian)
 #   make test-browser     the pages in headless Chromium (installed as root on Debian, else skipped where it is missing)
+#   make test-consumers   other people's tools on what AtlasGS writes, in an environment of 1 GB
 #   make boutiques        boutiques.json anew from the options of the command
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-container test-browser boutiques lint clean
+.PHONY: demo test test-slow test-container test-browser test-consumers boutiques lint clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -32,6 +33,9 @@ test-container: $(INSTALLED)
 test-browser: $(INSTALLED)
 	tests/browser/install.sh
 	$(BIN)/pytest -m browser tests/browser
+
+test-consumers: $(INSTALLED)
+	$(BIN)/pytest -m consumers
 
 boutiques: $(INSTALLED)
 	$(BIN)/python container/describe.py

@@ -144,6 +144,14 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Draw figures and pages and write the tables' dictionaries again from results; fit nothing.",
 )
 @click.option(
+    "--export",
+    type=click.Choice(["none", "raw"]),
+    default=DEFAULTS.export,
+    show_default=True,
+    help="raw: also write OUT_DIR/derivatives/raw, a dataset of the T1w and the restored images that looks "
+    "raw, for tools that take no derivatives; see its README.",
+)
+@click.option(
     "--no-viewer",
     is_flag=True,
     help="Leave the viewer out of the pages: slices can still be scrolled through.",

@@ -38,6 +38,8 @@ class RunConfig:
     overwrite: bool = False
     reports_only: bool = False
     """Draw figures and write tables' dictionaries again from the results; fit nothing."""
+    export: str = "none"
+    """``raw``: finished images also as a dataset that looks raw, below ``out_dir``."""
     viewer: bool = True
     """Whether pages carry a viewer."""
     resource_monitor: bool = False

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.export import is_exported, write_export
 from atlasgs_bids.app.failures import Failed, failed, record
 from atlasgs_bids.app.provenance import differences
 from atlasgs_bids.app.target import TargetRun
@@ -29,16 +30,42 @@ def process_participant(
         for failure in failures:
             record(failure, config)
             on_failure(failure)
+        problem = _write_export(plan, config, progress)
+        failures += _told(problem, failures, config, on_failure)
         problem = write_session_page(plan, config, failures, progress)
-        # What kept a session from its results may keep it from its page: that is one failure.
-        if problem is not None and failures:
-            logger.debug("%s: no page either: %s", plan.label, problem.message)
-        elif problem is not None:
-            record(problem, config)
-            on_failure(problem)
-            failures.append(problem)
+        failures += _told(problem, failures, config, on_failure)
         if failures and config.stop_on_first_crash:
             return
+
+
+def _told(
+    problem: Failed | None,
+    failures: Sequence[Failed],
+    config: RunConfig,
+    on_failure: Callable[[Failed], None],
+) -> list[Failed]:
+    """The problem, recorded; what kept a session from its results may keep it from its page: one failure."""
+    if problem is None:
+        return []
+    if failures:
+        logger.debug("%s: nor this: %s", problem.label, problem.message)
+        return []
+    record(problem, config)
+    on_failure(problem)
+    return [problem]
+
+
+def _write_export(plan: SubjectPlan, config: RunConfig, progress: Progress) -> Failed | None:
+    """Write what ``--export`` asks for of a session; why it could not be written, if so."""
+    if config.export == "none":
+        return None
+    try:
+        with progress.under(plan.label).stage("export") as advance:
+            write_export(plan, config)
+            advance(1)
+    except Exception as error:  # noqa: BLE001 - the results are there, whatever became of their export
+        return failed(plan.participant, f"{plan.label} export", error)
+    return None
 
 
 def write_session_page(
@@ -79,7 +106,7 @@ def unfinished(plan: SubjectPlan, config: RunConfig) -> bool:
 
     Asked before torch is loaded and before a process is started: a run over finished participants is quick.
     """
-    if not all_finished(plan, config):
+    if not all_finished(plan, config) or not is_exported(plan, config):
         return True
     try:
         with session_lock(config.out_dir, plan.participant, plan.session):

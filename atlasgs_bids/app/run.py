@@ -27,6 +27,7 @@ from atlasgs_bids.bids.inputs.ignore import BIDSIGNORE
 from atlasgs_bids.bids.inputs.selection import selected_participants
 from atlasgs_bids.bids.inputs.validate import check_dataset, validation_errors
 from atlasgs_bids.bids.outputs.dataset import check_out_dir, check_paths, write_dataset_files
+from atlasgs_bids.bids.outputs.raw import raw_dir
 from atlasgs_bids.bids.plan.session import SubjectPlan, plan_subject
 from atlasgs_bids.bids.plan.table import plan_table
 from atlasgs_bids.errors import ConfigurationError, listed, shortened
@@ -66,8 +67,13 @@ def _run(config: RunConfig, progress: Progress) -> Ended:
         _print_plan(plans, failures)
         return Ended(EXIT_FAILED if failures else EXIT_DONE)
     write_dataset_files(config.out_dir, config.bids_dir, __version__, config.derivatives)
-    for folder in (config.out_dir, config.out_dir / "logs"):
+    for folder in (config.out_dir, config.out_dir / "logs", raw_dir(config.out_dir)):
         remove_stale_temporaries(folder)
+    if config.export == "raw":
+        logger.warning(
+            "--export raw: between its slices a restored image follows the T1w; surfaces that are refined "
+            "with it are in part refined with the T1w once more (docs/export.md)"
+        )
     for failure in failures:
         record(failure, config)
     _write_other_pages(plans, failures, config)

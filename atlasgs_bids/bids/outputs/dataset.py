@@ -85,20 +85,20 @@ def write_dataset_files(
     check_out_dir(out_dir)
     try:
         description = dataset_description(out_dir, bids_dir, version, derivatives or {})
-        if _read_json(out_dir / "dataset_description.json") != description:
+        if read_json(out_dir / "dataset_description.json") != description:
             save_json(description, out_dir / "dataset_description.json")
         if not (out_dir / "README.md").exists():
             save_text(_README, out_dir / "README.md")
-        _save_where_it_differs("\n".join(BIDSIGNORE) + "\n", out_dir / ".bidsignore")
+        save_where_it_differs("\n".join(BIDSIGNORE) + "\n", out_dir / ".bidsignore")
         rows = [f"desc-{label}\t{text}\n" for label, text in DESCRIPTIONS.items()]
-        _save_where_it_differs("desc_id\tdescription\n" + "".join(rows), out_dir / "descriptions.tsv")
+        save_where_it_differs("desc_id\tdescription\n" + "".join(rows), out_dir / "descriptions.tsv")
     except OSError as error:
         raise ConfigurationError(
             f"out_dir {out_dir} cannot be written to ({error.strerror}); choose a folder that can"
         ) from error
 
 
-def _save_where_it_differs(text: str, path: Path) -> None:
+def save_where_it_differs(text: str, path: Path) -> None:
     """Runs that share out_dir then leave each other's files alone."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         save_text(text, path)
@@ -109,7 +109,7 @@ def check_out_dir(out_dir: Path) -> None:
     path = out_dir / "dataset_description.json"
     if not path.exists():
         return
-    generators = (_read_json(path) or {}).get("GeneratedBy") or [{}]
+    generators = (read_json(path) or {}).get("GeneratedBy") or [{}]
     name = generators[0].get("Name") if isinstance(generators, list) else None
     if name != PIPELINE:
         raise ConfigurationError(
@@ -122,7 +122,7 @@ def dataset_description(
     out_dir: Path, bids_dir: Path, version: str, derivatives: Mapping[str, Path] | None = None
 ) -> dict[str, Any]:
     """Content of the derivative's dataset_description.json."""
-    raw = _read_json(bids_dir / "dataset_description.json") or {}
+    raw = read_json(bids_dir / "dataset_description.json") or {}
     source = {
         "URL": _link(out_dir, bids_dir),
         "Version": raw.get("DatasetVersion"),
@@ -151,7 +151,7 @@ def _link(out_dir: Path, bids_dir: Path) -> str:
     return bids_dir.as_uri()
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

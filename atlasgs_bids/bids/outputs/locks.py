@@ -13,6 +13,8 @@ from atlasgs_bids.errors import InputError
 from atlasgs_bids.runtime.files import TEMPORARY, session_mark
 
 _LOCK_NAME = ".tmp-lock"
+_SHARED_FILES_S = 60
+"""They are small: whoever holds them for longer has hung."""
 
 
 @contextmanager
@@ -43,6 +45,18 @@ def session_lock(out_dir: Path, participant: str, session: str | None) -> Iterat
         path.unlink(missing_ok=True)
         lock.release()
         _remove_if_empty(folder, out_dir)
+
+
+@contextmanager
+def dataset_lock(root: Path) -> Iterator[None]:
+    """Hold the files that all participants of a dataset share; waits for another process that holds them."""
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / _LOCK_NAME
+    with FileLock(path, timeout=_SHARED_FILES_S):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held, as above
 
 
 def _owner(path: Path) -> str:
