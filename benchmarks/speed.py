@@ -100,16 +100,17 @@ def sessions(
 def throughput(tree: Path, bids_dir: Path, n_procs: int, options: argparse.Namespace) -> float:
     """Seconds for each participant."""
     out_dir = options.out / f"many-{n_procs}"
-    return run(tree, bids_dir, out_dir, options, "--nprocs", str(n_procs)) / options.participants
+    n_participants: int = options.participants
+    return run(tree, bids_dir, out_dir, options, "--nprocs", str(n_procs)) / n_participants
 
 
 def run(tree: Path, bids_dir: Path, out_dir: Path, options: argparse.Namespace, *further: str) -> float:
     """Seconds of a process of a version of the code, into an empty folder."""
     shutil.rmtree(out_dir, ignore_errors=True)
     python_path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "atlasgs_bids", bids_dir, out_dir, "participant"]
+    command = [sys.executable, "-m", "atlasgs_bids", str(bids_dir), str(out_dir), "participant"]
     command += ["--device", options.device, "--resource-monitor", "--no-viewer"]
-    command += ["--work-dir", options.out / f"work-{tree.name}", *further, *options.further]
+    command += ["--work-dir", str(options.out / f"work-{tree.name}"), *further, *options.further]
     start = time.perf_counter()
     ended = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": python_path}, capture_output=True, text=True, check=False

@@ -165,8 +165,7 @@ def _doubts(run: TargetRun, voxel_mm: float) -> list[str]:
         )
     if load_json(run.outputs.sr_json).get("SkullStripped"):
         found.append(
-            "it shows a brain alone, as its anchor does or that one's brain mask says, and many tools expect a "
-            "head"
+            "it shows a brain alone, as its anchor does or a brain mask says, and many tools expect a head"
         )
     (metrics,) = load_rows(run.outputs.metrics_tsv)
     coverage = float(metrics["fov_coverage"])

@@ -18,9 +18,9 @@ _BIDSIGNORE = f"{FILTER_FILE}\n.tmp-*\n"
 
 _README = f"""# {PIPELINE} results, as raw images
 
-Images that were acquired with thick slices and restored at isotropic resolution, beside the image that guided them
-(the anchor, a T1w mostly). They are derivatives. They have names of raw images because some tools take no others;
-every sidecar says `ProcessedBy`, and names its sources.
+Images that were acquired with thick slices and restored at isotropic resolution, beside the image that guided
+them (the anchor, a T1w mostly). They are derivatives. They have names of raw images because some tools take no
+others; every sidecar says `ProcessedBy`, and names its sources.
 
 - `*_rec-*{RECONSTRUCTION}_*.nii.gz`: restored, on the grid of the results, not negative
 - without `rec-*atlasgs`, a `T1w` mostly: a copy of the anchor, which the others are aligned with
@@ -28,8 +28,8 @@ every sidecar says `ProcessedBy`, and names its sources.
 
 The acquired thick slices are left out, so that nothing merges them with what was made of them.
 
-Between its slices a restored image follows the anchor where the slices do not say otherwise: a pial surface that
-is refined with it is in part refined with the T1w once more.
+Between its slices a restored image follows the anchor where the slices do not say otherwise: a pial surface
+that is refined with it is in part refined with the T1w once more.
 """
 
 
