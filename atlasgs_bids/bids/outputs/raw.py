@@ -19,8 +19,8 @@ _BIDSIGNORE = f"{FILTER_FILE}\n.tmp-*\n"
 _README = f"""# {PIPELINE} results, as raw images
 
 Images that were acquired with thick slices and restored at isotropic resolution, beside the image that guided
-them (the anchor, a T1w mostly). They are derivatives. They have names of raw images because some tools take no
-others; every sidecar says `ProcessedBy`, and names its sources.
+them (the anchor, a T1w mostly). They are derivatives. They have names of raw images because some tools take
+no others; every sidecar says `ProcessedBy`, and names its sources.
 
 - `*_rec-*{RECONSTRUCTION}_*.nii.gz`: restored, on the grid of the results, not negative
 - without `rec-*atlasgs`, a `T1w` mostly: a copy of the anchor, which the others are aligned with
