@@ -13,6 +13,7 @@ from atlasgs_bids.bids.inputs.ignore import BIDSIGNORE
 from atlasgs_bids.bids.inputs.masks import choose_brain_mask
 from atlasgs_bids.bids.outputs.names import Naming
 from atlasgs_bids.bids.plan.files import named_targets
+from atlasgs_bids.bids.plan.positions import Position, find_position
 from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.bids.plan.targets import (
     TargetPlan,
@@ -65,7 +66,11 @@ def plan_subject(inputs: SubjectInputs, settings: PlanSettings, naming: Naming) 
     _check_resolution(naming.resolution, anchor)
     anchor_voxel_mm = float(voxel_sizes_mm(image_header(anchor).world_from_voxel).min())
     brain_mask, mask_warnings = choose_brain_mask(inputs.brain_masks, anchor)
-    found = plan_targets(inputs.targets, anchor, anchor_voxel_mm, settings)
+
+    def position_of(image: ImageFile) -> Position:
+        return find_position(anchor, image, inputs.transforms, inputs.preprocessed)
+
+    found = plan_targets(inputs.targets, position_of, anchor_voxel_mm, settings)
     targets, nameless = named_targets(found.targets, naming)
     return SubjectPlan(
         participant=inputs.participant,
