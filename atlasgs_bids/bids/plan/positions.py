@@ -1,6 +1,6 @@
 """Which transforms of other pipelines lead from a target to the anchor; pure.
 
-Names as fMRIPrep and sMRIPrep 25.2, ASLPrep 26 and QSIPrep 26.1 write them (docs/pipelines.md).
+Names as fMRIPrep and sMRIPrep 25.2, ASLPrep and QSIPrep 26.1 write them (docs/pipelines.md).
 """
 
 from collections.abc import Mapping, Sequence
