@@ -15,6 +15,9 @@ import SimpleITK
 
 from atlasgs_bids import run
 from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.bids.inputs.discover import discover_participant
+from atlasgs_bids.bids.plan.session import plan_subject
+from atlasgs_bids.bids.plan.table import plan_rows
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
 from atlasgs_bids.imaging.itk import itk_affine, itk_rigid
 from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
@@ -35,6 +38,7 @@ TO_T1W = "to-T1w_mode-image"
 
 @dataclass(frozen=True)
 class Restored:
+    config: RunConfig
     out_dir: Path
     exit_code: int
     log: str
@@ -81,7 +85,7 @@ def restored(tmp_path_factory):
     finally:
         logging.getLogger("atlasgs_bids").removeHandler(handler)
         handler.close()
-    return Restored(root / "out", code, log.read_text())
+    return Restored(config, root / "out", code, log.read_text())
 
 
 def fmriprep(root):
@@ -122,6 +126,18 @@ def aslprep(root):
 def test_what_can_be_made_is_valid_and_what_failed_is_told(restored):
     assert restored.exit_code == 1
     assert validator_errors(restored.out_dir) == []
+
+
+def test_the_plan_names_the_transforms(restored):
+    config = restored.config
+    (inputs,) = discover_participant(
+        config.bids_dir, "01", derivatives=config.derivatives, targets_from=config.targets_from
+    )
+    rows = plan_rows(plan_subject(inputs, config.plan, config.naming))
+    details = {name: text for role, name, text in rows if role == "restore"}
+    assert f"position by sub-01_from-T2w_{TO_T1W}_xfm.h5" in details["sub-01_T2w.nii.gz"]
+    asl = details["sub-01_desc-preproc_asl.nii.gz"]
+    assert f"position by sub-01_from-aslref_{TO_T1W}_desc-coreg_xfm.txt" in asl
 
 
 def test_a_composite_that_goes_the_wrong_way_is_gone_backwards(restored):

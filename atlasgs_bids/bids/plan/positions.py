@@ -76,12 +76,12 @@ def _ways(
             return ("anchor",) if of_anchor else (transform.root, label)
         return None
 
-    hops: list[tuple[bool, int, bool, str, Space | None, Space | None, TransformStep]] = []
+    hops: list[tuple[int, bool, bool, str, Space | None, Space | None, TransformStep]] = []
     for transform in transforms:
         ends = space(transform, transform.source), space(transform, transform.reference)
         for inverted, (here, there) in enumerate((ends, ends[::-1])):
             step = TransformStep(transform.path, bool(inverted))
-            order = (bool(inverted), -len(transform.entities), transform.path.suffix == ".h5")
+            order = (-len(transform.entities), bool(inverted), transform.path.suffix == ".h5")
             hops.append((*order, transform.path.as_posix(), here, there, step))
     hops.sort(key=lambda hop: hop[:4])
     ways: dict[Space, tuple[TransformStep, ...]] = {("target",): ()}

@@ -143,6 +143,8 @@ def test_the_most_specific_file_that_applies_counts(tree):
     )
     transforms, t1w = tree(own=names)
     flair = image("/bids/sub-01/anat/sub-01_acq-A_FLAIR.nii.gz")
+    sagittal = image("/bids/sub-01/anat/sub-01_acq-B_FLAIR.nii.gz")
+    assert way(t1w["own"], sagittal, transforms)[0] == ["from-FLAIR_to-T1w"]
     assert way(t1w["own"], flair, transforms)[0] == ["acq-A_from-FLAIR_to-T1w"]
 
 
