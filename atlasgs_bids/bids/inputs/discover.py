@@ -85,16 +85,13 @@ def discover_participant(
     """The images of each session of a participant, in the order of the sessions; trouble is told, not raised.
 
     One index per participant: quick on a large dataset, and whatever breaks it breaks this one only.
-    ``database_dir`` keeps the indexes for later runs; ``targets_from`` names those of ``derivatives`` whose
-    series take the place of the raw ones. Nothing where these sessions have no images, or none that
-    ``.bidsignore`` leaves.
+    ``database_dir`` keeps the indexes for later runs; ``targets_from`` names the derivatives whose series
+    replace raw ones. Nothing where these sessions have no images, or none that ``.bidsignore`` leaves.
     """
     try:
         files = list_files(bids_dir, participant)
         found = _find_images(bids_dir, participant, files, bids_filters or {}, database_dir)
-        if targets_from is not None:
-            root = (derivatives or {})[targets_from]
-            found = replace(found, targets=in_place_of_raw(found.targets, targets_from, root, participant))
+        targets = in_place_of_raw(found.targets, targets_from, derivatives or {}, participant)
         masks = find_brain_masks(bids_dir, participant, derivatives or {})
         preprocessed = find_preprocessed(derivatives or {}, participant)
         transforms = find_transforms(derivatives or {}, participant)
@@ -111,7 +108,7 @@ def discover_participant(
             participant,
             session,
             anchors=tuple(found.anchors),
-            targets=tuple(image for image in found.targets if image.entities.get("session") == session),
+            targets=tuple(image for image in targets if image.entities.get("session") == session),
             brain_masks=tuple(masks),
             problem=_problem(files, session),
             preprocessed=tuple(preprocessed),

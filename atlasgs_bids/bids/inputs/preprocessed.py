@@ -53,13 +53,18 @@ def series_kinds(root: Path) -> tuple[str, ...]:
     )
 
 
-def in_place_of_raw(images: Sequence[ImageFile], name: str, root: Path, participant: str) -> list[ImageFile]:
+def in_place_of_raw(
+    images: Sequence[ImageFile], name: str | None, derivatives: Mapping[str, Path], participant: str
+) -> list[ImageFile]:
     """The images, with the series that pipeline ``name`` preprocessed in place of the raw ones of their kind.
 
     They keep the names of the raw ones, so that results are called alike. What one lacks (sidecar fields, an
     ASL context) is its raw series'. A raw series of a kind that the pipeline handles, but left nothing of in
     the series' own geometry, has a problem.
     """
+    if name is None:
+        return list(images)
+    root = derivatives[name]
     found = []
     for suffix in _SERIES:
         pattern = f"*_desc-preproc_{suffix}.nii*"
