@@ -38,11 +38,13 @@ def find_position(
     transforms: Sequence[TransformFile],
     preprocessed: Sequence[ImageFile],
 ) -> Position:
-    """The shortest way from a target to the anchor through the transforms of a participant.
+    """The shortest way from a target to a T1w that is the anchor, through the transforms of a participant.
 
     A file without an entity that the target has applies to it (``from-FLAIR`` to ``acq-axial_FLAIR``).
     ``preprocessed`` are the T1w images that say which pipeline's T1w the anchor is.
     """
+    if anchor.entities["suffix"] != "T1w":
+        return Position()
     usable = [t for t in transforms if not _of_another_t1w(t, anchor, transforms, preprocessed)]
     ways = _ways(target, usable, _roots_of_anchor(anchor, transforms, preprocessed))
     goal: Space = ("anchor",) if "desc" in anchor.entities else ("orig", *_own(anchor.entities))

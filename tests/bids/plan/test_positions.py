@@ -114,6 +114,11 @@ def test_qsiprep_leads_from_acpc_to_the_raw_t1w(tree):
     assert way(RAW, other, transforms) == ([], ())
 
 
+def test_an_anchor_that_is_no_t1w_is_not_taken_for_one(tree):
+    transforms, _ = tree(qsiprep=QSIPREP)
+    assert way(image("/bids/sub-01/anat/sub-01_FLAIR.nii.gz"), DWI, transforms) == ([], ())
+
+
 def test_qsiprep_with_a_template_of_all_b0(tree):
     transforms, _ = tree(qsiprep=QSIPREP_SUBJECT)
     steps = [
