@@ -42,7 +42,8 @@ from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.profile import profile_with_sd
-from atlasgs_bids.imaging.registration.register import apart_mm, read_itk_transform
+from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
+from atlasgs_bids.imaging.registration.register import apart_mm
 from atlasgs_bids.study.methods.spline import splined
 from atlasgs_bids.study.results.scores import Scores, score_in_mask
 from atlasgs_bids.study.simulation.degrade import simulate_thick_slices, true_slice_profile

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import load_mask, load_series, load_volume
-from atlasgs_bids.imaging.registration.register import read_itk_transform
+from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.study.results.scores import lesion_ring, score_in_mask
 

@@ -102,6 +102,11 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     metavar="NAME=PATH...",
     help="Results of other pipelines, such as fmriprep=/data/derivatives/fmriprep.",
 )
+@click.option(
+    "--targets-from",
+    metavar="NAME",
+    help="Preprocessed DWI or ASL series of one of the -d, in their own geometry, in place of the raw ones.",
+)
 @click.option("-w", "--work-dir", type=_FOLDER, help="Folder for caches; default: a temporary one.")
 @click.option(
     "--nprocs",

@@ -25,6 +25,8 @@ class RunConfig:
     """Query of each kind of input (``t1w``, ``flair``, ``dwi``, ...): pybids entity -> value or list."""
     derivatives: Mapping[str, Path] = field(default_factory=dict)
     """Other pipelines' results by name, such as ``fmriprep``."""
+    targets_from: str | None = None
+    """The one of ``derivatives`` whose preprocessed series are restored in place of the raw ones."""
     bids_database_dir: Path | None = None
     """Where the index of each participant is kept between runs; None: nowhere."""
     skip_bids_validation: bool = False

@@ -19,7 +19,7 @@ from atlasgs_bids.runtime.files import plain_json
 from atlasgs_bids.version import __version__
 
 _VERSION = "version"
-_CHOOSE_INPUTS = ("combine-stacks", "anchor", "anchor-session", "derivatives")
+_CHOOSE_INPUTS = ("combine-stacks", "anchor", "anchor-session", "derivatives", "targets-from")
 """Options that change a result by the images it is made from alone."""
 _END_BYTES = 2**16
 
@@ -86,6 +86,7 @@ def settings_of(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
         "anchor": config.plan.anchor,
         "anchor-session": config.plan.anchor_session,
         "derivatives": sorted(config.derivatives),
+        "targets-from": config.targets_from,
         _VERSION: __version__,
     }
 
@@ -100,7 +101,7 @@ def _fingerprints(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> l
     if target.series is not None and target.series.registered_by is not None:
         images.append(target.series.registered_by)
     images += [image for image in (plan.anchor, plan.brain_mask, plan.magnitude) if image is not None]
-    transforms = [stack.transform for stack in target.stacks if stack.transform is not None]
+    transforms = [step.path for stack in target.stacks for step in stack.transforms]
     found = [
         {**_file_fingerprint(image.path, config), "MetadataDigest": _metadata_digest(image)}
         for image in images

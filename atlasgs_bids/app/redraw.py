@@ -16,7 +16,7 @@ from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import load_series, load_volume
-from atlasgs_bids.imaging.registration.register import read_itk_transform
+from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from atlasgs_bids.imaging.volume import Grid
 from atlasgs_bids.report.columns import metrics_dictionary
 from atlasgs_bids.report.figures.target import TargetImages, target_figure

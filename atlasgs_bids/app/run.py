@@ -24,6 +24,7 @@ from atlasgs_bids.app.workers import process_in_parallel
 from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.inputs.discover import SubjectInputs, discover_participant
 from atlasgs_bids.bids.inputs.ignore import BIDSIGNORE
+from atlasgs_bids.bids.inputs.preprocessed import check_targets_from
 from atlasgs_bids.bids.inputs.selection import selected_participants
 from atlasgs_bids.bids.inputs.validate import check_dataset, validation_errors
 from atlasgs_bids.bids.outputs.dataset import check_out_dir, check_paths, write_dataset_files
@@ -119,6 +120,7 @@ def _discover(config: RunConfig, participant: str) -> list[SubjectInputs]:
         config.bids_filters,
         config.derivatives,
         config.bids_database_dir,
+        config.targets_from,
     )
     if not found:
         where = f" in session {', '.join(config.session_ids)}" if config.session_ids else ""
@@ -187,6 +189,8 @@ def _check_scaffold(config: RunConfig, plans: Sequence[SubjectPlan]) -> None:
 def _checked_settings(config: RunConfig) -> RunConfig:
     """The settings, the device resolved; ConfigurationError where one cannot be honoured."""
     check_out_dir(config.out_dir)
+    if config.targets_from is not None:
+        check_targets_from(config.targets_from, config.derivatives)
     if config.slice_profile_file is not None:
         config = config.restoring(slice_profile=read_slice_profile(config.slice_profile_file))
     settings = config.restoration

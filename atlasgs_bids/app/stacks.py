@@ -6,4 +6,4 @@ from atlasgs_bids.restoration.stack import StackInput
 
 def stack_input(stack: StackPlan) -> StackInput:
     """The planned stack without its place in the dataset."""
-    return StackInput(stack.source.path.name, stack.geometry, stack.source.sidecar, stack.transform)
+    return StackInput(stack.source.path.name, stack.geometry, stack.source.sidecar, stack.transforms)

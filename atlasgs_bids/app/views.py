@@ -15,7 +15,7 @@ from atlasgs_bids.imaging.header import form_code
 from atlasgs_bids.imaging.nifti import open_image
 from atlasgs_bids.imaging.planes import shown_as, shown_upright
 from atlasgs_bids.imaging.profile import read_slice_profile
-from atlasgs_bids.imaging.registration.register import read_itk_transform
+from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from atlasgs_bids.imaging.volume import Grid, voxel_sizes_mm
 from atlasgs_bids.restoration.given import view_of
 from atlasgs_bids.restoration.target_files import n_shared_of

@@ -13,7 +13,7 @@ from skimage.feature import canny
 
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import load_volume
-from atlasgs_bids.imaging.registration.register import read_itk_transform
+from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.report.contents import StackFiles, TargetContents
 from atlasgs_bids.report.pictures import grey_window, in_grey

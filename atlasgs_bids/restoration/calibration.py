@@ -49,7 +49,7 @@ def calibrated(
     to find them, profiles found where the setting is ``auto``.
     """
     stacks = list(placed)
-    moves = config.registration == "rigid" and all(own.source.transform is None for own in stacks)
+    moves = config.registration == "rigid" and all(not own.source.transforms for own in stacks)
     finds_profile = config.slice_profile == "auto"
     known = all(own.calibration is not None for own in stacks)
     if known or not (moves or finds_profile):

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from atlasgs_bids.core.rigid import Parameters, UncertainPosition
 from atlasgs_bids.core.slice_profile import FoundProfile
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
+from atlasgs_bids.imaging.registration.itk_files import TransformStep
 from atlasgs_bids.imaging.registration.register import Registration, given_registration, register
 from atlasgs_bids.imaging.slices import SliceGeometry
 from atlasgs_bids.imaging.volume import Grid, Volume, blocks_of, voxel_sizes_mm
@@ -33,8 +33,8 @@ class StackInput:
     geometry: SliceGeometry
     sidecar: Mapping[str, Any] = field(default_factory=dict)
     """Its metadata, by BIDS name; ``SliceTiming`` and its like say which slices form a shot."""
-    transform: Path | None = None
-    """ITK text file with its position relative to the anchor; None: it is registered."""
+    transforms: tuple[TransformStep, ...] = ()
+    """ITK files that lead from it to the anchor; none: it is registered."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def place(
     stack: StackInput, acquired: Volume, anchor: Anchor, config: RestorationSettings, progress: Progress
 ) -> PlacedStack:
     """The stack registered to the anchor; what registration warns of is logged."""
-    if stack.transform is not None:
-        registration = given_registration(anchor.volume, anchor.foreground, acquired, stack.transform)
+    if stack.transforms:
+        registration = given_registration(anchor.volume, anchor.foreground, acquired, stack.transforms)
     else:
         registration = register(anchor.volume, anchor.foreground, acquired, config.registration)
     for text in registration.warnings:

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlasgs_bids.imaging.registration.register import read_itk_transform
+from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from tests.runs import finished
 from tests.validation import validator_errors
 

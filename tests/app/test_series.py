@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.registration.register import read_itk_transform
+from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.runtime.files import load_tsv
 from tests.acquisitions import (

@@ -8,11 +8,11 @@ from scipy.spatial.transform import Rotation
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.foreground import foreground_mask
 from atlasgs_bids.imaging.itk import itk_image
+from atlasgs_bids.imaging.registration.itk_files import TransformStep, read_itk_transform
 from atlasgs_bids.imaging.registration.register import (
     Registration,
     _problem,
     given_registration,
-    read_itk_transform,
     register,
     write_itk_transform,
 )
@@ -154,7 +154,7 @@ def test_a_target_that_covers_nothing_of_the_head_is_refused(anchor, foreground,
         register(anchor, foreground, target, "header")
     write_itk_transform(tmp_path / "xfm.txt", registration(np.eye(4)))
     with pytest.raises(InputError, match="derivative position"):
-        given_registration(anchor, foreground, target, tmp_path / "xfm.txt")
+        given_registration(anchor, foreground, target, [TransformStep(tmp_path / "xfm.txt")])
 
 
 def mirrored(volume):

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from atlasgs_bids.core.rigid import RigidFrame, UncertainPosition
 from atlasgs_bids.imaging.profile import profile_with_sd
+from atlasgs_bids.imaging.registration.itk_files import TransformStep
 from atlasgs_bids.imaging.registration.register import register, write_itk_transform
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
@@ -196,7 +197,7 @@ def test_headers_and_transforms_of_others_are_taken_at_their_word(anchor, guides
     assert calibrated([elsewhere], guides, by_header, QUIET) == [elsewhere]
     path = tmp_path / "xfm.txt"
     write_itk_transform(path, elsewhere.registration)
-    given = replace(elsewhere, source=replace(source, transform=path))
+    given = replace(elsewhere, source=replace(source, transforms=(TransformStep(path),)))
     assert calibrated([given], guides, SETTINGS, QUIET) == [given]
 
 

@@ -14,6 +14,7 @@ from atlasgs_bids.core.observation import join
 from atlasgs_bids.core.operators import Scaled, SliceRows, StackedOperator
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings
 from atlasgs_bids.imaging.grid import resample
+from atlasgs_bids.imaging.registration.itk_files import TransformStep
 from atlasgs_bids.imaging.registration.register import Registration, write_itk_transform
 from atlasgs_bids.imaging.slice_motion import AT_REST, shots_of
 from atlasgs_bids.imaging.slices import slice_geometry
@@ -72,7 +73,7 @@ def placed(scaffold, truth):
 
     def cut_and_place(axis, spacing_mm, thickness_mm, transform=None, **others):
         source, acquired = cut(truth, axis, spacing_mm, thickness_mm, **others)
-        source = replace(source, transform=transform)
+        source = replace(source, transforms=() if transform is None else (TransformStep(transform),))
         return place(source, acquired, scaffold.anchor, SETTINGS, Progress.quiet())
 
     return cut_and_place

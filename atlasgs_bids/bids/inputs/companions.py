@@ -1,13 +1,14 @@
 """The text files beside a 4-D image: b values and directions, what each ASL volume is."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.bids.entities import parse_entities
-from atlasgs_bids.bids.images import Gradients
+from atlasgs_bids.bids.images import Gradients, ImageFile
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.runtime.files import load_text, load_tsv, names_in
 
@@ -84,6 +85,34 @@ def read_asl_context(path: Path) -> tuple[str, ...]:
         expected = ", ".join(ASL_VOLUME_TYPES)
         raise InputError(f"{path.name}: volume types {', '.join(unknown)}, expected {expected}; correct it")
     return context
+
+
+def with_companions(
+    image: ImageFile, bids_dir: Path, raw_context: tuple[str, ...] | None = None
+) -> ImageFile:
+    """The image with its gradients or its ASL context, else that of its raw series; InputError where they are
+    missing."""
+    suffix = image.entities["suffix"]
+    if suffix == "dwi":
+        found = [inherited(image.path, "dwi", extension, bids_dir) for extension in (".bval", ".bvec")]
+        if found[0] is None or found[1] is None:
+            missing = "bvec" if found[0] else "bval"
+            raise InputError(
+                f"{image.path.name} has no {missing} file, expected one beside it or above it; "
+                "convert the scan again from DICOM, or leave it out with --bids-filter-file"
+            )
+        return replace(image, gradients=read_gradients(found[0], found[1]))
+    if suffix == "asl":
+        context = inherited(image.path, "aslcontext", ".tsv", bids_dir)
+        if context is None and raw_context is not None:
+            return replace(image, asl_context=raw_context)
+        if context is None:
+            raise InputError(
+                f"{image.path.name} has no aslcontext.tsv, expected one that says what each volume is; write "
+                "it as BIDS describes it"
+            )
+        return replace(image, asl_context=read_asl_context(context))
+    return image
 
 
 def _numbers(path: Path) -> npt.NDArray[np.float64]:

@@ -14,13 +14,14 @@ from atlasgs_bids.bids.entities import (
     parse_entities,
 )
 from atlasgs_bids.bids.images import IMAGE_EXTENSIONS, ImageFile, ImageHeader, read_header
-from atlasgs_bids.bids.inputs.companions import inherited, read_asl_context, read_gradients
+from atlasgs_bids.bids.inputs.companions import with_companions
 from atlasgs_bids.bids.inputs.filters import fits
 from atlasgs_bids.bids.inputs.ignore import read_bidsignore
 from atlasgs_bids.bids.inputs.index import ParticipantFiles, find_images, list_files
 from atlasgs_bids.bids.inputs.masks import find_brain_masks
-from atlasgs_bids.bids.inputs.preprocessed import find_preprocessed
+from atlasgs_bids.bids.inputs.preprocessed import find_preprocessed, in_place_of_raw
 from atlasgs_bids.bids.inputs.sidecars import Sidecar, SidecarFiles
+from atlasgs_bids.bids.inputs.transforms import TransformFile, find_transforms
 from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.runtime.files import names_in
 
@@ -48,6 +49,8 @@ class SubjectInputs:
     problem: str | None
     preprocessed: tuple[ImageFile, ...] = ()
     """T1w images that another pipeline made ready."""
+    transforms: tuple[TransformFile, ...] = ()
+    """Of other pipelines, of all sessions."""
     ignored: tuple[Path, ...] = ()
     """Images of this session that ``.bidsignore`` excludes."""
     failures: tuple[tuple[str, str], ...] = ()
@@ -87,18 +90,21 @@ def discover_participant(
     bids_filters: Mapping[str, Mapping[str, Any]] | None = None,
     derivatives: Mapping[str, Path] | None = None,
     database_dir: Path | None = None,
+    targets_from: str | None = None,
 ) -> list[SubjectInputs]:
     """The images of each session of a participant, in the order of the sessions; trouble is told, not raised.
 
     One index per participant: quick on a large dataset, and whatever breaks it breaks this one only.
-    ``database_dir`` keeps the indexes for later runs. Nothing where these sessions have no images, or none
-    that ``.bidsignore`` leaves.
+    ``database_dir`` keeps the indexes for later runs; ``targets_from`` names the derivatives whose series
+    replace raw ones. Nothing where these sessions have no images, or none that ``.bidsignore`` leaves.
     """
     try:
         files = list_files(bids_dir, participant)
         found = _find_images(bids_dir, participant, files, bids_filters or {}, database_dir)
+        targets = in_place_of_raw(found.of(*TARGET_SUFFIXES), targets_from, derivatives or {}, participant)
         masks = find_brain_masks(bids_dir, participant, derivatives or {})
         preprocessed = find_preprocessed(derivatives or {}, participant)
+        transforms = find_transforms(derivatives or {}, participant)
     except InputError as error:
         return [SubjectInputs(participant, None, (), (), (), str(error))]
     except Exception as error:  # noqa: BLE001  pybids raises OSError, ValueError and its own kinds
@@ -112,10 +118,11 @@ def discover_participant(
             participant,
             session,
             anchors=found.of(*ANCHOR_SUFFIXES),
-            targets=tuple(i for i in found.of(*TARGET_SUFFIXES) if i.entities.get("session") == session),
+            targets=tuple(image for image in targets if image.entities.get("session") == session),
             brain_masks=tuple(masks),
             problem=_problem(files, session),
             preprocessed=tuple(preprocessed),
+            transforms=tuple(transforms),
             ignored=tuple(p for p in found.ignored if parse_entities(p).get("session") == session),
             failures=tuple(
                 (folder.datatype, folder.problem)
@@ -210,29 +217,6 @@ def _image_file(path: Path, sidecar: Sidecar, bids_dir: Path) -> ImageFile:
     problem = problem or sidecar.problem
     image = ImageFile(path, parse_entities(path), sidecar.fields, header, problem)
     try:
-        return _with_companions(image, bids_dir)
+        return with_companions(image, bids_dir)
     except Exception as error:  # noqa: BLE001 - whatever breaks one image breaks no other
         return replace(image, problem=problem or f"{path.name}: {error_text(error)}")
-
-
-def _with_companions(image: ImageFile, bids_dir: Path) -> ImageFile:
-    """The image with its gradients or its ASL context; InputError where they are missing."""
-    suffix = image.entities["suffix"]
-    if suffix == "dwi":
-        found = [inherited(image.path, "dwi", extension, bids_dir) for extension in (".bval", ".bvec")]
-        if found[0] is None or found[1] is None:
-            missing = "bvec" if found[0] else "bval"
-            raise InputError(
-                f"{image.path.name} has no {missing} file, expected one beside it or above it; "
-                "convert the scan again from DICOM, or leave it out with --bids-filter-file"
-            )
-        return replace(image, gradients=read_gradients(found[0], found[1]))
-    if suffix == "asl":
-        context = inherited(image.path, "aslcontext", ".tsv", bids_dir)
-        if context is None:
-            raise InputError(
-                f"{image.path.name} has no aslcontext.tsv, expected one that says what each volume is; write "
-                "it as BIDS describes it"
-            )
-        return replace(image, asl_context=read_asl_context(context))
-    return image

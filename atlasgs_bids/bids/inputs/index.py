@@ -77,7 +77,7 @@ def find_images(
     layout = _index(bids_dir, participant, files, database_dir)
     found = {}
     for kind, query in queries.items():
-        hits = layout.get(scope="raw", **{name: _query(value) for name, value in query.items()})
+        hits = layout.get(scope="self", **{name: _query(value) for name, value in query.items()})
         found[kind] = sorted({Path(hit.path) for hit in hits})
     return found
 

@@ -49,8 +49,11 @@ def _mask_paths(roots: Sequence[Path], participant: str, ending: str = "desc-bra
 def choose_brain_mask(masks: Sequence[ImageFile], anchor: ImageFile) -> tuple[ImageFile | None, list[str]]:
     """The brain mask derivative that fits the anchor, if any, and warnings about those that do not."""
     ignored = {*DERIVATIVE_ENTITIES, "suffix", "extension", "datatype"}
-    warnings = []
-    for mask in masks if anchor.entities["suffix"] == "T1w" else ():
+    warnings: list[str] = []
+    if anchor.entities["suffix"] != "T1w":
+        return None, warnings
+    # A mask belongs to the T1w that it was made from, whichever pipeline is named first.
+    for mask in sorted(masks, key=lambda mask: mask.path.parent != anchor.path.parent):
         own = {name: value for name, value in mask.entities.items() if name not in ignored}
         if mask.entities.get("session") != anchor.entities.get("session"):
             continue

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from atlasgs_bids.bids.entities import entity_string
 from atlasgs_bids.bids.images import ImageFile
 from atlasgs_bids.bids.inputs.companions import B0_AT_MOST
 from atlasgs_bids.errors import InputError
@@ -77,7 +78,9 @@ def _labelling(image: ImageFile, n_volumes: int, session_images: Sequence[ImageF
 def _separate_m0(image: ImageFile, session_images: Sequence[ImageFile]) -> ImageFile | None:
     """The session's M0 scan for a series: the one that names it, else the one that shares most entities."""
     scans = [i for i in session_images if i.entities["suffix"] == "m0scan" and i.problem is None]
-    named = [scan for scan in scans if any(image.path.name in text for text in _intended_for(scan))]
+    # A preprocessed series stands for the raw one, which is what a scan names.
+    names = (image.path.name, f"{entity_string(image.entities)}_{image.entities['suffix']}.nii")
+    named = [scan for scan in scans if any(name in text for text in _intended_for(scan) for name in names)]
     ignored = ("suffix", "extension", "direction")
     own = {name: value for name, value in image.entities.items() if name not in ignored}
 

@@ -13,6 +13,7 @@ from atlasgs_bids.bids.inputs.masks import choose_brain_mask
 from atlasgs_bids.bids.outputs.names import Naming
 from atlasgs_bids.bids.plan.anchor import choose_anchor, inversion_magnitude, other_anchor
 from atlasgs_bids.bids.plan.files import named_targets
+from atlasgs_bids.bids.plan.positions import Position, find_position
 from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.bids.plan.targets import (
     TargetPlan,
@@ -71,7 +72,11 @@ def plan_subject(inputs: SubjectInputs, settings: PlanSettings, naming: Naming) 
     if suffix != "T1w":
         images += [i for i in inputs.anchors if _is_t1w_of(i, inputs.session)]
     others = {image.path for image in images}
-    found = plan_targets(images, anchor, anchor_voxel_mm, settings)
+
+    def position_of(image: ImageFile) -> Position:
+        return find_position(anchor, image, inputs.transforms, inputs.preprocessed)
+
+    found = plan_targets(images, position_of, anchor_voxel_mm, settings)
     targets, nameless = named_targets(found.targets, replace(naming, space=suffix))
     return SubjectPlan(
         participant=inputs.participant,

@@ -54,6 +54,8 @@ def _target_details(target: TargetPlan) -> str:
             f"slices every {geometry.spacing_mm:.3g} mm, {geometry.thickness_mm:.3g} mm thick "
             f"({geometry.thickness_source}), in plane {in_plane} mm"
         )
+        if stack.transforms:
+            details.append("position by " + ", ".join(step.path.name for step in stack.transforms))
     if target.series is not None:
         counts = {kind: len(target.series.volumes_of(kind)) for kind in target.series.kinds}
         details.append("volumes: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))

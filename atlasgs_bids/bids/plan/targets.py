@@ -1,6 +1,6 @@
 """Images of a session -> targets: what is restored alone, what together, and what not; pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ import numpy as np
 
 from atlasgs_bids.bids.entities import DERIVATIVE_ENTITIES, image_label
 from atlasgs_bids.bids.images import ImageFile, ImageHeader
-from atlasgs_bids.bids.inputs.preprocessed import find_transform
+from atlasgs_bids.bids.plan.positions import Position
 from atlasgs_bids.bids.plan.series import SeriesPlan, plan_series
 from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.errors import error_text
 from atlasgs_bids.imaging.orientation import check_orientation
+from atlasgs_bids.imaging.registration.itk_files import TransformStep
 from atlasgs_bids.imaging.slices import SliceGeometry, slice_geometry, slice_normal
 
 MIN_THICKNESS_RATIO = 1.5
@@ -31,8 +32,8 @@ class StackPlan:
 
     source: ImageFile
     geometry: SliceGeometry
-    transform: Path | None = None
-    """ITK text file of another pipeline with the position relative to the anchor; None: it is registered."""
+    transforms: tuple[TransformStep, ...] = ()
+    """ITK files of other pipelines that lead to the anchor; none: it is registered."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,15 @@ class SessionTargets:
 
 
 def plan_targets(
-    images: Sequence[ImageFile], anchor: ImageFile, anchor_voxel_mm: float, settings: PlanSettings
+    images: Sequence[ImageFile],
+    position_of: Callable[[ImageFile], Position],
+    anchor_voxel_mm: float,
+    settings: PlanSettings,
 ) -> SessionTargets:
-    """Every usable thick image of a session, stacks of one contrast together (``--combine-stacks``)."""
+    """Every usable thick image of a session, stacks of one contrast together (``--combine-stacks``).
+
+    ``position_of``: where other pipelines have an image.
+    """
     found = SessionTargets()
     for image in images:
         label = image_label(image.entities)
@@ -86,7 +93,7 @@ def plan_targets(
         try:
             series = plan_series(image, images)
             geometry, orientation_warning = _target_geometry(image, settings)
-            transform = find_transform(anchor, image)
+            position = position_of(image)
         except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
             found.failures.append((label, led_by_name(image, error_text(error))))
             continue
@@ -94,9 +101,11 @@ def plan_targets(
         if reason is not None:
             found.skipped.append((image.path, reason))
             continue
-        stack = StackPlan(image, geometry, transform)
+        stack = StackPlan(image, geometry, position.steps)
         found.targets.append(TargetPlan((stack,), image.entities, label, series))
-        found.warnings += [f"{label}: {text}" for text in (*geometry.warnings, *orientation_warning)]
+        found.warnings += [
+            f"{label}: {text}" for text in (*geometry.warnings, *orientation_warning, *position.warnings)
+        ]
     return _combined(found, settings.combine_stacks)
 
 

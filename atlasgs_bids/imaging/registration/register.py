@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy.typing as npt
 import SimpleITK
 
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.itk import itk_affine, ras_point_map
+from atlasgs_bids.imaging.itk import itk_affine
 from atlasgs_bids.imaging.registration.alignment import align, mirrored_information, mutual_information
+from atlasgs_bids.imaging.registration.itk_files import TransformStep, chained
 from atlasgs_bids.imaging.registration.pair import ImagePair
 from atlasgs_bids.imaging.volume import Volume
 
@@ -131,14 +133,15 @@ def _check_cover(found: Registration, points_world: npt.NDArray[np.float64], tar
 
 
 def given_registration(
-    anchor: Volume, anchor_foreground: npt.NDArray[np.bool_], target: Volume, path: Path
+    anchor: Volume, anchor_foreground: npt.NDArray[np.bool_], target: Volume, steps: Sequence[TransformStep]
 ) -> Registration:
-    """The position that another pipeline found, from its ITK file; InputError where that cannot be."""
-    target_from_anchor = read_itk_transform(path)
+    """The position that another pipeline found, from its ITK files; InputError where that cannot be."""
+    target_from_anchor = chained(steps)
     linear = target_from_anchor[:3, :3]
     if np.abs(linear @ linear.T - np.eye(3)).max() > _MAX_SCALING or np.linalg.det(linear) < 0:
+        names = ", ".join(step.path.name for step in steps)
         raise InputError(
-            f"{path.name}: scales or mirrors, expected a rigid transform; without it the target is registered"
+            f"{names}: scales or mirrors, expected a rigid transform; without it the target is registered"
         )
     points_world = foreground_points(anchor, anchor_foreground)
     found = _described(target_from_anchor, points_world, "derivative", None, None)
@@ -178,21 +181,6 @@ def write_itk_transform(path: str | Path, registration: Registration) -> None:
     As ``antsApplyTransforms -i target -r anchor -t <path>`` wants it, to bring the target onto the anchor.
     """
     SimpleITK.WriteTransform(itk_affine(registration.target_from_anchor), str(path))
-
-
-def read_itk_transform(path: str | Path) -> Affine:
-    """(4, 4) target_from_anchor, RAS world mm, from an ITK file with one linear transform."""
-    path = Path(path)
-    try:
-        transform = SimpleITK.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path.name}: not readable, expected an ITK transform; write it again") from error
-    if not transform.IsLinear():
-        raise InputError(
-            f"{path.name}: holds a {transform.GetName()}, expected a linear transform; "
-            "register rigidly and write it again"
-        )
-    return ras_point_map(transform)
 
 
 def _described(
