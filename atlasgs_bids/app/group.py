@@ -9,10 +9,10 @@ from typing import Any
 from atlasgs_bids.app.citation import save_citation
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.contents_files import load_json
-from atlasgs_bids.app.group_page import GROUP_PAGE, sidecar_beside, write_group_page
+from atlasgs_bids.app.group_page import GROUP_PAGE, write_group_page
 from atlasgs_bids.bids.entities import parse_entities
 from atlasgs_bids.bids.outputs.dataset import check_out_dir
-from atlasgs_bids.bids.outputs.names import json_path
+from atlasgs_bids.bids.outputs.names import json_path, result_sidecar
 from atlasgs_bids.errors import ConfigurationError, InputError
 from atlasgs_bids.report.methods import Described
 from atlasgs_bids.runtime.files import load_tsv, names_in, save_json, save_tsv
@@ -115,7 +115,7 @@ def _described(metrics: Path) -> Described:
     """One result for the methods text."""
     rows = load_tsv(metrics)
     suffix = parse_entities(metrics)["modality"]
-    return Described(suffix, load_json(sidecar_beside(metrics)), rows[0] if rows else {})
+    return Described(suffix, load_json(result_sidecar(metrics)), rows[0] if rows else {})
 
 
 def _columns_of(metrics: Path) -> dict[str, Any]:

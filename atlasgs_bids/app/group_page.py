@@ -6,8 +6,14 @@ from pathlib import Path
 
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.contents_files import load_json
-from atlasgs_bids.bids.entities import image_label, parse_entities, session_label
-from atlasgs_bids.bids.outputs.names import session_page, session_rating, target_outputs
+from atlasgs_bids.bids.entities import image_label, session_label
+from atlasgs_bids.bids.outputs.names import (
+    restored_entities,
+    result_sidecar,
+    session_page,
+    session_rating,
+    target_outputs,
+)
 from atlasgs_bids.report.columns import metrics_dictionary
 from atlasgs_bids.report.group_page import GroupContents, GroupImage, Missing, group_html
 from atlasgs_bids.report.section import key_of
@@ -16,8 +22,6 @@ from atlasgs_bids.version import __version__
 
 GROUP_PAGE = "group.html"
 _NO_METRICS = ("participant_id", "session_id")
-_OF_RESULTS = ("space", "res", "desc", "modality", "extension", "datatype")
-"""Entities that a result has beyond those of its target."""
 
 
 def write_group_page(
@@ -37,16 +41,15 @@ def write_group_page(
 
 
 def _image(config: RunConfig, metrics: Path, row: Mapping[str, str]) -> GroupImage:
-    found = parse_entities(metrics)
-    participant, session, suffix = found["subject"], found.get("session"), found["modality"]
-    own = {name: value for name, value in found.items() if name not in _OF_RESULTS} | {"suffix": suffix}
-    outputs = target_outputs(config.out_dir, {**own, "datatype": found["datatype"]})
+    own = restored_entities(metrics)
+    participant, session = own["subject"], own.get("session")
+    outputs = target_outputs(config.out_dir, own)
     page, label = session_page(config.out_dir, participant, session), image_label(own)
-    sidecar = sidecar_beside(metrics)
+    sidecar = result_sidecar(metrics)
     stated = load_json(sidecar).get("Warnings")
     thumbnail = outputs.figure.with_name(sidecar.stem.replace("_desc-sr_", "_desc-thumbnail_") + ".jpg")
     return GroupImage(
-        kind=suffix,
+        kind=own["suffix"],
         participant=session_label(participant, session),
         label=label,
         link=f"{page.name}#{key_of(label)}" if page.exists() else "",
@@ -55,13 +58,6 @@ def _image(config: RunConfig, metrics: Path, row: Mapping[str, str]) -> GroupIma
         rating=_rating(page, label),
         thumbnail=thumbnail,
     )
-
-
-def sidecar_beside(metrics: Path) -> Path:
-    """The result's sidecar: its own name holds the resolution, which may be another one now."""
-    suffix = parse_entities(metrics)["modality"]
-    name = metrics.name.replace(f"_mod-{suffix}", "").replace("_metrics.tsv", f"_{suffix}.json")
-    return metrics.with_name(name)
 
 
 def _rating(page: Path, label: str) -> str:

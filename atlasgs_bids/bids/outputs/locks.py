@@ -1,5 +1,6 @@
 """One run at a time for each session: the lock, and what a killed run has left behind."""
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from atlasgs_bids.bids.entities import session_label
-from atlasgs_bids.errors import InputError
+from atlasgs_bids.errors import SessionHeldError
 from atlasgs_bids.runtime.files import TEMPORARY, session_mark
 
 _LOCK_NAME = ".tmp-lock"
@@ -17,19 +18,19 @@ _LOCK_NAME = ".tmp-lock"
 
 @contextmanager
 def session_lock(out_dir: Path, participant: str, session: str | None) -> Iterator[None]:
-    """Hold the results of one session for this process; InputError where another process holds them.
+    """Hold the results of one session for this process; SessionHeldError where another process holds them.
 
     Whoever holds the lock owns every temporary file of the session: the one that wrote it has died, and the
     file is removed. The system lets go of the lock of a killed process, on whichever host it ran.
     """
-    folder = out_dir / f"sub-{participant}" / (f"ses-{session}" if session else "")
+    path = _lock_path(out_dir, participant, session)
+    folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _LOCK_NAME
     lock = FileLock(path, timeout=1, thread_local=False)
     try:
         lock.acquire()
     except Timeout as error:
-        raise InputError(
+        raise SessionHeldError(
             f"{session_label(participant, session)} is being processed by another run "
             f"({_owner(path)}), which goes on; wait for it, or choose other participants"
         ) from error
@@ -43,6 +44,27 @@ def session_lock(out_dir: Path, participant: str, session: str | None) -> Iterat
         path.unlink(missing_ok=True)
         lock.release()
         _remove_if_empty(folder, out_dir)
+
+
+def lock_holder(out_dir: Path, participant: str, session: str | None) -> str | None:
+    """Who holds the results of a session (``process 12 on node3``), None: nobody. Changes nothing."""
+    path = _lock_path(out_dir, participant, session)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        # Shared, as a network file system asks of a file that is open for reading; let go of at once.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _owner(path)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _lock_path(out_dir: Path, participant: str, session: str | None) -> Path:
+    return out_dir / f"sub-{participant}" / (f"ses-{session}" if session else "") / _LOCK_NAME
 
 
 def _owner(path: Path) -> str:
