@@ -50,3 +50,14 @@ def _discover(config: RunConfig, participant: str) -> list[SubjectInputs]:
         where = f" in session {', '.join(config.session_ids)}" if config.session_ids else ""
         logger.warning("sub-%s: no images%s, or none that %s leaves", participant, where, BIDSIGNORE)
     return found
+
+
+def log_plan(plan: SubjectPlan) -> None:
+    """Say what was picked, and why."""
+    logger.info("%s: anchor %s (%s)", plan.label, plan.anchor.path.name, plan.anchor_reason)
+    for path, reason in plan.skipped:
+        logger.info("%s: skipping %s: %s", plan.label, path.name, reason)
+    for text in plan.warnings:
+        logger.warning("%s: %s", plan.label, text)
+    if not plan.targets and not plan.failures:
+        logger.warning("%s: nothing to restore: no thick slices", plan.label)

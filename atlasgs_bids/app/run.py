@@ -21,7 +21,8 @@ from atlasgs_bids.app.participants import (
     write_session_page,
 )
 from atlasgs_bids.app.planned import record_plans
-from atlasgs_bids.app.planning import plan_participant
+from atlasgs_bids.app.planning import log_plan, plan_participant
+from atlasgs_bids.app.worker import check_worker, work
 from atlasgs_bids.app.workers import process_in_parallel
 from atlasgs_bids.bids.inputs.selection import selected_participants
 from atlasgs_bids.bids.inputs.validate import check_dataset, validation_errors
@@ -51,6 +52,7 @@ def _run(config: RunConfig, progress: Progress) -> Ended:
         config.out_dir,
         {"work dir": config.work_dir, "BIDS database dir": config.bids_database_dir},
     )
+    check_worker(config)
     anchor_session = config.plan.anchor_session
     sessions = [*config.session_ids, *([anchor_session] if anchor_session is not None else [])]
     participants = selected_participants(config.bids_dir, config.participant_labels, sessions)
@@ -58,6 +60,8 @@ def _run(config: RunConfig, progress: Progress) -> Ended:
         return Ended(EXIT_DONE if gather(config, participants) else EXIT_FAILED)
     # Fewer participants than processes leave more threads for each.
     config = _checked_settings(replace(config, n_procs=min(config.n_procs, len(participants))))
+    if config.worker is not None and not config.dry_run:
+        return work(participants, config, progress)
     _validate(config, participants)
     planned = {participant: plan_participant(participant, config) for participant in participants}
     plans = [plan for of_one, _ in planned.values() for plan in of_one]
@@ -90,7 +94,7 @@ def _process(
 ) -> tuple[list[Failed], list[str]]:
     """Failures, and the participants that ``--stop-on-first-crash`` left undone."""
     for plan in plans:
-        _log_plan(plan)
+        log_plan(plan)
     busy = [plan for plan in plans if plan.targets and unfinished(plan, config)]
     participants = [list(of_one) for _, of_one in groupby(busy, lambda plan: plan.participant)]
     if config.n_procs > 1 and len(participants) > 1:
@@ -178,16 +182,6 @@ def _validate(config: RunConfig, participants: Sequence[str]) -> None:
     check_dataset(config.bids_dir)
     for line in validation_errors(config.bids_dir, participants):
         logger.warning("BIDS validation: %s", line)
-
-
-def _log_plan(plan: SubjectPlan) -> None:
-    logger.info("%s: anchor %s (%s)", plan.label, plan.anchor.path.name, plan.anchor_reason)
-    for path, reason in plan.skipped:
-        logger.info("%s: skipping %s: %s", plan.label, path.name, reason)
-    for text in plan.warnings:
-        logger.warning("%s: %s", plan.label, text)
-    if not plan.targets and not plan.failures:
-        logger.warning("%s: nothing to restore: no thick slices", plan.label)
 
 
 def _print_plan(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> None:
