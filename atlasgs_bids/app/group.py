@@ -54,7 +54,8 @@ def gather(config: RunConfig, participants: Sequence[str]) -> bool:
         except OSError as error:
             raise ConfigurationError(f"{table_path} cannot be written ({error.strerror})") from error
         logger.info("%s: %d images", table_path, len(of_suffix))
-        absent = [p for p in participants if found[p] and not set(found[p]) & set(of_suffix)]
+        with_one = {parse_entities(path)["subject"] for path in of_suffix}
+        absent = [p for p in participants if found[p] and p not in with_one]
         if absent:
             logger.info("%s: none of %s", table_path.name, ", ".join(f"sub-{label}" for label in absent))
     save_citation([_described(path) for path in paths], config)

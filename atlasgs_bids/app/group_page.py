@@ -1,5 +1,6 @@
 """``group.html``: all participants on one page, from the tables that the group level writes."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -70,18 +71,15 @@ def _rating(page: Path, label: str) -> str:
 
 def _missing(config: RunConfig, participants: Sequence[str], with_results: set[str]) -> list[Missing]:
     """Sessions with a page and no results, and participants without either."""
-    found = []
-    for participant in participants:
-        whole = session_page(config.out_dir, participant, None)
-        pages = [
-            *([whole] if whole.exists() else []),
-            *sorted(config.out_dir.glob(f"sub-{participant}_ses-*.html")),
-        ]
-        if config.session_ids:
-            pages = [page for page in pages if page.stem.rpartition("_ses-")[2] in config.session_ids]
-        labels = {page.stem.replace("_", " "): page.name for page in pages}
-        found += [Missing(label, name) for label, name in labels.items() if label not in with_results]
-        known = {*with_results, *labels}
-        if not any(label.split(" ")[0] == f"sub-{participant}" for label in known):
-            found.append(Missing(f"sub-{participant}"))
+    pages_of: defaultdict[str, list[Path]] = defaultdict(list)
+    for page in sorted(config.out_dir.glob("sub-*.html")):
+        name, _, session = page.stem.partition("_ses-")
+        if not config.session_ids or session in config.session_ids:
+            pages_of[name].append(page)
+    found, whole = [], {label.split(" ")[0] for label in with_results}
+    for name in (f"sub-{participant}" for participant in participants):
+        labels = {page.stem.replace("_", " "): page.name for page in pages_of[name]}
+        found += [Missing(label, page) for label, page in labels.items() if label not in with_results]
+        if name not in whole and not labels:
+            found.append(Missing(name))
     return found

@@ -1,5 +1,6 @@
 """The images of a participant by their names, found through pybids; its only importer."""
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 from bids import BIDSLayout, BIDSLayoutIndexer
 from bids.layout import Query
+from bids.layout.models import Config
 
 from atlasgs_bids.bids.images import IMAGE_EXTENSIONS
 from atlasgs_bids.bids.inputs.database import current_database
@@ -15,6 +17,7 @@ from atlasgs_bids.errors import InputError
 from atlasgs_bids.runtime.files import names_in
 
 _FOLDERS = ("anat", "dwi", "perf")
+_ASKED = ("suffix", "extension")
 _QUERIES = {None: Query.NONE, "Query.NONE": Query.NONE, "*": Query.ANY, "Query.ANY": Query.ANY}
 _QUERIES |= {"Query.REQUIRED": Query.ANY, "Query.OPTIONAL": Query.OPTIONAL}
 
@@ -90,13 +93,23 @@ def _query(value: Any) -> Any:
 def _index(
     bids_dir: Path, participant: str, files: ParticipantFiles, database_dir: Path | None
 ) -> BIDSLayout:
+    settings = {"validate": False, "derivatives": False, "config": _asked_config()}
     indexer = _FilesIndexer(files.paths)
     if database_dir is None:
-        return BIDSLayout(bids_dir, validate=False, derivatives=False, indexer=indexer)
-    with current_database(database_dir, bids_dir, participant, ("names", str(bids_dir))) as (path, reset):
-        return BIDSLayout(
-            bids_dir, False, derivatives=False, indexer=indexer, database_path=path, reset_database=reset
-        )
+        return BIDSLayout(bids_dir, indexer=indexer, **settings)
+    contents = ("names", _ASKED, str(bids_dir))
+    with current_database(database_dir, bids_dir, participant, contents) as (path, reset):
+        return BIDSLayout(bids_dir, indexer=indexer, database_path=path, reset_database=reset, **settings)
+
+
+@functools.cache
+def _asked_config() -> dict[str, Any]:
+    """pybids' own definitions of what is asked for: all of them cost every index 0.1 s more."""
+    entities = Config.load("bids").entities
+    return {
+        "name": "names",
+        "entities": [{"name": name, "pattern": entities[name].pattern} for name in _ASKED],
+    }
 
 
 class _FilesIndexer(BIDSLayoutIndexer):
