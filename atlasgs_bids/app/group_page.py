@@ -8,13 +8,8 @@ from pathlib import Path
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.contents_files import load_json
 from atlasgs_bids.bids.entities import image_label, session_label
-from atlasgs_bids.bids.outputs.names import (
-    restored_entities,
-    result_sidecar,
-    session_page,
-    session_rating,
-    target_outputs,
-)
+from atlasgs_bids.bids.outputs.names import session_page, session_rating, target_outputs
+from atlasgs_bids.bids.outputs.results import restored_entities, result_sidecar
 from atlasgs_bids.report.columns import metrics_dictionary
 from atlasgs_bids.report.group_page import GroupContents, GroupImage, Missing, group_html
 from atlasgs_bids.report.section import key_of

@@ -17,7 +17,8 @@ from atlasgs_bids.app.planned import Planned, read_plans
 from atlasgs_bids.bids.entities import image_label, parse_entities, session_label
 from atlasgs_bids.bids.outputs.dataset import check_out_dir
 from atlasgs_bids.bids.outputs.locks import lock_holder
-from atlasgs_bids.bids.outputs.names import restored_entities, result_sidecar, session_page
+from atlasgs_bids.bids.outputs.names import session_page
+from atlasgs_bids.bids.outputs.results import restored_entities, result_sidecar
 from atlasgs_bids.errors import ConfigurationError, InputError
 from atlasgs_bids.runtime.files import load_text, names_in
 

@@ -15,7 +15,7 @@ from atlasgs_bids.version import __version__
 
 _MOST_TIMEOUTS = 1000
 """A worker that reaches its time limit is queued again: it ends when nothing is left."""
-_GROUP = {"cpus_per_task": 1, "mem_gb": 4, "timeout_min": 60}
+_GROUP = {"cpus_per_task": 1, "mem": "4GB", "time": 60}
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def _submitted(
     workers = executor(
         "atlasgs",
         cpus_per_task=values["n_cpus"],
-        mem_gb=values["memory_gb"],
-        timeout_min=values["minutes"],
+        mem=f"{values['memory_gb'] * 1024:.0f}MB",
+        time=values["minutes"],
         array_parallelism=values["n_workers"],
         additional_parameters=more,
         **({"gpus_per_node": values["n_gpus"]} if values["n_gpus"] else {}),

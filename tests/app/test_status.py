@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from atlasgs_bids.app import status as command
 from atlasgs_bids.bids.outputs.dataset import write_dataset_files
 from atlasgs_bids.bids.outputs.locks import lock_holder, session_lock
-from atlasgs_bids.bids.outputs.names import json_path, result_sidecar
+from atlasgs_bids.bids.outputs.names import json_path
+from atlasgs_bids.bids.outputs.results import result_sidecar
 from atlasgs_bids.runtime.files import save_json, save_tsv
 from tests.bids_datasets import Dataset
 from tests.runs import atlasgs, outputs

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from atlasgs_bids.bids.entities import entity_string, parse_entities
+from atlasgs_bids.bids.entities import entity_string
 
 _COPIED_FIELDS = (
     "Manufacturer",
@@ -37,9 +37,6 @@ _COPIED_FIELDS = (
     "VascularCrushing",
 )
 """Physics of the source's contrast. Free fields may name a person and slice fields no longer hold."""
-
-_OF_RESULTS = ("space", "res", "desc", "modality", "extension", "datatype")
-"""Entities that a result has beyond those of its target."""
 
 
 def derivative_path(
@@ -239,25 +236,6 @@ def session_rating(page: Path) -> Path:
 def json_path(path: Path) -> Path:
     """The JSON sidecar beside a file."""
     return path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")
-
-
-def result_sidecar(metrics: Path) -> Path:
-    """The sidecar of the result beside its metrics: whatever resolution it has.
-
-    >>> result_sidecar(Path("sub-01_mod-FLAIR_space-T1w_res-iso_desc-sr_metrics.tsv")).name
-    'sub-01_space-T1w_res-iso_desc-sr_FLAIR.json'
-    """
-    suffix = parse_entities(metrics)["modality"]
-    return metrics.with_name(
-        metrics.name.replace(f"_mod-{suffix}", "").replace("_metrics.tsv", f"_{suffix}.json")
-    )
-
-
-def restored_entities(metrics: Path) -> dict[str, str]:
-    """Entities of the target that a table of metrics is about."""
-    found = parse_entities(metrics)
-    own = {name: value for name, value in found.items() if name not in _OF_RESULTS}
-    return own | {"suffix": found["modality"], "datatype": found["datatype"]}
 
 
 def companion_path(image: Path, suffix: str, extension: str) -> Path:
