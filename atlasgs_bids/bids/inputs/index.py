@@ -11,6 +11,7 @@ from bids import BIDSLayout, BIDSLayoutIndexer
 from bids.layout import Query
 from bids.layout.models import Config
 
+from atlasgs_bids.bids.entities import parse_entities
 from atlasgs_bids.bids.images import IMAGE_EXTENSIONS
 from atlasgs_bids.bids.inputs.database import current_database
 from atlasgs_bids.errors import InputError
@@ -78,11 +79,26 @@ def find_images(
 ) -> dict[str, list[Path]]:
     """For each kind of input the files that its query finds, sorted; ``database_dir`` keeps the index."""
     layout = _index(bids_dir, participant, files, database_dir)
-    found = {}
-    for kind, query in queries.items():
-        hits = layout.get(scope="raw", **{name: _query(value) for name, value in query.items()})
-        found[kind] = sorted({Path(hit.path) for hit in hits})
+    found: dict[str, list[Path]] = {}
+    for kinds in _asked_together(queries):
+        query = {name: _query(value) for name, value in queries[kinds[0]].items()}
+        if len(kinds) > 1:
+            query["suffix"] = [queries[kind]["suffix"] for kind in kinds]
+        paths = sorted({Path(hit.path) for hit in layout.get(scope="raw", **query)})
+        for kind in kinds:
+            suffix = queries[kind].get("suffix")
+            found[kind] = [p for p in paths if len(kinds) == 1 or parse_entities(p)["suffix"] == suffix]
     return found
+
+
+def _asked_together(queries: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Kinds that differ in their suffix alone: a question for each of seven is half the time of an index."""
+    groups: dict[str, list[str]] = {}
+    for kind, query in queries.items():
+        suffix, rest = query.get("suffix"), {n: value for n, value in query.items() if n != "suffix"}
+        alike = isinstance(suffix, str) and suffix not in _QUERIES
+        groups.setdefault(repr(rest) if alike else kind, []).append(kind)
+    return list(groups.values())
 
 
 def _query(value: Any) -> Any:
