@@ -129,13 +129,12 @@ def measured(bids_dir: Path, out_dir: Path, labels: Sequence[str]) -> dict[str, 
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Markdown: a row for each step, seconds and peak memory for each number of participants."""
+    """Markdown: a row for each step, processor seconds and peak memory for each number of participants."""
     numbers = list(results)
-    lines = ["| step | " + " | ".join(f"{int(n):,}: s" for n in numbers) + " | "
-             + " | ".join(f"{int(n):,}: MiB" for n in numbers) + " |"]  # fmt: skip
-    lines.append("|---" * (1 + 2 * len(numbers)) + "|")
+    columns = [f"{int(n):,}: {unit}" for unit in ("s", "MiB") for n in numbers]
+    lines = ["| step | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for step in STEPS:
-        seconds = [f"{results[n][step]['seconds']:.1f}" for n in numbers]
+        seconds = [f"{results[n][step]['cpu_seconds']:.1f}" for n in numbers]
         memory = [f"{results[n][step]['peak_mib']:.0f}" for n in numbers]
         lines.append("| " + " | ".join([step, *seconds, *memory]) + " |")
     return "\n".join(lines)

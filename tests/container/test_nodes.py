@@ -22,6 +22,7 @@ from tests.runs import FAST
 pytestmark = pytest.mark.container
 
 N_PARTICIPANTS, N_WORKERS = 10, 3
+NODES = ("node1", "node2")
 TIMEOUT_S = 480
 
 
@@ -119,7 +120,7 @@ def test_a_node_a_worker_and_the_controller_die_and_nothing_is_lost(nodes, tmp_p
     watch, begin_s = Watch(out_dir), time.monotonic()
     submit = (sys.executable, "-m", "atlasgs_bids.app.submit", dataset.root, out_dir, "--partition", "main")
     size = ("--workers", N_WORKERS, "--cpus-per-worker", 1, "--mem-per-worker", 1.5, "--time", 30)
-    slow = ("--scaffold-steps", 150)  # some seconds a participant: what dies, dies in the middle of one
+    slow = ("--scaffold-steps", 3000)  # some seconds a participant: what dies, dies in the middle of one
     said = succeeded(*submit, *size, *FAST, *slow, env=environment)
     batch, array, group = re.match(
         r"batch (\S+): array (\d+) of 3 workers, then group job (\d+)", said
@@ -131,11 +132,13 @@ def test_a_node_a_worker_and_the_controller_die_and_nothing_is_lost(nodes, tmp_p
         return list((out_dir / "logs" / "batch" / batch).glob("*.begun"))
 
     watch.until(lambda: len(begun()) == N_WORKERS, "all workers are at a session")
-    (only,) = workers_on("node2", out_dir)
-    others = workers_on("node1", out_dir)
-    assert (len(others), only in others) == (2, False)
+    by_node = sorted(
+        (len(workers), node, workers) for node in NODES if (workers := workers_on(node, out_dir))
+    )
+    (n_lone, lost, _), (n_others, _, others) = by_node
+    assert (n_lone, n_others) == (1, 2), by_node
     os.kill(others[0], signal.SIGKILL)
-    kill_node(folder, "node2", environment)
+    kill_node(folder, lost, environment)
     os.kill(int((folder / "slurmctld.pid").read_text()), signal.SIGKILL)
     watch.until(lambda: len(watch.first) >= 2, "the last worker goes on")
     succeeded(HERE / "slurm.sh", "controller", folder)

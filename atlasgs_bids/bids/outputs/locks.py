@@ -1,19 +1,22 @@
 """One run at a time for each session: the lock, and what a killed run has left behind."""
 
+import errno
 import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.errors import SessionHeldError
 from atlasgs_bids.runtime.files import TEMPORARY, session_mark
 
 _LOCK_NAME = ".tmp-lock"
+_GONE = (errno.ENOENT, errno.ESTALE)
+_MOST_ATTEMPTS = 20
 
 
 @contextmanager
@@ -25,10 +28,8 @@ def session_lock(out_dir: Path, participant: str, session: str | None) -> Iterat
     """
     path = _lock_path(out_dir, participant, session)
     folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=1, thread_local=False)
     try:
-        lock.acquire()
+        lock = _acquired(path)
     except Timeout as error:
         raise SessionHeldError(
             f"{session_label(participant, session)} is being processed by another run "
@@ -46,6 +47,25 @@ def session_lock(out_dir: Path, participant: str, session: str | None) -> Iterat
         _remove_if_empty(folder, out_dir)
 
 
+def _acquired(path: Path) -> BaseFileLock:
+    """The lock at a path; Timeout where another process has it.
+
+    Whoever lets go of a lock removes its file and, of a session without results, the folder: between making
+    the folder and opening the file here that is no failure. A network file system calls it a stale handle.
+    """
+    for attempts_left in reversed(range(_MOST_ATTEMPTS)):
+        lock = FileLock(path, timeout=1, thread_local=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:  # Timeout is one, without a number
+            if error.errno not in _GONE or not attempts_left:
+                raise
+        else:
+            return lock
+    raise AssertionError("the last attempt returns or raises")
+
+
 def lock_holder(out_dir: Path, participant: str, session: str | None) -> str | None:
     """Who holds the results of a session (``process 12 on node3``), None: nobody. Changes nothing."""
     path = _lock_path(out_dir, participant, session)
@@ -56,10 +76,11 @@ def lock_holder(out_dir: Path, participant: str, session: str | None) -> str | N
     try:
         # Shared, as a network file system asks of a file that is open for reading; let go of at once.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return _owner(path)
+    except OSError as error:
+        return None if error.errno in _GONE else _owner(path)
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # the file may have gone meanwhile
+            os.close(descriptor)
     return None
 
 
