@@ -14,7 +14,7 @@ from atlasgs_bids.app import cli, worker
 from atlasgs_bids.app.outcomes import status_of
 from atlasgs_bids.errors import InputError
 from tests.bids_datasets import Dataset
-from tests.runs import TIMEOUT_S, atlasgs, command, outputs
+from tests.runs import TIMEOUT_S, command, outputs
 from tests.validation import validator_errors
 
 LABELS = ("01", "02", "03", "04")
@@ -82,15 +82,6 @@ def test_two_workers_do_everything_once_and_name_each_failure_once(shared):
     assert {path.name for path in out_dir.glob("sub-*.html")} == {f"sub-{label}.html" for label in LABELS}
     assert list(out_dir.rglob(".tmp-*")) == []
     assert validator_errors(out_dir) == []
-
-
-def test_workers_give_what_one_run_gives(shared, bids_dir, tmp_path):
-    out_dir, _ = shared
-    atlasgs(bids_dir, tmp_path / "out", "--participant-label", "01", "--omp-nthreads", "1")
-    paths = [path for path in (tmp_path / "out" / "sub-01" / "anat").iterdir() if path.suffix == ".gz"]
-    assert len(paths) > 4
-    for path in paths:
-        assert path.read_bytes() == (out_dir / "sub-01" / "anat" / path.name).read_bytes(), path.name
 
 
 def test_the_same_batch_tries_nothing_again_and_another_one_does(shared, bids_dir):
