@@ -89,7 +89,8 @@ def status_of(out_dir: Path, bids_dir: Path | None, participants: Collection[str
     bids_dir = bids_dir or _raw_dataset(out_dir)
     expected = _participants(bids_dir) if bids_dir else []
     plans, metrics, crashes = read_plans(out_dir), _metrics(out_dir), _crashes(out_dir)
-    found = [*_of_plans(plans, metrics, crashes, out_dir), *_unplanned_results(plans, metrics)]
+    found = [outcome for plan in plans for outcome in _of_plan(plan, metrics, crashes, out_dir)]
+    found += _unplanned_results(plans, metrics)
     known = {outcome.participant for outcome in found} | {plan.participant for plan in plans}
     found += [
         Outcome(label, None, f"sub-{label}", "missing", _NOT_PLANNED)
@@ -151,37 +152,35 @@ def _crashes(out_dir: Path) -> dict[str, _Crash]:
     return found
 
 
-def _of_plans(
-    plans: Sequence[Planned], metrics: Collection[str], crashes: Mapping[str, _Crash], out_dir: Path
+def _of_plan(
+    plan: Planned, metrics: Collection[str], crashes: Mapping[str, _Crash], out_dir: Path
 ) -> Iterator[Outcome]:
-    for plan in plans:
-        undone = [label for label, path in plan.targets.items() if path not in metrics]
-        holder = lock_holder(out_dir, plan.participant, plan.session) if undone else None
+    def outcome(label: str, state: str, said: str = "", details: str | None = None) -> Outcome:
+        return Outcome(plan.participant, plan.session, label, state, said, details)
 
-        def outcome(label: str, state: str, said: str = "", details: str | None = None) -> Outcome:
-            return Outcome(plan.participant, plan.session, label, state, said, details)  # noqa: B023
+    def latest(*labels: str) -> _Crash | None:
+        """Since the plan was last changed: what failed before that may be mended."""
+        found = [crashes[label] for label in labels if label in crashes]
+        return max((crash for crash in found if crash.written_s >= plan.written_s), default=None)
 
-        def latest(*labels: str) -> _Crash | None:
-            """Since the plan was last changed: what failed before that may be mended."""
-            found = [crashes[label] for label in labels if label in crashes]
-            return max((crash for crash in found if crash.written_s >= plan.written_s), default=None)  # noqa: B023
-
-        for target in plan.targets:
-            label = f"{plan.label} {target}"
-            crash = latest(label, plan.label, f"sub-{plan.participant}")
-            if target not in undone:
-                yield outcome(label, "done")
-            elif holder is not None:
-                yield outcome(label, "running", holder)
-            elif crash is not None:
-                yield outcome(label, "failed", crash.message, crash.path)
-            else:
-                yield outcome(label, "missing", _NOT_BEGUN)
-        for label, message in plan.failures.items():
-            yield outcome(label, "failed", message, crashes[label].path if label in crashes else None)
-        no_page = latest(f"{plan.label} page")
-        if no_page is not None and not session_page(out_dir, plan.participant, plan.session).exists():
-            yield outcome(f"{plan.label} page", "failed", no_page.message, no_page.path)
+    undone = [label for label, path in plan.targets.items() if path not in metrics]
+    holder = lock_holder(out_dir, plan.participant, plan.session) if undone else None
+    for target in plan.targets:
+        label = f"{plan.label} {target}"
+        crash = latest(label, plan.label, f"sub-{plan.participant}")
+        if target not in undone:
+            yield outcome(label, "done")
+        elif holder is not None:
+            yield outcome(label, "running", holder)
+        elif crash is not None:
+            yield outcome(label, "failed", crash.message, crash.path)
+        else:
+            yield outcome(label, "missing", _NOT_BEGUN)
+    for label, message in plan.failures.items():
+        yield outcome(label, "failed", message, crashes[label].path if label in crashes else None)
+    no_page = latest(f"{plan.label} page")
+    if no_page is not None and not session_page(out_dir, plan.participant, plan.session).exists():
+        yield outcome(f"{plan.label} page", "failed", no_page.message, no_page.path)
 
 
 def _unplanned_results(plans: Sequence[Planned], metrics: Mapping[str, Path]) -> Iterator[Outcome]:
