@@ -24,8 +24,11 @@ HOST=$(hostname -s)
 N_NODES=${3:-1}
 NODES=("$HOST")
 PORTS=16818
+SIZE="CPUs=$(nproc)"
 if [ "$N_NODES" -gt 1 ]; then
     mapfile -t NODES < <(seq -f 'node%g' "$N_NODES")
+    # Of a size that does not depend on this machine.
+    SIZE="Sockets=2 CoresPerSocket=1 ThreadsPerCore=1"
     PORTS="[16818-$((16817 + N_NODES))]"
 fi
 NAMES=$(IFS=, && echo "${NODES[*]}")
@@ -48,6 +51,7 @@ CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 StateSaveLocation=$DIR/state
 SlurmdSpoolDir=$DIR/spool/%n
 SlurmdTimeout=10
+SlurmdParameters=config_overrides
 SlurmctldPidFile=$DIR/slurmctld.pid
 SlurmdPidFile=$DIR/slurmd-%n.pid
 SlurmctldLogFile=$DIR/slurmctld.log
@@ -64,7 +68,7 @@ MpiDefault=none
 SwitchType=switch/none
 PropagateResourceLimits=NONE
 ReturnToService=2
-NodeName=$NAMES NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$PORTS CPUs=$(nproc) RealMemory=$MEMORY_MB State=UNKNOWN
+NodeName=$NAMES NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$PORTS $SIZE RealMemory=$MEMORY_MB State=UNKNOWN
 PartitionName=main Nodes=$NAMES Default=YES MaxTime=INFINITE State=UP
 CONF
 munged --force --key-file="$DIR/munge/key" --socket="$DIR/socket/munge" --pid-file="$DIR/munged.pid" \

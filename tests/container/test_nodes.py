@@ -21,7 +21,7 @@ from tests.runs import FAST
 
 pytestmark = pytest.mark.container
 
-N_PARTICIPANTS, N_WORKERS = 10, 3
+N_PARTICIPANTS, N_WORKERS = 9, 3
 NODES = ("node1", "node2")
 TIMEOUT_S = 480
 
@@ -120,7 +120,7 @@ def test_a_node_a_worker_and_the_controller_die_and_nothing_is_lost(nodes, tmp_p
     watch, begin_s = Watch(out_dir), time.monotonic()
     submit = (sys.executable, "-m", "atlasgs_bids.app.submit", dataset.root, out_dir, "--partition", "main")
     size = ("--workers", N_WORKERS, "--cpus-per-worker", 1, "--mem-per-worker", 1.5, "--time", 30)
-    slow = ("--scaffold-steps", 3000)  # some seconds a participant: what dies, dies in the middle of one
+    slow = ("--scaffold-steps", 600)  # some seconds a participant: what dies, dies in the middle of one
     said = succeeded(*submit, *size, *FAST, *slow, env=environment)
     batch, array, group = re.match(
         r"batch (\S+): array (\d+) of 3 workers, then group job (\d+)", said
