@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import thousand
 import trust
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -15,17 +14,3 @@ def test_the_table_of_trust_is_what_was_measured():
     assert table in (DOCS / "benchmarks.md").read_text("utf-8")
     rows[0]["inside_lesions"] = 0.123
     assert trust.table(rows) != table
-
-
-def test_the_table_of_a_thousand_is_what_was_measured():
-    """And nothing of it grows faster than the participants do."""
-    results = json.loads((DOCS / "measured/thousand.json").read_text("utf-8"))
-    assert thousand.table(results) in (DOCS / "cluster.md").read_text("utf-8")
-    assert list(results) == ["100", "300", "1000"]
-    for step in thousand.STEPS:
-        small, middle, large = (results[n][step] for n in results)
-        per_participant = [(b["cpu_seconds"] - a["cpu_seconds"]) / n
-                           for a, b, n in ((small, middle, 200), (middle, large, 700))]  # fmt: skip
-        assert per_participant[1] < 1.5 * max(per_participant[0], 0.002), step
-        assert large["peak_mib"] < 2 * small["peak_mib"] + 300, step
-    assert results["1000"]["group"]["seconds"] < 60
