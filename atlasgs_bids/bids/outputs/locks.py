@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,8 @@ from atlasgs_bids.runtime.files import TEMPORARY, session_mark
 
 _LOCK_NAME = ".tmp-lock"
 _GONE = (errno.ENOENT, errno.ESTALE)
-_MOST_ATTEMPTS = 20
+_MOST_ATTEMPTS, _AGAIN_S = 20, 0.2
+"""Together longer than a client of a network file system remembers a file that is gone (GlusterFS: 1 s)."""
 
 
 @contextmanager
@@ -61,6 +63,7 @@ def _acquired(path: Path) -> BaseFileLock:
         except OSError as error:  # Timeout is one, without a number
             if error.errno not in _GONE or not attempts_left:
                 raise
+            time.sleep(_AGAIN_S)
         else:
             return lock
     raise AssertionError("the last attempt returns or raises")
