@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import thousand
 import trust
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -14,3 +15,15 @@ def test_the_table_of_trust_is_what_was_measured():
     assert table in (DOCS / "benchmarks.md").read_text("utf-8")
     rows[0]["inside_lesions"] = 0.123
     assert trust.table(rows) != table
+
+
+def test_the_table_of_a_thousand_is_what_was_measured():
+    """And nothing of it grows faster than the participants do."""
+    results = json.loads((DOCS / "measured/thousand.json").read_text("utf-8"))
+    assert thousand.table(results) in (DOCS / "cluster.md").read_text("utf-8")
+    assert list(results) == ["100", "300", "1000"]
+    for step in thousand.STEPS:
+        small, middle, large = (results[n][step] for n in results)
+        assert large["cpu_seconds"] < 1.15 * 1000 / 300 * middle["cpu_seconds"], step
+        assert large["peak_mib"] < small["peak_mib"] + 1000 * 0.2, step
+    assert results["1000"]["group"]["seconds"] < 60
