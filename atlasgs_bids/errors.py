@@ -12,6 +12,10 @@ class InputError(AtlasgsError):
     """Input data that cannot be processed as they are."""
 
 
+class SessionHeldError(InputError):
+    """A session that another process works on."""
+
+
 class ConfigurationError(AtlasgsError):
     """A setting, or a combination of settings, that cannot be honoured (exit code 2)."""
 

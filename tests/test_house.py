@@ -38,7 +38,7 @@ def test_a_long_file_says_why(path):
     assert (reason in (ast.get_docstring(ast.parse(text)) or "")) == is_long
 
 
-@pytest.mark.parametrize("module", ["atlasgs_bids", "atlasgs_bids.app.render"])
+@pytest.mark.parametrize("module", ["atlasgs_bids", "atlasgs_bids.app.render", "atlasgs_bids.app.status"])
 def test_help_loads_nothing_heavy(module):
     command = [sys.executable, "-X", "importtime", "-m", module, "--help"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

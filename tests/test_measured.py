@@ -5,6 +5,7 @@ from pathlib import Path
 
 import circular
 import consumers
+import thousand
 import trust
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -31,3 +32,15 @@ def test_the_table_of_consumers_is_what_was_measured():
 def test_the_table_of_circularity_is_what_was_measured():
     rows = json.loads((DOCS / "measured/circular.json").read_text("utf-8"))
     assert circular.table(rows) in (DOCS / "export.md").read_text("utf-8")
+
+
+def test_the_table_of_a_thousand_is_what_was_measured():
+    """And nothing of it grows faster than the participants do."""
+    results = json.loads((DOCS / "measured/thousand.json").read_text("utf-8"))
+    assert thousand.table(results) in (DOCS / "cluster.md").read_text("utf-8")
+    assert list(results) == ["100", "300", "1000"]
+    for step in thousand.STEPS:
+        small, middle, large = (results[n][step] for n in results)
+        assert large["cpu_seconds"] < 1.15 * 1000 / 300 * middle["cpu_seconds"], step
+        assert large["peak_mib"] < small["peak_mib"] + 1000 * 0.2, step
+    assert results["1000"]["group"]["seconds"] < 60

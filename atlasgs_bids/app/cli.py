@@ -132,6 +132,13 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "an estimate from their T1w, and the size of chunks on the CPU. No hard limit.",
 )
 @click.option(
+    "--worker",
+    callback=options.batch,
+    metavar="BATCH",
+    help="Be one of several processes, here or on other machines, that share the sessions of one OUT_DIR "
+    "until nothing is left; what fails is not tried again by workers of the same name (any word).",
+)
+@click.option(
     "--device",
     callback=options.device,
     metavar="auto|cpu|cuda[:n]",

@@ -36,6 +36,8 @@ class RunConfig:
     """Participants at the same time, each in its own process; 1: all in this one, one after the other."""
     memory_mib: float | None = None
     """What all processes together may need, by estimate (budget.py); None: not looked at."""
+    worker: str | None = None
+    """Name of the batch whose workers share the sessions of ``out_dir``; None: this run has them all."""
     stop_on_first_crash: bool = False
     overwrite: bool = False
     reports_only: bool = False

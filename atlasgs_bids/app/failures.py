@@ -28,7 +28,7 @@ class Failed:
     message: str
     traceback: str = ""
     session: str | None = None
-    """Of a session that could not be planned, so that nothing else knows it."""
+    """Of what could not be planned, so that nothing else knows it."""
 
 
 @dataclass(frozen=True)

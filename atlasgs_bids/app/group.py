@@ -9,10 +9,11 @@ from typing import Any
 from atlasgs_bids.app.citation import save_citation
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.contents_files import load_json
-from atlasgs_bids.app.group_page import GROUP_PAGE, sidecar_beside, write_group_page
+from atlasgs_bids.app.group_page import GROUP_PAGE, write_group_page
 from atlasgs_bids.bids.entities import parse_entities
 from atlasgs_bids.bids.outputs.dataset import check_out_dir
 from atlasgs_bids.bids.outputs.names import json_path
+from atlasgs_bids.bids.outputs.results import result_sidecar
 from atlasgs_bids.errors import ConfigurationError, InputError
 from atlasgs_bids.report.methods import Described
 from atlasgs_bids.runtime.files import load_tsv, names_in, save_json, save_tsv
@@ -54,7 +55,8 @@ def gather(config: RunConfig, participants: Sequence[str]) -> bool:
         except OSError as error:
             raise ConfigurationError(f"{table_path} cannot be written ({error.strerror})") from error
         logger.info("%s: %d images", table_path, len(of_suffix))
-        absent = [p for p in participants if found[p] and not set(found[p]) & set(of_suffix)]
+        with_one = {parse_entities(path)["subject"] for path in of_suffix}
+        absent = [p for p in participants if found[p] and p not in with_one]
         if absent:
             logger.info("%s: none of %s", table_path.name, ", ".join(f"sub-{label}" for label in absent))
     save_citation([_described(path) for path in paths], config)
@@ -115,7 +117,7 @@ def _described(metrics: Path) -> Described:
     """One result for the methods text."""
     rows = load_tsv(metrics)
     suffix = parse_entities(metrics)["modality"]
-    return Described(suffix, load_json(sidecar_beside(metrics)), rows[0] if rows else {})
+    return Described(suffix, load_json(result_sidecar(metrics)), rows[0] if rows else {})
 
 
 def _columns_of(metrics: Path) -> dict[str, Any]:

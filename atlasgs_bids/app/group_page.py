@@ -1,13 +1,15 @@
 """``group.html``: all participants on one page, from the tables that the group level writes."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.contents_files import load_json
-from atlasgs_bids.bids.entities import image_label, parse_entities, session_label
+from atlasgs_bids.bids.entities import image_label, session_label
 from atlasgs_bids.bids.outputs.names import session_page, session_rating, target_outputs
+from atlasgs_bids.bids.outputs.results import restored_entities, result_sidecar
 from atlasgs_bids.report.columns import metrics_dictionary
 from atlasgs_bids.report.group_page import GroupContents, GroupImage, Missing, group_html
 from atlasgs_bids.report.section import key_of
@@ -16,8 +18,6 @@ from atlasgs_bids.version import __version__
 
 GROUP_PAGE = "group.html"
 _NO_METRICS = ("participant_id", "session_id")
-_OF_RESULTS = ("space", "res", "desc", "modality", "extension", "datatype")
-"""Entities that a result has beyond those of its target."""
 
 
 def write_group_page(
@@ -37,16 +37,15 @@ def write_group_page(
 
 
 def _image(config: RunConfig, metrics: Path, row: Mapping[str, str]) -> GroupImage:
-    found = parse_entities(metrics)
-    participant, session, suffix = found["subject"], found.get("session"), found["modality"]
-    own = {name: value for name, value in found.items() if name not in _OF_RESULTS} | {"suffix": suffix}
-    outputs = target_outputs(config.out_dir, {**own, "datatype": found["datatype"]})
+    own = restored_entities(metrics)
+    participant, session = own["subject"], own.get("session")
+    outputs = target_outputs(config.out_dir, own)
     page, label = session_page(config.out_dir, participant, session), image_label(own)
-    sidecar = sidecar_beside(metrics)
+    sidecar = result_sidecar(metrics)
     stated = load_json(sidecar).get("Warnings")
     thumbnail = outputs.figure.with_name(sidecar.stem.replace("_desc-sr_", "_desc-thumbnail_") + ".jpg")
     return GroupImage(
-        kind=suffix,
+        kind=own["suffix"],
         participant=session_label(participant, session),
         label=label,
         link=f"{page.name}#{key_of(label)}" if page.exists() else "",
@@ -55,13 +54,6 @@ def _image(config: RunConfig, metrics: Path, row: Mapping[str, str]) -> GroupIma
         rating=_rating(page, label),
         thumbnail=thumbnail,
     )
-
-
-def sidecar_beside(metrics: Path) -> Path:
-    """The result's sidecar: its own name holds the resolution, which may be another one now."""
-    suffix = parse_entities(metrics)["modality"]
-    name = metrics.name.replace(f"_mod-{suffix}", "").replace("_metrics.tsv", f"_{suffix}.json")
-    return metrics.with_name(name)
 
 
 def _rating(page: Path, label: str) -> str:
@@ -74,18 +66,15 @@ def _rating(page: Path, label: str) -> str:
 
 def _missing(config: RunConfig, participants: Sequence[str], with_results: set[str]) -> list[Missing]:
     """Sessions with a page and no results, and participants without either."""
-    found = []
-    for participant in participants:
-        whole = session_page(config.out_dir, participant, None)
-        pages = [
-            *([whole] if whole.exists() else []),
-            *sorted(config.out_dir.glob(f"sub-{participant}_ses-*.html")),
-        ]
-        if config.session_ids:
-            pages = [page for page in pages if page.stem.rpartition("_ses-")[2] in config.session_ids]
-        labels = {page.stem.replace("_", " "): page.name for page in pages}
-        found += [Missing(label, name) for label, name in labels.items() if label not in with_results]
-        known = {*with_results, *labels}
-        if not any(label.split(" ")[0] == f"sub-{participant}" for label in known):
-            found.append(Missing(f"sub-{participant}"))
+    pages_of: defaultdict[str, list[Path]] = defaultdict(list)
+    for page in sorted(config.out_dir.glob("sub-*.html")):
+        name, _, session = page.stem.partition("_ses-")
+        if not config.session_ids or session in config.session_ids:
+            pages_of[name].append(page)
+    found, whole = [], {label.split(" ")[0] for label in with_results}
+    for name in (f"sub-{participant}" for participant in participants):
+        labels = {page.stem.replace("_", " "): page.name for page in pages_of[name]}
+        found += [Missing(label, page) for label, page in labels.items() if label not in with_results]
+        if name not in whole and not labels:
+            found.append(Missing(name))
     return found

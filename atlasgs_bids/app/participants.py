@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.export import is_exported, write_export
@@ -13,7 +13,7 @@ from atlasgs_bids.bids.outputs.locks import session_lock
 from atlasgs_bids.bids.outputs.names import session_page
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.targets import TargetPlan
-from atlasgs_bids.errors import InputError
+from atlasgs_bids.errors import InputError, SessionHeldError
 from atlasgs_bids.runtime.costs import ResourceMonitor
 from atlasgs_bids.runtime.devices import use_device
 from atlasgs_bids.runtime.progress import Progress
@@ -72,11 +72,24 @@ def write_session_page(
     plan: SubjectPlan, config: RunConfig, failures: Sequence[Failed], progress: Progress
 ) -> Failed | None:
     """Write the page of a session; why there is none, if so. Another run that holds it writes its own."""
+    try:
+        with session_lock(config.out_dir, plan.participant, plan.session):
+            return write_page_held(plan, config, failures, progress)
+    except SessionHeldError as error:
+        logger.debug("%s: no page: %s", plan.label, error)
+    except Exception as error:  # noqa: BLE001 - as below
+        return failed(plan.participant, f"{plan.label} page", error)
+    return None
+
+
+def write_page_held(
+    plan: SubjectPlan, config: RunConfig, failures: Sequence[Failed], progress: Progress
+) -> Failed | None:
+    """The same, of a session whose lock this process holds."""
     from atlasgs_bids.app.pages import write_page  # noqa: PLC0415 - as below
 
     try:
-        with session_lock(config.out_dir, plan.participant, plan.session):
-            write_page(plan, config, failures, progress)
+        write_page(plan, config, failures, progress)
     except InputError as error:
         logger.debug("%s: no page: %s", plan.label, error)
     except Exception as error:  # noqa: BLE001 - the results are there, whatever their page lacks
@@ -129,20 +142,26 @@ def _log_skipped(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> No
 
 
 def _process_session(plan: SubjectPlan, config: RunConfig, progress: Progress) -> list[Failed]:
+    try:
+        if not config.reports_only:
+            use_device(
+                config.restoration.device
+            )  # the same for every session of a process; a GPU that is taken fails here
+        with session_lock(config.out_dir, plan.participant, plan.session):
+            return process_held(plan, config, progress)
+    except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
+        return [failed(plan.participant, plan.label, error)]
+
+
+def process_held(plan: SubjectPlan, config: RunConfig, progress: Progress) -> list[Failed]:
+    """The targets of a session whose lock this process holds; what failed."""
     # Both load torch and matplotlib, which a run over finished participants does without.
     from atlasgs_bids.app.redraw import redraw_subject  # noqa: PLC0415
     from atlasgs_bids.app.session import process_subject  # noqa: PLC0415
 
     process = redraw_subject if config.reports_only else process_subject
     try:
-        if not config.reports_only:
-            use_device(
-                config.restoration.device
-            )  # the same for every session of a process; a GPU that is taken fails here
-        with ExitStack() as stack:
-            stack.enter_context(session_lock(config.out_dir, plan.participant, plan.session))
-            if config.resource_monitor:
-                stack.enter_context(_monitored(plan, config, progress))
+        with _monitored(plan, config, progress) if config.resource_monitor else nullcontext():
             result = process(plan, config, progress)
     except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
         return [failed(plan.participant, plan.label, error)]

@@ -11,7 +11,7 @@ from rich.console import Console
 from atlasgs_bids.app.budget import within_budget
 from atlasgs_bids.app.citation import write_citation
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.failures import Failed, failed, record
+from atlasgs_bids.app.failures import Failed, record
 from atlasgs_bids.app.group import gather
 from atlasgs_bids.app.participants import (
     all_finished,
@@ -20,16 +20,16 @@ from atlasgs_bids.app.participants import (
     unfinished,
     write_session_page,
 )
+from atlasgs_bids.app.planned import record_plans
+from atlasgs_bids.app.planning import log_plan, plan_participant
+from atlasgs_bids.app.worker import check_worker, work
 from atlasgs_bids.app.workers import process_in_parallel
-from atlasgs_bids.bids.entities import session_label
-from atlasgs_bids.bids.inputs.discover import SubjectInputs, discover_participant
-from atlasgs_bids.bids.inputs.ignore import BIDSIGNORE
 from atlasgs_bids.bids.inputs.preprocessed import check_targets_from
 from atlasgs_bids.bids.inputs.selection import selected_participants
 from atlasgs_bids.bids.inputs.validate import check_dataset, validation_errors
 from atlasgs_bids.bids.outputs.dataset import check_out_dir, check_paths, write_dataset_files
 from atlasgs_bids.bids.outputs.raw import raw_dir
-from atlasgs_bids.bids.plan.session import SubjectPlan, plan_subject
+from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.table import plan_table
 from atlasgs_bids.errors import ConfigurationError, listed, shortened
 from atlasgs_bids.imaging.profile import read_slice_profile
@@ -54,6 +54,7 @@ def _run(config: RunConfig, progress: Progress) -> Ended:
         config.out_dir,
         {"work dir": config.work_dir, "BIDS database dir": config.bids_database_dir},
     )
+    check_worker(config)
     anchor_session = config.plan.anchor_session
     sessions = [*config.session_ids, *([anchor_session] if anchor_session is not None else [])]
     participants = selected_participants(config.bids_dir, config.participant_labels, sessions)
@@ -61,8 +62,12 @@ def _run(config: RunConfig, progress: Progress) -> Ended:
         return Ended(EXIT_DONE if gather(config, participants) else EXIT_FAILED)
     # Fewer participants than processes leave more threads for each.
     config = _checked_settings(replace(config, n_procs=min(config.n_procs, len(participants))))
+    if config.worker is not None and not config.dry_run:
+        return work(participants, config, progress)
     _validate(config, participants)
-    plans, failures = _plan(config, participants)
+    planned = {participant: plan_participant(participant, config) for participant in participants}
+    plans = [plan for of_one, _ in planned.values() for plan in of_one]
+    failures = [failure for _, of_one in planned.values() for failure in of_one]
     _check_scaffold(config, plans)
     if config.dry_run:
         _print_plan(plans, failures)
@@ -75,6 +80,9 @@ def _run(config: RunConfig, progress: Progress) -> Ended:
             "--export raw: between its slices a restored image follows the T1w; surfaces that are refined "
             "with it are in part refined with the T1w once more (docs/export.md)"
         )
+    if not config.reports_only:
+        for participant, (of_one, problems) in planned.items():
+            record_plans(participant, of_one, problems, config)
     for failure in failures:
         record(failure, config)
     _write_other_pages(plans, failures, config)
@@ -88,52 +96,12 @@ def _run(config: RunConfig, progress: Progress) -> Ended:
     return Ended(EXIT_FAILED if failures else EXIT_DONE, last_line)
 
 
-def _plan(config: RunConfig, participants: Sequence[str]) -> tuple[list[SubjectPlan], list[Failed]]:
-    plans: list[SubjectPlan] = []
-    failures: list[Failed] = []
-    for participant in participants:
-        try:
-            found = _discover(config, participant)
-        except Exception as error:  # noqa: BLE001 - whatever breaks one participant breaks no other
-            failures.append(failed(participant, session_label(participant, None), error))
-            continue
-        for inputs in found:
-            try:
-                plan = plan_subject(inputs, config.plan, config.naming)
-            except Exception as error:  # noqa: BLE001 - nor does it break another session
-                label = session_label(participant, inputs.session)
-                failures.append(failed(participant, label, error, inputs.session))
-                continue
-            plans.append(plan)
-            failures += [
-                Failed(participant, f"{plan.label} {label}", message) for label, message in plan.failures
-            ]
-    return plans, failures
-
-
-def _discover(config: RunConfig, participant: str) -> list[SubjectInputs]:
-    """The sessions of a participant, as asked for; a warning where there are none."""
-    found = discover_participant(
-        config.bids_dir,
-        participant,
-        config.session_ids,
-        config.bids_filters,
-        config.derivatives,
-        config.bids_database_dir,
-        config.targets_from,
-    )
-    if not found:
-        where = f" in session {', '.join(config.session_ids)}" if config.session_ids else ""
-        logger.warning("sub-%s: no images%s, or none that %s leaves", participant, where, BIDSIGNORE)
-    return found
-
-
 def _process(
     plans: Sequence[SubjectPlan], config: RunConfig, progress: Progress
 ) -> tuple[list[Failed], list[str]]:
     """Failures, and the participants that ``--stop-on-first-crash`` left undone."""
     for plan in plans:
-        _log_plan(plan)
+        log_plan(plan)
     busy = [plan for plan in plans if plan.targets and unfinished(plan, config)]
     participants = [list(of_one) for _, of_one in groupby(busy, lambda plan: plan.participant)]
     if config.n_procs > 1 and len(participants) > 1:
@@ -223,16 +191,6 @@ def _validate(config: RunConfig, participants: Sequence[str]) -> None:
     check_dataset(config.bids_dir)
     for line in validation_errors(config.bids_dir, participants):
         logger.warning("BIDS validation: %s", line)
-
-
-def _log_plan(plan: SubjectPlan) -> None:
-    logger.info("%s: anchor %s (%s)", plan.label, plan.anchor.path.name, plan.anchor_reason)
-    for path, reason in plan.skipped:
-        logger.info("%s: skipping %s: %s", plan.label, path.name, reason)
-    for text in plan.warnings:
-        logger.warning("%s: %s", plan.label, text)
-    if not plan.targets and not plan.failures:
-        logger.warning("%s: nothing to restore: no thick slices", plan.label)
 
 
 def _print_plan(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> None:

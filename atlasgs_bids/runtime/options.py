@@ -158,6 +158,14 @@ def label(key: str) -> Callable[[click.Context, click.Parameter, str | None], st
     return clean
 
 
+def batch(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The name of a batch, which is a folder's too."""
+    if value is not None and not re.fullmatch(r"[0-9a-zA-Z][\w.+-]{0,63}", value, re.ASCII):
+        text = f"{value!r}, expected a word of at most 64 letters, digits and .+-_"
+        raise click.BadParameter(text, ctx, param)
+    return value
+
+
 def filters(
     kinds: Collection[str], entities: Collection[str]
 ) -> Callable[[click.Context, click.Parameter, Path | None], dict[str, dict[str, Any]]]:

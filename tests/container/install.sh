@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Install what the container and SLURM tests need, where this is Debian and root may. Fails nowhere: the tests
+# Install what the tests of containers, SLURM and network files need, where this is Debian and root may. Fails nowhere: the tests
 # that lack something say so and are skipped.
-PACKAGES=(buildah podman runc fuse-overlayfs debootstrap netavark slurm-wlm slurm-client munge)
+PACKAGES=(buildah podman runc fuse-overlayfs debootstrap netavark slurm-wlm slurm-client munge
+    glusterfs-server glusterfs-client)
 
 MISSING=
-for tool in buildah podman runc debootstrap sbatch munged; do
+for tool in buildah podman runc debootstrap sbatch munged gluster; do
     command -v "$tool" >/dev/null || MISSING="$MISSING $tool"
 done
 if [ -z "$MISSING" ]; then

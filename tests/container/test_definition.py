@@ -1,4 +1,4 @@
-"""singularity.def, run section by section, and the job scripts of docs/hpc.md on a real SLURM."""
+"""singularity.def, run section by section, and the job scripts of docs/cluster.md on a real SLURM."""
 
 import os
 import re
@@ -58,8 +58,10 @@ def cluster(tmp_path_factory):
 
 
 def code_blocks():
-    """The shell scripts of docs/hpc.md: participants, group, submit."""
-    return re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "hpc.md").read_text(encoding="utf-8"), re.DOTALL)
+    """The shell scripts of docs/cluster.md: participants, group, submit."""
+    return re.findall(
+        r"```bash\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8"), re.DOTALL
+    )
 
 
 def test_the_array_and_its_dependent_group_job_run_as_documented(definition_image, cluster, tmp_path, report):

@@ -1,37 +1,41 @@
 """One run at a time for each session: the lock, and what a killed run has left behind."""
 
+import errno
+import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from atlasgs_bids.bids.entities import session_label
-from atlasgs_bids.errors import InputError
+from atlasgs_bids.errors import SessionHeldError
 from atlasgs_bids.runtime.files import TEMPORARY, session_mark
 
 _LOCK_NAME = ".tmp-lock"
 _SHARED_FILES_S = 60
 """They are small: whoever holds them for longer has hung."""
+_GONE = (errno.ENOENT, errno.ESTALE)
+_MOST_ATTEMPTS, _AGAIN_S = 20, 0.2
+"""Together longer than a client of a network file system remembers a file that is gone (GlusterFS: 1 s)."""
 
 
 @contextmanager
 def session_lock(out_dir: Path, participant: str, session: str | None) -> Iterator[None]:
-    """Hold the results of one session for this process; InputError where another process holds them.
+    """Hold the results of one session for this process; SessionHeldError where another process holds them.
 
     Whoever holds the lock owns every temporary file of the session: the one that wrote it has died, and the
     file is removed. The system lets go of the lock of a killed process, on whichever host it ran.
     """
-    folder = out_dir / f"sub-{participant}" / (f"ses-{session}" if session else "")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _LOCK_NAME
-    lock = FileLock(path, timeout=1, thread_local=False)
+    path = _lock_path(out_dir, participant, session)
+    folder = path.parent
     try:
-        lock.acquire()
+        lock = _acquired(path)
     except Timeout as error:
-        raise InputError(
+        raise SessionHeldError(
             f"{session_label(participant, session)} is being processed by another run "
             f"({_owner(path)}), which goes on; wait for it, or choose other participants"
         ) from error
@@ -57,6 +61,48 @@ def dataset_lock(root: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)  # while it is held, as above
+
+
+def _acquired(path: Path) -> BaseFileLock:
+    """The lock at a path; Timeout where another process has it.
+
+    Whoever lets go of a lock removes its file and, of a session without results, the folder: between making
+    the folder and opening the file here that is no failure. A network file system calls it a stale handle.
+    """
+    for attempts_left in reversed(range(_MOST_ATTEMPTS)):
+        lock = FileLock(path, timeout=1, thread_local=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:  # Timeout is one, without a number
+            if error.errno not in _GONE or not attempts_left:
+                raise
+            time.sleep(_AGAIN_S)
+        else:
+            return lock
+    raise AssertionError("the last attempt returns or raises")
+
+
+def lock_holder(out_dir: Path, participant: str, session: str | None) -> str | None:
+    """Who holds the results of a session (``process 12 on node3``), None: nobody. Changes nothing."""
+    path = _lock_path(out_dir, participant, session)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        # Shared, as a network file system asks of a file that is open for reading; let go of at once.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return None if error.errno in _GONE else _owner(path)
+    finally:
+        with suppress(OSError):  # the file may have gone meanwhile
+            os.close(descriptor)
+    return None
+
+
+def _lock_path(out_dir: Path, participant: str, session: str | None) -> Path:
+    return out_dir / f"sub-{participant}" / (f"ses-{session}" if session else "") / _LOCK_NAME
 
 
 def _owner(path: Path) -> str:
