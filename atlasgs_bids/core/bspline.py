@@ -103,9 +103,7 @@ class ControlGrid:
         t = position - first - 1
         if (t < -1e-9).any() or (t > 1 + 1e-9).any():
             raise ValueError(f"points leave the control grid by {max(-t.min(), t.max() - 1):.3g} spacings")
-        x, y, z = (
-            _weights(t[:, axis], order) / self.spacing_mm**order for axis, order in enumerate(orders)
-        )
+        x, y, z = (_weights(t[:, axis], order) / self.spacing_mm**order for axis, order in enumerate(orders))
         values = np.einsum("na,nb,nc->nabc", x, y, z).reshape(len(t), -1)
         along = [first[:, axis, None] + np.arange(_SUPPORT) for axis in range(3)]
         columns = along[0][:, :, None, None] * self.shape[1] + along[1][:, None, :, None]
@@ -127,6 +125,8 @@ def _weights(t: Array, order: int) -> Array:
 
 def _operator(matrix: sparse.csr_matrix, points_mm: Tensor) -> SparseOperator:
     matrix.sort_indices()
-    starts, columns = (torch.from_numpy(part).to(points_mm.device) for part in (matrix.indptr, matrix.indices))
+    starts, columns = (
+        torch.from_numpy(part).to(points_mm.device) for part in (matrix.indptr, matrix.indices)
+    )
     values = torch.from_numpy(matrix.data).to(points_mm)
     return SparseOperator(starts, columns, values, matrix.shape[1])

@@ -1,10 +1,10 @@
-"""How an echo-planar image is squeezed and stretched: a smooth displacement by the evidence of position.py.
+"""How an echo-planar image is squeezed and stretched: a smooth displacement by the evidence.
 
-A point p of the head is acquired at p + u(p) d, along the phase-encoding axis d alone, and its signal is kept:
-it is spread over 1 + ∂u/∂d of its length and divided by that (Chang and Fitzpatrick 1992). So the Gaussians
-are displaced and their amplitudes divided, y = A S(u) D(u) a + noise, the amplitudes staying those of the
-undistorted head. u is a cubic B-spline; J of position.py, with a penalty on its bending, is least at the u
-that is looked for, together with the position.
+A point p of the head is acquired at p + u(p) d, along the phase-encoding axis d alone, and its signal is
+kept: it is spread over 1 + ∂u/∂d of its length and divided by that (Chang and Fitzpatrick 1992). So the
+Gaussians are displaced and their amplitudes divided, y = A S(u) D(u) a + noise, the amplitudes staying those
+of the undistorted head. u is a cubic B-spline; J of position.py, with a penalty on its bending, is least at
+the u that is looked for, together with the position.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from atlasgs_bids.core.bspline import ControlGrid
@@ -48,6 +47,16 @@ class Stiffness:
 
 
 @dataclass(frozen=True)
+class SmoothShift:
+    """What displacements may be like."""
+
+    control: ControlGrid
+    direction: Array
+    """Unit vector (3,) of the anchor's world along which points are displaced."""
+    stiffness: Stiffness
+
+
+@dataclass(frozen=True)
 class FoundDeformation:
     """Where the head lay and how it was displaced, relative to where it was looked for."""
 
@@ -56,9 +65,11 @@ class FoundDeformation:
     control: ControlGrid
     coefficients: Array
     """(m,) of u, mm."""
-    value: float
-    """J with its penalty."""
-    n_evaluations: int
+
+    @property
+    def parameters(self) -> Array:
+        """(6 + m,): those of DeformationEvidence."""
+        return np.concatenate([self.motion, self.coefficients])
 
 
 class DeformationEvidence:
@@ -74,22 +85,22 @@ class DeformationEvidence:
         prior: QuadraticPrior,
         regularization: float,
         frame: RigidFrame,
-        control: ControlGrid,
-        direction: Array,
-        stiffness: Stiffness,
+        shift: SmoothShift,
         chunk_elements: int = 2**24,
+        asked: Tensor | None = None,
     ) -> None:
         """``observation``: where the stack is looked for; its weights hold for all displacements.
 
-        ``direction``: unit vector (3,) of the anchor's world along which points are displaced.
+        ``asked``: above 0 for voxels that are to be predicted as well.
         """
         self._term, self._gaussians, self._prior = observation, gaussians, prior
-        self._needed = observation.acquisition.adjoint(observation.weights) > 0
+        wanted = observation.weights if asked is None else observation.weights + asked
+        self._needed = observation.acquisition.adjoint(wanted) > 0
         self._regularization, self._frame, self._chunk_elements = regularization, frame, chunk_elements
-        self.control = control
-        self._direction = torch.from_numpy(np.asarray(direction, np.float64)).to(gaussians.means_mm)
+        control, stiffness = shift.control, shift.stiffness
+        self._direction = torch.from_numpy(np.asarray(shift.direction, np.float64)).to(gaussians.means_mm)
         self._basis = control.basis(gaussians.means_mm)
-        self._slopes = control.slope_basis(gaussians.means_mm, direction)
+        self._slopes = control.slope_basis(gaussians.means_mm, shift.direction)
         voxel_mm3 = abs(
             float(torch.linalg.det(observation.world_from_lattice[:3, :3].double()))
             / float(torch.linalg.det(observation.acquisition.native_from_lattice[:3, :3]))
@@ -119,6 +130,13 @@ class DeformationEvidence:
         gradient = np.concatenate([by_motion, by_control.double().cpu().numpy() + 2 * held])
         return value + float(coefficients @ held), gradient
 
+    def predicted(self, parameters: Array) -> Tensor:
+        """The slices as the amplitudes of the least J at these parameters have them."""
+        term, _, _ = self._at(parameters[:_N_RIGID], parameters[_N_RIGID:])
+        objective = Objective((term,), self._prior, self._regularization)
+        amplitudes = objective.solve(None, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
+        return term.slices_from_amplitudes.forward(amplitudes)
+
     def steps(self) -> Array:
         """(6 + m, 6 + m): an inverse of J's curvature, as it is guessed before anything is known.
 
@@ -129,7 +147,9 @@ class DeformationEvidence:
         amplitudes = objective.solve(self._amplitudes, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
         self._amplitudes = amplitudes
         image = term.splat.forward(amplitudes) * self._needed
-        lattice_direction = torch.linalg.inv(term.world_from_lattice[:3, :3].double()) @ self._direction.cpu().double()
+        lattice_direction = (
+            torch.linalg.inv(term.world_from_lattice[:3, :3].double()) @ self._direction.cpu().double()
+        )
         slope = sum(
             float(along) * torch.gradient(image, dim=axis)[0] for axis, along in enumerate(lattice_direction)
         )
@@ -162,10 +182,10 @@ class DeformationEvidence:
 
 
 def find_deformation(
-    evidence: DeformationEvidence, start: Array, most_steps: int = _MOST_STEPS, enough: float = _ENOUGH_MM
+    evidence: DeformationEvidence, start: FoundDeformation, most_steps: int = _MOST_STEPS
 ) -> FoundDeformation:
-    """The least J near ``start`` (6 + m,), to about a twentieth of a millimetre."""
-    reached = descended(evidence.value_and_gradient, start, evidence.steps(), enough, most_steps)
-    return FoundDeformation(
-        reached.x[:_N_RIGID], evidence.control, reached.x[_N_RIGID:], reached.value, evidence.n_evaluations
+    """The least J near ``start``, whose control points are the evidence's, to a twentieth of a millimetre."""
+    reached = descended(
+        evidence.value_and_gradient, start.parameters, evidence.steps(), _ENOUGH_MM, most_steps
     )
+    return replace(start, motion=reached.x[:_N_RIGID], coefficients=reached.x[_N_RIGID:])

@@ -30,6 +30,7 @@ DESCRIPTIONS = {
         if suffix != "T1w"
     },
     "atlasgs": "The Gaussians that were fitted to the anchor",
+    "deformable": "Position with a displacement along the phase-encoding axis",
     "motion": "Where the head was during each slice, relative to its stack",
     "longitudinal": "How well the scaffold of one session explains the T1w of another",
 }
@@ -66,6 +67,7 @@ space of the same participant's T1w image, from this participant's own scans alo
 - `*_desc-srstd_*.nii.gz`: standard deviation of the result's error, where held-out slices say that it errs
 - `*_desc-*trusted_mask.nii.gz`: where the error is below half the local contrast; its sidecar says how sure
 - `*_from-*_to-T1w_mode-image_xfm.txt`: rigid registration, ITK text
+- `*_mode-image_desc-deformable_xfm.nii.gz`: the same with displacement, ITK fields in both directions
 - `*_desc-sr_metrics.tsv`: quality measures without a reference; `group_*.tsv` gathers them
 - `*_desc-anchor_T1w.nii.gz`, `*_desc-atlasgs_scaffold.*`: the T1w image that was used and its Gaussians
 - `sub-*.html`: a page for each session, to look at before its results are used; `group.html`: everybody

@@ -96,6 +96,10 @@ class TargetOutputs:
     """Where the result may be believed, output grid."""
     xfm: Path
     """ITK text; its point map goes from the anchor to the target."""
+    deformed_to_anchor: Path
+    """ITK displacement field over the anchor: its points to the target's; where the target is displaced."""
+    deformed_from_anchor: Path
+    """The same over the target: its points to the anchor's."""
     scaffold_npz: Path
     """Amplitudes of the shared Gaussians and the target's own Gaussians."""
     metrics_tsv: Path
@@ -181,6 +185,7 @@ def target_outputs(
     """Output paths of a target; ``resolution`` as ``--resolution`` has it."""
     suffix = target_entities["suffix"]
     on_grid = {"space": "T1w", "res": resolution_label(resolution)}
+    deformed = {"mode": "image", "desc": "deformable"}
 
     def path(name_suffix: str, extension: str, **entities: str) -> Path:
         return derivative_path(out_dir, target_entities, name_suffix, extension, **entities)
@@ -195,6 +200,8 @@ def target_outputs(
         fov_mask=path("mask", ".nii.gz", desc=f"{suffix}fov", **on_grid),
         trusted_mask=path("mask", ".nii.gz", desc=f"{suffix}trusted", **on_grid),
         xfm=path("xfm", ".txt", **{"from": suffix, "to": "T1w", "mode": "image"}),
+        deformed_to_anchor=path("xfm", ".nii.gz", **{"from": suffix, "to": "T1w"}, **deformed),
+        deformed_from_anchor=path("xfm", ".nii.gz", **{"from": "T1w", "to": suffix}, **deformed),
         scaffold_npz=path("scaffold", ".npz", modality=suffix, space="T1w", desc="atlasgs"),
         # The suffix is "metrics", so the modality that it describes stands in mod-.
         metrics_tsv=path("metrics", ".tsv", modality=suffix, desc="sr", **on_grid),
