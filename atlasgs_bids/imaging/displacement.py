@@ -78,6 +78,24 @@ class Displacement:
         return np.asarray(np.linalg.det(np.eye(3) + by_world))
 
 
+def parted(whole: Displacement, points_mm: Array) -> tuple[Array, Displacement]:
+    """p -> p + u(p) as a displacement and then the rigid map (4, 4) that comes nearest to it (Kabsch 1976).
+
+    ``points_mm`` (n, 3) lie all over the head. What is left is small, whatever the position.
+    """
+    moved = points_mm + whole.at(points_mm)
+    centre, there = points_mm.mean(0), moved.mean(0)
+    left, _, right = np.linalg.svd((moved - there).T @ (points_mm - centre))
+    rotation = left @ np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))]) @ right
+    rigid = np.eye(4)
+    rigid[:3, :3], rigid[:3, 3] = rotation, there - rotation @ centre
+    nodes = centres_mm(whole.grid)
+    back = np.linalg.inv(rigid)
+    rest = (nodes + whole.vectors_mm.reshape(-1, 3)) @ back[:3, :3].T + back[:3, 3] - nodes
+    vectors = rest.astype(np.float32).reshape(whole.vectors_mm.shape)
+    return rigid, Displacement(vectors, whole.grid)
+
+
 def unwarped(
     image: Volume, grid: Grid, target_from_anchor: Array, displacement: Displacement
 ) -> npt.NDArray[np.float32]:

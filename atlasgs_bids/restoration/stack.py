@@ -12,10 +12,17 @@ import numpy.typing as npt
 from atlasgs_bids.core.position import Rises
 from atlasgs_bids.core.rigid import Parameters, UncertainPosition
 from atlasgs_bids.core.slice_profile import FoundProfile
-from atlasgs_bids.imaging.displacement import Displacement
+from atlasgs_bids.errors import ConfigurationError
+from atlasgs_bids.imaging.displacement import Displacement, parted
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
-from atlasgs_bids.imaging.registration.register import Registration, given_registration, register
+from atlasgs_bids.imaging.registration.register import (
+    Registration,
+    foreground_points,
+    given_registration,
+    moved_registration,
+    register,
+)
 from atlasgs_bids.imaging.slices import SliceGeometry
 from atlasgs_bids.imaging.volume import Grid, Volume, blocks_of, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
@@ -130,15 +137,30 @@ class PlacedStack:
 def place(
     stack: StackInput, acquired: Volume, anchor: Anchor, config: RestorationSettings, progress: Progress
 ) -> PlacedStack:
-    """The stack registered to the anchor; what registration warns of is logged."""
-    method = "header" if config.registration == "header" else "rigid"
+    """The stack registered to the anchor; what registration warns of is logged.
+
+    Where a displacement is given, the position is what is rigid in it, after the given transform or from
+    that in the headers.
+    """
+    method = "header" if config.registration == "header" or stack.displacement is not None else "rigid"
     if stack.transform is not None:
         registration = given_registration(anchor.volume, anchor.foreground, acquired, stack.transform)
     else:
         registration = register(anchor.volume, anchor.foreground, acquired, method)
+    displacement = stack.displacement
+    if displacement is not None:
+        if config.core.geometry.mode != "frozen":
+            raise ConfigurationError(
+                f"{stack.name}: a displacement is given and --geometry {config.core.geometry.mode}, expected "
+                "one of them: the Gaussians that it displaces are the T1w's; use --geometry frozen"
+            )
+        points_mm = foreground_points(anchor.volume, anchor.foreground)
+        rigid, displacement = parted(displacement, points_mm)
+        position = registration.target_from_anchor @ rigid
+        registration = replace(moved_registration(registration, position, points_mm), method="derivative")
     for text in registration.warnings:
         logger.warning("%s", progress.led(text))
-    return PlacedStack(stack, acquired, registration, displacement=stack.displacement)
+    return PlacedStack(stack, acquired, registration, displacement=displacement)
 
 
 def covered(
