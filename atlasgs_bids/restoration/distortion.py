@@ -41,8 +41,8 @@ _CONTROL_MM = 20.0
 """Between control points at last; twice that at first."""
 _FIRST_MM, _LAST_MM, _MOST_GAUSSIANS = 4.0, 3.0, 60_000
 _REGULARIZATION = 1.0
-_STIFFNESS = Stiffness(bending=10.0, size=1e-4)
-_FIRST_STEPS, _LAST_STEPS = 20, 15
+_STIFFNESS = Stiffness(bending=30.0, size=1e-4)
+_FIRST_STEPS, _AGAIN_STEPS, _LAST_STEPS = 20, 8, 15
 _JUDGED_BY = 0.1
 """λ at which slices are predicted, as elsewhere: at the stiff one of the search far slices say too much."""
 _BLOCK_MM = 16.0
@@ -92,7 +92,7 @@ def with_displacement(
             said = f"{stack.source.name}: held-out slices do not confirm a displacement"
             logger.info("%s", progress.led(f"{said} ({100 * gain:.1f} ± {100 * error:.1f} %)"))
             return _judged(stack, Distortion(gain, error, None))
-    start = search.found(first, start, _FIRST_STEPS)
+    start = search.found(first, start, _FIRST_STEPS if gain is None else _AGAIN_STEPS)
     last = search.seen(search.last_mm)
     if last is not None:
         start = search.found(last, search.finer(start), _LAST_STEPS)

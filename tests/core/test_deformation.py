@@ -105,7 +105,7 @@ def test_a_known_squeeze_is_found(scene):
     gaussians, prior, contrast = scene
     control = ControlGrid.around(gaussians.means_mm, 8.0)
     index = np.indices(control.shape).reshape(3, -1) * 8.0 + np.array(control.first_mm)[:, None]
-    truth = 1.5 * np.exp(-((index - 6.0) ** 2).sum(0) / (2 * 5.0**2))
+    truth = 2.5 * np.exp(-((index - 6.0) ** 2).sum(0) / (2 * 5.0**2))
     world = torch.eye(4, dtype=torch.float64)
     weights = torch.ones(12, 12, 6)
     weights[:2] = weights[-2:] = weights[:, :2] = weights[:, -2:] = 0.0
