@@ -105,7 +105,7 @@ def test_nothing_is_displaced_that_is_not_said_to_be(anchor):
 
 
 def test_a_displacement_that_is_given_is_used(anchor):
-    """Slices are predicted where it has the head, in the intensities that it makes of it; with its position."""
+    """Slices are predicted where it has the head, with the signal that it makes of it; with its position."""
     volume = acquired(displaced=True)
     grid = coarse_grid(anchor.volume.grid)
     nodes = centres_mm(grid)
