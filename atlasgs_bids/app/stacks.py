@@ -19,7 +19,7 @@ def stack_input(stack: StackPlan, settings: RestorationSettings) -> StackInput:
     InputError where it is to be displaced along an axis that its sidecar does not name.
     """
     source, axis = stack.source, None
-    if source.suffix in _ECHO_PLANAR:
+    if source.entities.get("suffix") in _ECHO_PLANAR:
         axis = phase_axis(source.sidecar)
         if axis is None and settings.registration == "deformable":
             stated = source.sidecar.get("PhaseEncodingDirection")
