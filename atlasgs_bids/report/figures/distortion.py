@@ -14,9 +14,11 @@ from scipy import ndimage
 
 _PLANES = ((2, (0, 1), ("R", "L")), (0, (1, 2), ("A", "P")))
 """Axis through the plane, axes across and up it, what lies on its left and right; both drawn from RAS."""
-_AXES = ("R to L", "A to P", "S to I")
+_TOWARDS = ("right", "front", "top")
+"""Of the world's axes."""
+_MARGIN_VOXELS = 4
 _EDGE_COLOUR = "#ffa028"
-_EDGE_SHARE = 0.15
+_EDGE_SHARE = 0.2
 """Of the voxels of the head: those of the steepest intensity of the T1w."""
 _WINDOW_PERCENT = (0.5, 99.5)
 
@@ -50,12 +52,23 @@ def distortion_figure(
     along = nib.orientations.apply_orientation(shown.vectors_mm[..., main], to_ras)
     steep = ndimage.gaussian_gradient_magnitude(anchor, 1.0)
     edges = steep > np.quantile(steep[inside], 1 - _EDGE_SHARE)
+    box = tuple(
+        slice(max(0, int(own.min()) - _MARGIN_VOXELS), int(own.max()) + _MARGIN_VOXELS + 1)
+        for own in np.nonzero(inside)
+    )
+    anchor, acquired, corrected, inside, along, edges = (
+        image[box] for image in (anchor, acquired, corrected, inside, along, edges)
+    )
     window = np.percentile(np.concatenate([acquired[inside], corrected[inside]]), _WINDOW_PERCENT)
     most_mm = max(float(np.abs(along[inside]).max()), 0.5)
     figure = Figure(figsize=(10.5, 7.2), facecolor="black", layout="constrained")
     figure.suptitle(title, color="white", fontsize=10)
     rows = figure.subplots(len(_PLANES), 3)
-    names = ("acquired, T1w's edges", "corrected, T1w's edges", f"displacement, mm, {_AXES[main]} below 0")
+    names = (
+        "acquired, T1w's edges",
+        "corrected, T1w's edges",
+        f"displacement towards the {_TOWARDS[main]}, mm",
+    )
     for row, (axis, (across, up), sides) in zip(rows, _PLANES, strict=True):
         spread = np.where(inside, along**2, 0).sum(axis=(across, up))
         at = int(spread.argmax()) if axis == 2 else int(np.argwhere(inside)[:, axis].mean())
