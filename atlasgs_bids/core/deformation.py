@@ -151,7 +151,9 @@ class DeformationEvidence:
             torch.linalg.inv(term.world_from_lattice[:3, :3].double()) @ self._direction.cpu().double()
         )
         slope = sum(
-            float(along) * torch.gradient(image, dim=axis)[0] for axis, along in enumerate(lattice_direction)
+            float(along) * torch.gradient(image, dim=axis)[0]
+            for axis, along in enumerate(lattice_direction)
+            if image.shape[axis] > 1
         )
         assert isinstance(slope, Tensor)
         seen = term.acquisition.forward(slope * self._needed)
