@@ -46,7 +46,7 @@ _FIRST_STEPS, _AGAIN_STEPS, _LAST_STEPS = 20, 8, 15
 _JUDGED_BY = 0.1
 """λ at which slices are predicted, as elsewhere: at the stiff one of the search far slices say too much."""
 _BLOCK_MM = 16.0
-_SURE = 3.0
+_SURE = 2.0
 """Standard errors by which held-out slices are to be predicted better."""
 _MARGIN_MM = 8.0
 """Of the control points' box around the anchor's support: half a voxel of the coarsest anchor and more."""

@@ -45,7 +45,7 @@ def test_fields_lead_to_the_slices_and_back(out):
     )
     points = np.array([[0.0, 40, 10], [10, 30, 15], [-15, 20, 5], [5, -40, 20]])
     seen = points + there.at(points)
-    assert np.abs(seen[:, 1] - points[:, 1] - shift_mm(points)).max() < 2
+    assert np.abs(seen[:, 1] - points[:, 1] - shift_mm(points)).max() < 3
     np.testing.assert_allclose(seen + back.at(seen), points, atol=0.2)
 
 
@@ -53,8 +53,8 @@ def test_figure_and_metrics_tell_of_it(out):
     assert len(list((out / "sub-01/figures").glob("*_desc-distortion_dwi.png"))) == 1
     (row,) = load_tsv(out / "sub-01/dwi/sub-01_mod-dwi_space-T1w_res-iso_desc-sr_metrics.tsv")
     assert row["registration_method"] == "deformable"
-    assert 0.3 < float(row["distortion_mean"]) < 2
-    assert 4 < float(row["distortion_max"]) < 8
+    assert 0.2 < float(row["distortion_mean"]) < 2
+    assert 3 < float(row["distortion_max"]) < 8
     assert row["distortion_gain"] == "n/a"
     assert validator_errors(out) == []
 
