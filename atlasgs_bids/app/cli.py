@@ -19,7 +19,7 @@ from atlasgs_bids.core.settings import (
     GeometrySettings,
     ScaffoldSettings,
 )
-from atlasgs_bids.restoration.settings import RestorationSettings
+from atlasgs_bids.restoration.settings import REGISTRATIONS, RestorationSettings
 from atlasgs_bids.runtime import options
 from atlasgs_bids.runtime.environment import stand_in_for_user
 from atlasgs_bids.version import __version__
@@ -185,10 +185,12 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("-v", "--verbose", "verbosity", count=True, help="Say more.")
 @click.option(
     "--registration",
-    type=click.Choice(["rigid", "header"]),
+    type=click.Choice(REGISTRATIONS),
     default=DEFAULTS.restoration.registration,
     show_default=True,
-    help="Align the targets with the T1w by mutual information, or trust the headers.",
+    help="Where the targets lie: rigid, from the slices and the T1w; deformable: diffusion and ASL images "
+    "are displaced along their phase-encoding axis as well; auto: those of them whose held-out slices "
+    "confirm it; header: as the headers say.",
 )
 @click.option(
     "--prior",

@@ -15,6 +15,13 @@ from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.outputs.names import TargetOutputs, anchor_outputs, bids_uri, image_sidecar, json_path
 from atlasgs_bids.bids.plan.files import remove_old_files, stack_outputs
 from atlasgs_bids.core.trust import RISK
+from atlasgs_bids.imaging.displacement import (
+    Displacement,
+    anchor_from_target_field,
+    centres_mm,
+    target_from_anchor_field,
+    unwarped,
+)
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import to_nifti
 from atlasgs_bids.imaging.profile import slice_profile
@@ -22,6 +29,7 @@ from atlasgs_bids.imaging.registration.register import write_itk_transform
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.report.columns import metrics_dictionary, motion_dictionary
 from atlasgs_bids.report.figures.calibration import calibration_figure
+from atlasgs_bids.report.figures.distortion import DistortionImages, distortion_figure
 from atlasgs_bids.report.figures.motion import motion_figure
 from atlasgs_bids.report.figures.target import TargetImages, target_figure
 from atlasgs_bids.restoration.metrics import doubts, target_metrics
@@ -93,6 +101,8 @@ def _write_files(run: TargetRun, result: TargetResult) -> dict[str, Any]:
         own = stack_outputs(planned, target, naming)
         with _described(own.xfm, sidecars) as path:
             write_itk_transform(path, stack.registration)
+        if stack.displacement is not None:
+            _write_displacement(stack, stack.displacement, result, own, sidecars)
         if stack.motion:
             _write_motion(stack, own)
         if stack.calibration is not None:
@@ -173,7 +183,37 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
             "from the anchor to the target (LPS, mm)",
             "Sources": sources,
         }
+        field = (
+            "ITK displacement field (LPS, mm) from points of the {} to points of the {}, to resample the {} "
+        )
+        field += "onto the {}; signal is squeezed with space: multiply by the determinant of its Jacobian"
+        for path, words in (
+            (own.deformed_to_anchor, ("anchor", "target", "target", "anchor")),
+            (own.deformed_from_anchor, ("target", "anchor", "anchor", "target")),
+        ):
+            found[path] = {"Description": field.format(*words), "Sources": sources}
     return found
+
+
+def _write_displacement(
+    stack: StackResult, found: Displacement, result: TargetResult, own: TargetOutputs, sidecars: Sidecars
+) -> None:
+    """Where points of the head are found in the slices, and back, as fields and as a figure."""
+    pose, anchor = stack.registration.target_from_anchor, result.anchor
+    grid = anchor.volume.grid
+    _save_described(target_from_anchor_field(found, pose, grid), own.deformed_to_anchor, sidecars)
+    back = anchor_from_target_field(found, pose, stack.acquired.grid)
+    _save_described(back, own.deformed_from_anchor, sidecars)
+    shown = DistortionImages(
+        anchor.volume.data,
+        resample(stack.acquired, grid, pose),
+        unwarped(stack.acquired, grid, pose, found),
+        found.at(centres_mm(grid)).reshape(*grid.shape, 3),
+        anchor.foreground,
+    )
+    with atomic(own.figure_of("distortion")) as path:
+        title = f"{stack.source.name}: displacement along the phase-encoding axis"
+        distortion_figure(path, shown, grid.world_from_voxel, title)
 
 
 def _draw_calibration(stack: StackResult, found: Calibration, own: TargetOutputs) -> None:

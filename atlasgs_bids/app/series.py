@@ -1,5 +1,6 @@
 """A DWI, ASL or M0 series: registered once, then written volume by volume."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.app.outputs import target_sidecars
-from atlasgs_bids.app.stacks import stack_input
+from atlasgs_bids.app.stacks import phase_axis, stack_input
 from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.images import Gradients
 from atlasgs_bids.bids.inputs.companions import gradients_text
@@ -33,6 +34,8 @@ from atlasgs_bids.restoration.stack import PlacedStack, place
 from atlasgs_bids.runtime.costs import Clock
 from atlasgs_bids.runtime.files import atomic, save_json, save_text, save_tsv
 from atlasgs_bids.runtime.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float32]
 
@@ -83,7 +86,8 @@ def _placed(
     run: TargetRun, kinds: SeriesPlan, reference: Volume, scaffold: SessionScaffold, progress: Progress
 ) -> PlacedStack:
     """The reference volume in the position of what is registered; that of a separate scan is final."""
-    stack, settings = stack_input(run.target.stacks[0]), run.config.restoration
+    settings = run.config.restoration
+    stack = stack_input(run.target.stacks[0], settings)
     separate = kinds.registered_by
     if separate is None:
         return place(stack, reference, scaffold.anchor, settings, progress)
@@ -92,9 +96,16 @@ def _placed(
     # As the scan itself is placed where it is a target of its own.
     given_mm = stack.geometry.thickness_mm if stack.geometry.thickness_source == "--slice-thickness" else None
     geometry = slice_geometry(moving.data.shape, moving.world_from_voxel, separate.sidecar, given_mm)
-    own = replace(stack, geometry=geometry, sidecar=separate.sidecar)
+    own = replace(stack, geometry=geometry, sidecar=separate.sidecar, phase_axis=phase_axis(separate.sidecar))
     placed = place(own, moving, scaffold.anchor, settings, progress)
     (found,) = calibrated([placed], scaffold.guides, settings, progress)
+    stated = [image.get("PhaseEncodingDirection") for image in (stack.sidecar, separate.sidecar)]
+    if found.displacement is not None and stated[0] != stated[1]:
+        logger.warning(
+            "%s: encoded along %s, its M0 along %s; it is taken to be undistorted",
+            progress.led(stack.name), *stated,
+        )  # fmt: skip
+        found = replace(found, displacement=None)
     return replace(found, source=stack, acquired=reference)
 
 

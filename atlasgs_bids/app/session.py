@@ -98,7 +98,13 @@ def _placed(
 ) -> tuple[list[PlacedStack], float]:
     start = time.perf_counter()
     placed = [
-        place(stack_input(stack), load_volume(stack.source.path), anchor, config.restoration, progress)
+        place(
+            stack_input(stack, config.restoration),
+            load_volume(stack.source.path),
+            anchor,
+            config.restoration,
+            progress,
+        )
         for stack in target.stacks
     ]
     return placed, time.perf_counter() - start

@@ -81,8 +81,10 @@ def _updated(inverse: Array | None, step: Array, change: Array) -> Array | None:
         return inverse
     if inverse is None:
         inverse = np.eye(len(step)) * seen / float(change @ change)  # the first step shows the scale
-    left = np.eye(len(step)) - np.outer(step, change) / seen
-    return np.asarray(left @ inverse @ left.T + np.outer(step, step) / seen)
+    turned = inverse @ change
+    both = np.outer(turned, step)
+    along = (1 + float(change @ turned) / seen) * np.outer(step, step)
+    return np.asarray(inverse + (along - both - both.T) / seen)
 
 
 def positive_inverse(symmetric: Array, least: float = _LEAST_CURVATURE) -> Array:

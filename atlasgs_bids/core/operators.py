@@ -72,6 +72,23 @@ class Identity(LinearOperator):
         return y.clone()
 
 
+class Diagonal(LinearOperator):
+    """Each element of a vector times its own factor: (n,) or (n, k)."""
+
+    def __init__(self, factors: Float[Tensor, " n"]) -> None:
+        self._factors = factors
+        self.shape_in = self.shape_out = tuple(factors.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self._factors if x.ndim == 1 else self._factors[:, None])
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.forward(y)
+
+    def as_matrix(self) -> sparse.csr_matrix:
+        return sparse.diags(self._factors.cpu().numpy(), format="csr")
+
+
 class Chosen(LinearOperator):
     """Some elements of a vector: (n,) -> (k,)."""
 
@@ -183,6 +200,10 @@ class SparseOperator(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.transposed @ y
+
+    def as_matrix(self) -> sparse.csr_matrix:
+        own = self.matrix.cpu()
+        return sparse.csr_matrix((own.values(), own.col_indices(), own.crow_indices()), shape=own.shape)
 
     @property
     def T(self) -> "SparseOperator":  # noqa: N802 - the transpose has this name in numpy and torch

@@ -131,6 +131,35 @@ class PositionEvidence:
         return replace(term, splat=own, world_from_lattice=world_from_lattice)
 
 
+@dataclass(frozen=True)
+class Pull:
+    """Derivatives of Σ F · S a, F an image on the lattice, by each Gaussian: shift, quaternion, amplitude."""
+
+    force: Float[Tensor, "n 3"]
+    by_quaternion: Float[Tensor, "n 4"]
+    by_amplitude: Float[Tensor, " n"]
+
+
+def pull_of(
+    term: LatticeObservation,
+    gaussians: Gaussians,
+    by_cell: Float[Tensor, "x y z"],
+    amplitudes: Float[Tensor, " n"],
+    chunk_elements: int,
+) -> Pull:
+    """What an image on the lattice of ``term``, where it lies now, pulls each Gaussian by."""
+    operands = [
+        own.detach().requires_grad_() for own in (gaussians.means_mm, gaussians.quaternions, amplitudes)
+    ]
+    means, quaternions, own = operands
+    voxel_from_world = torch.linalg.inv(term.world_from_lattice.double()).to(means)
+    with torch.enable_grad():
+        image = splat(
+            means, gaussians.scales_mm, quaternions, own, voxel_from_world, term.lattice_shape, chunk_elements
+        )
+        return Pull(*torch.autograd.grad(image, operands, by_cell))
+
+
 def motion_scores(
     term: LatticeObservation,
     gaussians: Gaussians,
@@ -144,19 +173,16 @@ def motion_scores(
 
     ``term`` lies where x has moved it.
     """
-    means = gaussians.means_mm.detach().requires_grad_()
-    quaternions = gaussians.quaternions.detach().requires_grad_()
-    voxel_from_world = torch.linalg.inv(term.world_from_lattice.double()).to(means)
-    with torch.enable_grad():
-        image = splat(
-            means, gaussians.scales_mm, quaternions, amplitudes, voxel_from_world, term.lattice_shape,
-            chunk_elements,
-        )  # fmt: skip
-        force, by_quaternion = torch.autograd.grad(image, (means, quaternions), by_cell)
+    return scores_of(pull_of(term, gaussians, by_cell, amplitudes, chunk_elements), gaussians, frame, x)
+
+
+def scores_of(pull: Pull, gaussians: Gaussians, frame: RigidFrame, x: Parameters) -> Float[Tensor, "n 6"]:
+    """What a pull does along the six parameters of the lattice's motion, split by Gaussian."""
+    means, quaternions = gaussians.means_mm.double(), gaussians.quaternions.double()
     shift = torch.from_numpy(x[:3]).to(means.device)
-    arm = means.detach().double() - (frame.centre_mm.to(means.device) + shift)
-    force = force.double()
-    torque = torch.linalg.cross(arm, force) + _turning(by_quaternion.double(), quaternions.detach().double())
+    arm = means - (frame.centre_mm.to(means.device) + shift)
+    force = pull.force.double()
+    torque = torch.linalg.cross(arm, force) + _turning(pull.by_quaternion.double(), quaternions)
     # From a small turn after the motion to a change of its rotation vector.
     jacobian = left_jacobian(x[3:] / frame.radius_mm).to(means.device) / frame.radius_mm
     return -torch.cat([force, torque @ jacobian], dim=1)

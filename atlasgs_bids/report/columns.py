@@ -20,12 +20,21 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "registration_translation": ("Displacement of the centre of the anchor's foreground", "mm"),
     "registration_displacement": ("Mean displacement over the anchor's foreground", "mm"),
     "registration_method": (
-        "rigid: found by registration; header: as in the headers; derivative: of another pipeline", None
+        "rigid: registered; deformable: and displaced; header: as in the headers; derivative: as given", None
     ),
     "registration_error": (
         "Standard error of that position over the anchor's foreground; n/a where the headers were taken",
         "mm",
     ),
+    "distortion_mean": (
+        "Mean displacement along the phase-encoding axis over the anchor's foreground; n/a: taken as rigid",
+        "mm",
+    ),
+    "distortion_max": ("Largest of them", "mm"),
+    "distortion_gain": (
+        "Part of the squared error on held-out slices that it saves; n/a: they were not asked", None
+    ),
+    "distortion_gain_error": ("Standard error of distortion_gain", None),
     "motion_translation": ("Largest translation of a slice; n/a without --motion slice", "mm"),
     "motion_rotation": ("Largest rotation of a slice; n/a without --motion slice", "degree"),
     "fov_coverage": ("Part of the anchor's foreground inside the target's field of view", None),
@@ -75,7 +84,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "solver_converged": ("Whether that is below the tolerance", None),
     "seconds_scaffold": ("Time to fit the scaffold; 0 where it was reused", "s"),
     "seconds_registration": ("Time to register, beside other work", "s"),
-    "seconds_calibration": ("Time to find position and slice profile from the evidence", "s"),
+    "seconds_calibration": ("Time to find position, slice profile and displacement from the evidence", "s"),
     "seconds_appearance": ("Time to fit the amplitudes", "s"),
     "seconds_render": ("Time to render the result and the simulated slices", "s"),
     "seconds_writing": ("Time to write images, sidecars and figures", "s"),

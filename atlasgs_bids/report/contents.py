@@ -22,7 +22,7 @@ class StackFiles:
     """Voxel axis through the slices."""
     thickness_mm: float
     figures: Mapping[str, Path] = field(default_factory=dict)
-    """PNG files that are there, by what they show: ``calibration``, ``motion``."""
+    """PNG files that are there, by what they show: ``calibration``, ``distortion``, ``motion``."""
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,8 @@ def _position(results: Sequence[Described]) -> str:
         "rigid": "by maximising mutual information {mattes2003} with SimpleITK {lowekamp2013}, then the "
         "model's own "
         "evidence, rigidly",
+        "deformable": "by mutual information {mattes2003} and the model's own evidence, rigidly and along "
+        "the phase-encoding axis by cubic B-splines whose signal is kept",
         "header": "by the headers alone",
         "derivative": "by the transform of another pipeline",
     }

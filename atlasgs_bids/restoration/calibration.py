@@ -19,6 +19,7 @@ from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.registration.register import apart_mm, moved_registration
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.restoration.distortion import may_be_displaced, with_displacement
 from atlasgs_bids.restoration.guides import Guides
 from atlasgs_bids.restoration.observation import observe_placed, with_gains
 from atlasgs_bids.restoration.scaffold import SessionScaffold
@@ -49,11 +50,13 @@ def calibrated(
     to find them, profiles found where the setting is ``auto``.
     """
     stacks = list(placed)
-    moves = config.registration == "rigid" and all(not own.source.transforms for own in stacks)
+    moves = config.registration != "header" and all(not own.source.transforms for own in stacks)
     finds_profile = config.slice_profile == "auto"
     known = all(own.calibration is not None for own in stacks)
     if known or not (moves or finds_profile):
         return stacks
+    # A displacement that is given is that of a position, which is given with it or in the headers.
+    moves = moves and all(own.displacement is None for own in stacks)
     first, second = _FIRST_MM, guides.fine_mm
     with progress.stage("calibration") as advance:
         found = None
@@ -64,10 +67,14 @@ def calibrated(
         if found is not None:
             stacks, found = _positioned(stacks, guides, second, found.curvature, config)
         advance(1)
-    if found is None:
-        return stacks
-    pairs = zip(stacks, placed, strict=True)
-    return [_believed(own, before, guides, progress) for own, before in pairs]
+    if found is not None:
+        pairs = zip(stacks, placed, strict=True)
+        stacks = [_believed(own, before, guides, progress) for own, before in pairs]
+    if len(stacks) == 1 and may_be_displaced(stacks[0], config):
+        with progress.stage("distortion") as advance:
+            stacks = [with_displacement(stacks[0], guides, config, progress)]
+            advance(1)
+    return stacks
 
 
 def aligned(image: Volume, name: str, scaffold: SessionScaffold, config: RestorationSettings) -> PlacedStack:

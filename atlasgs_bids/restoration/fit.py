@@ -111,6 +111,7 @@ def _stack_result(
         gain=observation.gain,
         noise_sd=over_assumed * observation.noise_sd,
         calibration=stack.calibration,
+        displacement=stack.displacement,
         contradicted=None if evidence is None else (evidence.contradicted > 0).cpu().numpy(),
         anchor_gain=None if evidence is None else evidence.anchor_gain,
     )

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.core.metrics import edge_agreement, sharpness_ratio
+from atlasgs_bids.imaging.registration.register import foreground_points
 from atlasgs_bids.imaging.slice_motion import largest_movement
 from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.restoration.anchor import Anchor
@@ -121,6 +122,7 @@ def target_metrics(
         "registration_displacement": max(own.displacement_mm for own in registrations),
         "registration_method": ", ".join(dict.fromkeys(own.method for own in registrations)),
         "registration_error": max(position_errors, default=None),
+        **_distortion_metrics(result),
         "motion_translation": max((own[0] for own in movements), default=None),
         "motion_rotation": max((own[1] for own in movements), default=None),
         "fov_coverage": result.coverage,
@@ -144,6 +146,20 @@ def target_metrics(
         "solver_iterations": appearance.solution.n_steps,
         "solver_relative_residual": appearance.solution.relative_residual,
         "solver_converged": appearance.solution.converged,
+    }
+
+
+def _distortion_metrics(result: TargetResult) -> dict[str, Any]:
+    """How far the target is displaced, and what held-out slices say of that; None where nothing is known."""
+    points_mm = foreground_points(result.anchor.volume, result.anchor.foreground)
+    moved = [own.displacement for own in result.stacks if own.displacement is not None]
+    lengths_mm = [np.linalg.norm(own.at(points_mm), axis=1) for own in moved]
+    asked = [own.distortion for own in _calibrations(result) if own.distortion is not None]
+    return {
+        "distortion_mean": max((float(own.mean()) for own in lengths_mm), default=None),
+        "distortion_max": max((float(own.max()) for own in lengths_mm), default=None),
+        "distortion_gain": asked[0].gain if asked else None,
+        "distortion_gain_error": asked[0].gain_error if asked else None,
     }
 
 

@@ -120,6 +120,7 @@ def _result(stack: _MovingStack, appearance: Appearance, over_assumed: float) ->
         gain=stack.whole.gain,
         noise_sd=over_assumed * stack.whole.noise_sd,
         calibration=placed.calibration,
+        displacement=placed.displacement,
         motion=tuple(stack.positions.get(k, AT_REST) for k in range(placed.acquired.data.shape[axis])),
     )
 

@@ -6,17 +6,20 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atlasgs_bids.core.acquisition import AcquisitionOperator, profile_sampling, slice_sampling
 from atlasgs_bids.core.appearance import fit_appearance
+from atlasgs_bids.core.deformation import LEAST_STRETCH
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.operators import Diagonal, LinearOperator
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.settings import AppearanceSettings
 from atlasgs_bids.core.splat.operator import SplatOperator
 from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.displacement import Displacement
 from atlasgs_bids.imaging.grid import fov_mask
 from atlasgs_bids.imaging.profile import SliceProfile, truncation_profile
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
@@ -37,8 +40,12 @@ def observe(
     gaussians: Gaussians,
     profile: SliceProfile,
     config: RestorationSettings,
+    displacement: Displacement | None = None,
 ) -> LatticeObservation:
-    """The operators and weights of a registered stack; InputError where it does not meet the anchor."""
+    """The operators and weights of a registered stack; InputError where it does not meet the anchor.
+
+    ``displacement``: of the head in the anchor's world before ``target_from_anchor``; its signal is kept.
+    """
     native = acquired.grid
     acquisition = _acquisition(stack, native, anchor, profile, config)
     anchor_world_from_native = np.linalg.inv(target_from_anchor) @ native.world_from_voxel
@@ -54,8 +61,9 @@ def observe(
             f"{stack.name}: no slice lies inside the anchor's field of view; check the "
             "orientation in both headers, or register the scans beforehand"
         )
-    splat = SplatOperator(
-        gaussians,
+    shown = gaussians if displacement is None else displaced(gaussians, displacement)
+    splat: LinearOperator = SplatOperator(
+        shown,
         shape,
         torch.from_numpy(anchor_world_from_lattice),
         acquisition.adjoint(weights) > 0,
@@ -68,6 +76,8 @@ def observe(
             f"{stack.name}: no slice crosses the anchor's foreground; check the orientation "
             "in both headers, or register the scans beforehand"
         )
+    if displacement is not None:
+        splat = splat @ Diagonal(shares_of_signal(gaussians, displacement))
     return LatticeObservation(
         slices=torch.from_numpy(acquired.data).to(config.device),
         weights=weights,
@@ -76,6 +86,18 @@ def observe(
         splat=splat,
         world_from_lattice=torch.from_numpy(anchor_world_from_lattice),
     )
+
+
+def displaced(gaussians: Gaussians, displacement: Displacement) -> Gaussians:
+    """The Gaussians where an image of the displaced head shows them."""
+    shift_mm = displacement.at(gaussians.means_mm.double().cpu().numpy())
+    return replace(gaussians, means_mm=gaussians.means_mm + torch.from_numpy(shift_mm).to(gaussians.means_mm))
+
+
+def shares_of_signal(gaussians: Gaussians, displacement: Displacement) -> Float[Tensor, " n"]:
+    """By how much signal that is kept is denser there: one over the stretch."""
+    stretch = displacement.stretch_at(gaussians.means_mm.double().cpu().numpy())
+    return torch.from_numpy(1 / np.maximum(stretch, LEAST_STRETCH)).to(gaussians.means_mm)
 
 
 def _acquisition(
@@ -145,7 +167,10 @@ def observe_placed(
     """The operators and weights of a stack in its position; its noise is not known yet."""
     target_from_anchor = placed.registration.target_from_anchor
     profile = placed.profile(config)
-    return observe(placed.source, placed.acquired, target_from_anchor, anchor, gaussians, profile, config)
+    return observe(
+        placed.source, placed.acquired, target_from_anchor, anchor, gaussians, profile, config,
+        placed.displacement,
+    )  # fmt: skip
 
 
 def support_of(observation: LatticeObservation, anchor: Anchor) -> Bool[Tensor, "X Y Z"]:

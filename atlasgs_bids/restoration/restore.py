@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.displacement import Displacement, read_displacement
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import to_nifti
 from atlasgs_bids.imaging.registration.register import Registration
@@ -146,13 +147,18 @@ def restore(
     *targets: ImageLike | Sequence[ImageLike],
     thickness_mm: float | Sequence[float] | None = None,
     settings: RestorationSettings | None = None,
+    phase_axis: int | None = None,
+    displacement: Displacement | str | Path | None = None,
     progress: bool = False,
 ) -> Result | list[Result]:
     """Each target at isotropic resolution: one Result for one target, else a list of them.
 
     ``scaffold``: what ``fit_scaffold`` gave, or the T1w itself. A list of images is one target in several
     stacks. ``thickness_mm``: of the slices, for all or for each target; None: as far apart as they lie, with
-    a warning. Raises InputError for an image that cannot be used, ConfigurationError for a setting.
+    a warning. ``phase_axis``: voxel axis along which all targets, being echo-planar, may be displaced.
+    ``displacement``: where points of the T1w's world are found in the targets, as another tool has it: an
+    ITK field, or its file. Raises InputError for an image that cannot be used, ConfigurationError for a
+    setting.
     """
     if not targets:
         raise InputError("found no target, expected at least one image after the T1w: restore(t1w, flair)")
@@ -161,10 +167,10 @@ def restore(
         scaffold = fit_scaffold(scaffold, settings, progress=progress)
     thicknesses = _for_each(thickness_mm, len(targets))
     with _progress(progress) as report:
-        found = [
-            _restored(scaffold, _stacks(target), thickness, settings, report.under(_name(target, number)))
-            for number, (target, thickness) in enumerate(zip(targets, thicknesses, strict=True), start=1)
-        ]
+        found = []
+        for number, (target, thickness) in enumerate(zip(targets, thicknesses, strict=True), start=1):
+            stacks = _inputs(target, thickness, phase_axis, displacement)
+            found.append(_restored(scaffold, stacks, settings, report.under(_name(target, number))))
     return found[0] if len(found) == 1 else found
 
 
@@ -195,17 +201,15 @@ def resolved(settings: RestorationSettings) -> RestorationSettings:
 
 def _restored(
     scaffold: SessionScaffold,
-    stacks: Sequence[tuple[str, Volume]],
-    thickness_mm: float | None,
+    stacks: Sequence[tuple[StackInput, Volume]],
     settings: RestorationSettings,
     progress: Progress,
 ) -> Result:
     placed = []
-    for name, volume in stacks:
-        geometry = slice_geometry(volume.data.shape, volume.world_from_voxel, {}, thickness_mm)
-        for text in geometry.warnings:
+    for stack, volume in stacks:
+        for text in stack.geometry.warnings:
             logger.warning("%s", progress.led(text))
-        placed.append(place(StackInput(name, geometry), volume, scaffold.anchor, settings, progress))
+        placed.append(place(stack, volume, scaffold.anchor, settings, progress))
     result = with_smaller_chunks(
         lambda core: restore_stacks(placed, scaffold, replace(settings, core=core), progress),
         settings.core,
@@ -215,6 +219,23 @@ def _restored(
     for text in warnings_of(result):
         logger.warning("%s", progress.led(text))
     return Result(result, settings)
+
+
+def _inputs(
+    target: ImageLike | Sequence[ImageLike],
+    thickness_mm: float | None,
+    phase_axis: int | None,
+    displacement: Displacement | str | Path | None,
+) -> list[tuple[StackInput, Volume]]:
+    """What is known of each stack of a target, and its image."""
+    if isinstance(displacement, (str, Path)):
+        displacement = read_displacement(displacement)
+    found = []
+    for name, volume in _stacks(target):
+        geometry = slice_geometry(volume.data.shape, volume.world_from_voxel, {}, thickness_mm)
+        stack = StackInput(name, geometry, phase_axis=phase_axis, displacement=displacement)
+        found.append((stack, volume))
+    return found
 
 
 def _stacks(target: ImageLike | Sequence[ImageLike]) -> list[tuple[str, Volume]]:

@@ -14,6 +14,7 @@ from atlasgs_bids.core.metrics import misfit_beyond_noise
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.rigid import UncertainPosition
 from atlasgs_bids.core.uncertainty import Uncertainty
+from atlasgs_bids.imaging.displacement import Displacement
 from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample
 from atlasgs_bids.imaging.header import ALIGNED_CODE
 from atlasgs_bids.imaging.registration.register import Registration
@@ -52,6 +53,8 @@ class StackResult:
     """Part of a learned prior's squared error that its anchor saves (core/priors/learned/evidence.py)."""
     calibration: Calibration | None = None
     """What its position and its slice profile were found from; None: taken from headers and registration."""
+    displacement: Displacement | None = None
+    """Of the head in the anchor's world, before its position; None: it is taken to be undistorted."""
     motion: tuple[SlicePosition, ...] = ()
     """Of each slice, relative to the stack; empty: the slices were taken to lie still."""
 

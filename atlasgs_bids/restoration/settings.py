@@ -10,7 +10,7 @@ from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, CoreSettings
 if TYPE_CHECKING:  # loads numpy, and the command line reads its defaults from here
     from atlasgs_bids.imaging.profile import SliceProfile
 
-REGISTRATIONS = ("rigid", "header")
+REGISTRATIONS = ("auto", "rigid", "deformable", "header")
 PRIORS = ("auto", "graph", "learned")
 MOTIONS = ("none", "slice")
 
@@ -23,8 +23,9 @@ class RestorationSettings:
     """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:n``."""
     n_threads: int | None = None
     """Threads of this process that may be counted on; None: one."""
-    registration: str = "rigid"
-    """``rigid`` or ``header``."""
+    registration: str = "auto"
+    """``rigid``; ``deformable``: echo-planar targets are displaced along their phase-encoding axis as well;
+    ``auto``: where held-out slices confirm that; or ``header``."""
     prior: str = "auto"
     """``graph``, ``learned``, or ``auto``: learned for images on a GPU, graph for series and on the CPU."""
     fast: bool = False

@@ -11,10 +11,18 @@ import numpy.typing as npt
 from atlasgs_bids.core.position import Rises
 from atlasgs_bids.core.rigid import Parameters, UncertainPosition
 from atlasgs_bids.core.slice_profile import FoundProfile
+from atlasgs_bids.errors import ConfigurationError
+from atlasgs_bids.imaging.displacement import Displacement, parted
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
 from atlasgs_bids.imaging.registration.itk_files import TransformStep
-from atlasgs_bids.imaging.registration.register import Registration, given_registration, register
+from atlasgs_bids.imaging.registration.register import (
+    Registration,
+    foreground_points,
+    given_registration,
+    moved_registration,
+    register,
+)
 from atlasgs_bids.imaging.slices import SliceGeometry
 from atlasgs_bids.imaging.volume import Grid, Volume, blocks_of, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
@@ -35,6 +43,10 @@ class StackInput:
     """Its metadata, by BIDS name; ``SliceTiming`` and its like say which slices form a shot."""
     transforms: tuple[TransformStep, ...] = ()
     """ITK files that lead from it to the anchor; none: it is registered."""
+    phase_axis: int | None = None
+    """Voxel axis along which an echo-planar image is displaced; None: it is not one, or nobody says."""
+    displacement: Displacement | None = None
+    """Of the head in the anchor's world, before the position, by another pipeline; None: it is looked for."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,18 @@ class PositionSearch:
 
 
 @dataclass(frozen=True)
+class Distortion:
+    """What the slices say of how they are displaced along their phase-encoding axis."""
+
+    gain: float | None
+    """Part of the squared error on held-out slices that a displacement saves; None: they were not asked."""
+    gain_error: float | None
+    """Its standard error."""
+    length_mm: tuple[float, float] | None
+    """Mean and largest length over the anchor's foreground; None: held-out slices did not confirm it."""
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What the model's evidence says of a stack; None: it was not asked, or does not tell."""
 
@@ -57,6 +81,8 @@ class Calibration:
     found_profile: FoundProfile | None = None
     position: UncertainPosition | None = None
     search: PositionSearch | None = None
+    distortion: Distortion | None = None
+    """None: it was not looked for."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -74,6 +100,8 @@ class PlacedStack:
     registration: Registration
     calibration: Calibration | None = None
     """None: headers, sidecar and registration are taken at their word."""
+    displacement: Displacement | None = None
+    """Of the head in the anchor's world, before ``registration``; None: the slices show it undistorted."""
 
     def profile(self, config: RestorationSettings) -> SliceProfile:
         """Of its slices: as found, else as the settings have it."""
@@ -109,14 +137,30 @@ class PlacedStack:
 def place(
     stack: StackInput, acquired: Volume, anchor: Anchor, config: RestorationSettings, progress: Progress
 ) -> PlacedStack:
-    """The stack registered to the anchor; what registration warns of is logged."""
+    """The stack registered to the anchor; what registration warns of is logged.
+
+    Where a displacement is given, the position is what is rigid in it, after the given transform or from
+    that in the headers.
+    """
+    method = "header" if config.registration == "header" or stack.displacement is not None else "rigid"
     if stack.transforms:
         registration = given_registration(anchor.volume, anchor.foreground, acquired, stack.transforms)
     else:
-        registration = register(anchor.volume, anchor.foreground, acquired, config.registration)
+        registration = register(anchor.volume, anchor.foreground, acquired, method)
+    displacement = stack.displacement
+    if displacement is not None:
+        if config.core.geometry.mode != "frozen":
+            raise ConfigurationError(
+                f"{stack.name}: a displacement is given and --geometry {config.core.geometry.mode}, expected "
+                "one of them: the Gaussians that it displaces are the T1w's; use --geometry frozen"
+            )
+        points_mm = foreground_points(anchor.volume, anchor.foreground)
+        rigid, displacement = parted(displacement, points_mm)
+        position = registration.target_from_anchor @ rigid
+        registration = replace(moved_registration(registration, position, points_mm), method="derivative")
     for text in registration.warnings:
         logger.warning("%s", progress.led(text))
-    return PlacedStack(stack, acquired, registration)
+    return PlacedStack(stack, acquired, registration, displacement=displacement)
 
 
 def covered(

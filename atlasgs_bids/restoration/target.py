@@ -159,6 +159,10 @@ def _with_specific(
     more = specific_gaussians(missing, expected, len(scaffold.gaussians), settings)
     if more is None:
         return first
+    shift = placed[0].displacement
+    if shift is not None:  # they lie where the slices show them
+        means_mm = torch.from_numpy(shift.undone(more.means_mm.double().cpu().numpy()))
+        more = replace(more, means_mm=means_mm.to(more.means_mm))
     logger.info("%s", progress.led(f"{len(more)} Gaussians of its own"))
     richer = replace(
         scaffold,

@@ -47,8 +47,8 @@ def session(tmp_path_factory):
     (target,) = plan.targets
     placed = [
         place(
-            stack_input(stack), load_volume(stack.source.path), scaffold.anchor, config.restoration,
-            Progress.quiet(),
+            stack_input(stack, config.restoration), load_volume(stack.source.path), scaffold.anchor,
+            config.restoration, Progress.quiet(),
         )
         for stack in target.stacks
     ]  # fmt: skip

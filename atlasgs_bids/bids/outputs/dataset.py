@@ -28,6 +28,7 @@ DESCRIPTIONS = {
         for suffix in ("T1w", *TARGET_SUFFIXES)
     },
     "atlasgs": "The Gaussians that were fitted to the anchor",
+    "deformable": "Position with a displacement along the phase-encoding axis",
     "motion": "Where the head was during each slice, relative to its stack",
     "longitudinal": "How well the scaffold of one session explains the anchor of another",
 }
@@ -65,6 +66,7 @@ from this participant's own scans alone.
 - `*_desc-srstd_*.nii.gz`: standard deviation of the result's error, where held-out slices say that it errs
 - `*_desc-*trusted_mask.nii.gz`: where the error is below half the local contrast; its sidecar says how sure
 - `*_from-*_to-*_mode-image_xfm.txt`: rigid registration, ITK text
+- `*_mode-image_desc-deformable_xfm.nii.gz`: the same with displacement, ITK fields in both directions
 - `*_desc-sr_metrics.tsv`: quality measures without a reference; `group_*.tsv` gathers them
 - `*_desc-anchor_*.nii.gz`, `*_desc-atlasgs_scaffold.*`: the anchor that was used and its Gaussians
 - `sub-*.html`: a page for each session, to look at before its results are used; `group.html`: everybody

@@ -98,6 +98,10 @@ class TargetOutputs:
     """Where the result may be believed, output grid."""
     xfm: Path
     """ITK text; its point map goes from the anchor to the target."""
+    deformed_to_anchor: Path
+    """ITK displacement field over the anchor: its points to the target's; where the target is displaced."""
+    deformed_from_anchor: Path
+    """The same over the target: its points to the anchor's."""
     scaffold_npz: Path
     """Amplitudes of the shared Gaussians and the target's own Gaussians."""
     metrics_tsv: Path
@@ -183,6 +187,7 @@ def target_outputs(
     """Output paths of a target; ``resolution`` as ``--resolution`` has it, ``space``: the anchor's suffix."""
     suffix = target_entities["suffix"]
     on_grid = {"space": space, "res": resolution_label(resolution)}
+    deformed = {"mode": "image", "desc": "deformable"}
 
     def path(name_suffix: str, extension: str, **entities: str) -> Path:
         return derivative_path(out_dir, target_entities, name_suffix, extension, **entities)
@@ -197,6 +202,8 @@ def target_outputs(
         fov_mask=path("mask", ".nii.gz", desc=f"{suffix}fov", **on_grid),
         trusted_mask=path("mask", ".nii.gz", desc=f"{suffix}trusted", **on_grid),
         xfm=path("xfm", ".txt", **{"from": suffix, "to": space, "mode": "image"}),
+        deformed_to_anchor=path("xfm", ".nii.gz", **{"from": suffix, "to": space}, **deformed),
+        deformed_from_anchor=path("xfm", ".nii.gz", **{"from": space, "to": suffix}, **deformed),
         scaffold_npz=path("scaffold", ".npz", modality=suffix, space=space, desc="atlasgs"),
         # The suffix is "metrics", so the modality that it describes stands in mod-.
         metrics_tsv=path("metrics", ".tsv", modality=suffix, desc="sr", **on_grid),

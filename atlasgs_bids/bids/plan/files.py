@@ -35,7 +35,8 @@ def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
     data, others = [outputs.sr, outputs.fov_mask, outputs.metrics_tsv], [outputs.figure, outputs.thumbnail]
     for own in (stack_outputs(stack, target, naming) for stack in target.stacks):
         data += [own.simulated, own.residual, own.xfm]
-        others.append(own.figure_of("calibration"))
+        data += [own.deformed_to_anchor, own.deformed_from_anchor]
+        others += [own.figure_of("calibration"), own.figure_of("distortion")]
     if target.series is None:
         data += [outputs.srstd, outputs.trusted_mask, outputs.scaffold_npz]
     else:
