@@ -128,7 +128,6 @@ def one_case(
     (rigid,) = calibrated([placed], guides, replace(SETTINGS, registration="rigid"), QUIET)
     found = with_displacement(rigid, guides, SETTINGS, QUIET)
     seconds = time.perf_counter() - start
-    said = found.calibration.distortion if found.calibration else None
     far = np.abs(field) > FAR_MM if np.abs(field).max() > 0 else anchor.foreground
     errors = {name: misplaced(own, anchor, field) for name, own in (("rigid", rigid), ("found", found))}
     return {
@@ -136,11 +135,19 @@ def one_case(
         "rigid": float(errors["rigid"].mean()),
         "found": float(errors["found"].mean()),
         "found95": float(np.percentile(errors["found"], 95)),
-        "gain": f"{-100 * said.gain:+.1f} ± {100 * said.gain_error:.1f}" if said else "",
+        "gain": told(found),
         "rigid_db": restored_db(rigid, guides, truth, far & anchor.foreground),
         "found_db": restored_db(found, guides, truth, far & anchor.foreground),
         "s": seconds,
     }
+
+
+def told(stack: PlacedStack) -> str:
+    """By how much held-out slices are predicted worse with a displacement, %."""
+    said = stack.calibration.distortion if stack.calibration else None
+    if said is None or said.gain is None or said.gain_error is None:
+        return "not asked"
+    return f"{-100 * said.gain:+.1f} ± {100 * said.gain_error:.1f}"
 
 
 def misplaced(stack: PlacedStack, anchor: Anchor, field: np.ndarray) -> np.ndarray:
@@ -152,7 +159,7 @@ def misplaced(stack: PlacedStack, anchor: Anchor, field: np.ndarray) -> np.ndarr
     if stack.displacement is not None:
         seen = points + stack.displacement.at(points)
     pose = stack.registration.target_from_anchor
-    return np.linalg.norm(seen @ pose[:3, :3].T + pose[:3, 3] - true, axis=1)
+    return np.asarray(np.linalg.norm(seen @ pose[:3, :3].T + pose[:3, 3] - true, axis=1))
 
 
 def restored(stack: PlacedStack, guides: Guides, size_mm: float) -> Volume:
@@ -189,7 +196,7 @@ def known_field(shape: tuple[int, ...], inside: np.ndarray, seed: int) -> np.nda
         field += rng.choice([-1, 1]) * rng.uniform(0.5, 1) * np.exp(-squares / (2 * sigma**2))
     noise = ndimage.gaussian_filter(rng.normal(size=shape), 20)
     field += 0.3 * noise / np.abs(noise[inside]).max()
-    return field * PEAK_MM / np.abs(field[inside]).max()
+    return np.asarray(field * PEAK_MM / np.abs(field[inside]).max())
 
 
 def acquired_through(data: np.ndarray, field: np.ndarray) -> np.ndarray:
@@ -204,7 +211,7 @@ def acquired_through(data: np.ndarray, field: np.ndarray) -> np.ndarray:
         )
     slope = np.gradient(field, axis=PHASE_AXIS)
     stretch = 1 + ndimage.map_coordinates(slope, source, order=1, mode="nearest")
-    return ndimage.map_coordinates(data, source, order=3) / stretch
+    return np.asarray(ndimage.map_coordinates(data, source, order=3) / stretch)
 
 
 def in_slices(data: np.ndarray, world_from_voxel: np.ndarray, noise: float) -> Volume:
@@ -235,13 +242,9 @@ def pair(options: argparse.Namespace) -> None:
         shift = np.zeros_like(points) if found.displacement is None else found.displacement.at(points)
         lengths = np.linalg.norm(shift, axis=1)
         rows.append((shift, [restored(own, guides, guides.fine_mm) for own in (rigid, found)]))
-        said = found.calibration.distortion if found.calibration else None
-        told = "not asked"
-        if said is not None and said.gain is not None:
-            told = f"{-100 * said.gain:+.1f} ± {100 * said.gain_error:.1f} % of error"
         print(
             f"{path.name}: {found.registration.method}, {lengths.mean():.2f} mm, most {lengths.max():.1f}; "
-            f"held-out slices {told}; {seconds:.0f} s",
+            f"held-out slices {told(found)} % of error; {seconds:.0f} s",
             flush=True,
         )
         if options.figures and found.displacement is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import circular
 import consumers
+import distortion
 import thousand
 import trust
 
@@ -44,3 +45,9 @@ def test_the_table_of_a_thousand_is_what_was_measured():
         assert large["cpu_seconds"] < 1.15 * 1000 / 300 * middle["cpu_seconds"], step
         assert large["peak_mib"] < small["peak_mib"] + 1000 * 0.2, step
     assert results["1000"]["group"]["seconds"] < 60
+
+
+def test_the_table_of_distortion_is_what_was_measured():
+    rows = json.loads((DOCS / "measured/distortion.json").read_text("utf-8"))
+    assert distortion.table(rows) in (DOCS / "benchmarks.md").read_text("utf-8")
+    assert rows[0]["found"] < 0.7 < rows[0]["rigid"]

@@ -61,7 +61,7 @@ class ControlGrid:
             finer[1::2] = 0.5 * (np.eye(n)[1:] + np.eye(n)[:-1])
             finer[::2] = (6 * np.eye(n) + np.eye(n, k=1) + np.eye(n, k=-1)) / 8
             values = np.moveaxis(np.tensordot(finer, values, axes=(1, axis)), 0, axis)
-        n_i, n_j, n_k = values.shape
+        n_i, n_j, n_k = (2 * n - 1 for n in self.shape)
         grid = replace(self, spacing_mm=self.spacing_mm / 2, shape=(n_i, n_j, n_k))
         return grid, np.asarray(values.reshape(-1), np.float64)
 

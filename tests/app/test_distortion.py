@@ -38,6 +38,7 @@ def out(tmp_path_factory):
     return root / "out"
 
 
+@pytest.mark.slow
 def test_fields_lead_to_the_slices_and_back(out):
     there, back = (
         read_displacement(out / "sub-01/dwi" / f"sub-01_{name}_mode-image_desc-deformable_xfm.nii.gz")
@@ -49,6 +50,7 @@ def test_fields_lead_to_the_slices_and_back(out):
     np.testing.assert_allclose(seen + back.at(seen), points, atol=0.2)
 
 
+@pytest.mark.slow
 def test_figure_and_metrics_tell_of_it(out):
     assert len(list((out / "sub-01/figures").glob("*_desc-distortion_dwi.png"))) == 1
     (row,) = load_tsv(out / "sub-01/dwi/sub-01_mod-dwi_space-T1w_res-iso_desc-sr_metrics.tsv")
@@ -59,6 +61,7 @@ def test_figure_and_metrics_tell_of_it(out):
     assert validator_errors(out) == []
 
 
+@pytest.mark.slow
 def test_the_result_is_not_displaced(out):
     """The b0's edges lie where the T1w has them: where fluid is, it is bright."""
     result = nib.load(out / "sub-01/dwi/sub-01_space-T1w_res-iso_desc-sr_dwi.nii.gz").get_fdata()[..., 0]
