@@ -103,11 +103,15 @@ def test_the_containers_know_every_command():
 
 def first_example():
     """The commands of README's "Use" after the installation, as it has them."""
-    block = README.split("\n## Use\n")[1].split("\n\n")[1]
+    block = README.split("\n## Use\n\n")[1].split("\n\n")[0]
     commands = [shlex.split(line) for line in block.splitlines()]
     assert commands[0][:2] == ["pip", "install"]
     assert [command[0] for command in commands[1:]] == ["atlasgs", "atlasgs"]
     return commands[1:]
+
+
+def test_the_readme_begins_with_commands_that_are_installed():
+    assert {name for name, *_ in first_example()} <= set(SCRIPTS)
 
 
 @pytest.mark.slow
