@@ -41,7 +41,7 @@ from atlasgs_bids.restoration.stack import PlacedStack, StackInput, place
 from atlasgs_bids.runtime.progress import Progress
 
 QUIET = Progress.quiet()
-SETTINGS = RestorationSettings(device="cpu", slice_profile="box")
+SETTINGS = RestorationSettings(device="cpu", registration="auto", slice_profile="box")
 PHASE_AXIS, FACTORS = 1, (2, 2, 4)
 PEAK_MM, FAR_MM = 6.0, 2.0
 LATTICE_MM, REGULARIZATION = 2.0, 0.03

@@ -10,7 +10,7 @@ from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, CoreSettings
 if TYPE_CHECKING:  # loads numpy, and the command line reads its defaults from here
     from atlasgs_bids.imaging.profile import SliceProfile
 
-REGISTRATIONS = ("auto", "rigid", "deformable", "header")
+REGISTRATIONS = ("rigid", "auto", "deformable", "header")
 PRIORS = ("auto", "graph", "learned")
 MOTIONS = ("none", "slice")
 
@@ -23,7 +23,7 @@ class RestorationSettings:
     """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:n``."""
     n_threads: int | None = None
     """Threads of this process that may be counted on; None: one."""
-    registration: str = "auto"
+    registration: str = "rigid"
     """``rigid``; ``deformable``: echo-planar targets are displaced along their phase-encoding axis as well;
     ``auto``: where held-out slices confirm that; or ``header``."""
     prior: str = "auto"

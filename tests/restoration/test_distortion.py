@@ -20,7 +20,7 @@ from atlasgs_bids.runtime.progress import Progress
 from tests.imaging.phantom import T1W, T2W, head
 
 SIZE_MM = 4
-SETTINGS = RestorationSettings(device="cpu", slice_profile="box")
+SETTINGS = RestorationSettings(device="cpu", registration="auto", slice_profile="box")
 HEADER = replace(SETTINGS, registration="header")
 QUIET = Progress.quiet()
 CENTRE = np.array([0.0, 40.0, 10.0])
