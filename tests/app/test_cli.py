@@ -65,7 +65,7 @@ def test_slice_thickness_for_all_and_by_kind(parse):
     assert parse().plan.given_thickness_mm("FLAIR") is None
 
 
-@pytest.mark.parametrize("value", ["thick", "T1w=3", "FLAIR=", "-1", "0", "400", "FLAIR=nan"])
+@pytest.mark.parametrize("value", ["thick", "bold=3", "FLAIR=", "-1", "0", "400", "FLAIR=nan"])
 def test_a_slice_thickness_that_is_none(invoke, value):
     exit_code, output = invoke(f"--slice-thickness={value}")
     assert exit_code == 2
@@ -185,7 +185,7 @@ def test_a_filter_file_of_fmriprep_serves_here_too(parse, invoke, tmp_path):
         ("{", "is not valid JSON"),
         ("[]", "expected {"),
         ('{"t1w": "mprage"}', "expected {"),
-        ('{"bald": {}}', "unknown input 'bald', expected t1w, flair, t2w, pdw"),
+        ('{"bald": {}}', "unknown input 'bald', expected t1w, unit1, mp2rage, flair, t2w, pdw"),
         ('{"t1w": {"acq": "mprage"}}', "unknown entity 'acq'"),
     ],
 )

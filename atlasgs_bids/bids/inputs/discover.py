@@ -124,16 +124,21 @@ def discover_participant(
             preprocessed=tuple(preprocessed),
             transforms=tuple(transforms),
             ignored=tuple(p for p in found.ignored if parse_entities(p).get("session") == session),
-            failures=tuple(
-                (folder.datatype, folder.problem)
-                for folder in files.unreadable
-                if folder.session == session and folder.datatype is not None
-            ),
+            failures=_failures(files, session),
             warnings=found.warnings,
             inversions=found.of("MP2RAGE"),
         )
         for session in _sessions(files, found, session_ids)
     ]
+
+
+def _failures(files: ParticipantFiles, session: str | None) -> tuple[tuple[str, str], ...]:
+    """Folders of a session that cannot be read, by datatype, and why."""
+    return tuple(
+        (folder.datatype, folder.problem)
+        for folder in files.unreadable
+        if folder.session == session and folder.datatype is not None
+    )
 
 
 def _sessions(files: ParticipantFiles, found: _Found, session_ids: Sequence[str]) -> list[str | None]:
