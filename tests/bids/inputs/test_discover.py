@@ -152,7 +152,7 @@ def test_a_dataset_that_calls_itself_a_derivative_has_its_images(tmp_path):
     """As --skip-bids-validation lets it through; frametree (Pydra) makes such datasets."""
     dataset = Dataset.create(tmp_path / "bids", DatasetType="derivative").add_participant("01", "FLAIR")
     (inputs,) = discover_participant(dataset.root, "01")
-    assert names(inputs.anchors) == ["sub-01_T1w.nii.gz"]
+    assert names(inputs.anchors) == ["sub-01_T1w.nii.gz", "sub-01_FLAIR.nii.gz"]
 
 
 def test_derivatives_in_the_dataset_are_no_inputs(dataset):
