@@ -27,7 +27,7 @@ from tests.imaging.phantom import rigid
 from tests.validation import validator_errors
 
 CORE = CoreSettings(
-    scaffold=ScaffoldSettings(n_gaussians=1500, n_steps=2),
+    scaffold=ScaffoldSettings(n_gaussians=3000, n_steps=3),
     appearance=AppearanceSettings(regularization=0.1, max_iterations=10),
 )
 FLAIR_FROM_T1W = rigid([3, -6, 8], [6, -4, 5], np.zeros(3))
