@@ -119,7 +119,8 @@ def test_the_first_example_of_the_readme_runs_in_an_empty_environment(wheel, tmp
     """Everything comes from the package index, at the versions that constraints.txt says."""
     folder = tmp_path / "environment"
     succeeded(sys.executable, "-m", "venv", folder)
-    pip = (folder / "bin" / "pip", "--disable-pip-version-check")
+    # Isolated: what PYTHONPATH lends this process would pass for installed.
+    pip = (folder / "bin" / "python", "-I", "-m", "pip", "--disable-pip-version-check")
     probe = subprocess.run(
         [*map(str, pip), "download", "-q", "--no-deps", "-d", str(tmp_path / "probe"), "click"],
         capture_output=True, text=True, check=False,
