@@ -12,6 +12,9 @@ INPUT_SUFFIXES = {
 
 TARGET_SUFFIXES = tuple(suffix for kind, suffix in INPUT_SUFFIXES.items() if kind != "t1w")
 
+ECHO_PLANAR_SUFFIXES = ("dwi", "asl", "m0scan")
+"""Of targets that are displaced along their phase-encoding axis."""
+
 DATATYPES = {"dwi": "dwi", "asl": "perf", "m0scan": "perf"}
 """Suffix -> the folder it lies in, where that is not ``anat``."""
 
