@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from atlasgs_bids.bids.entities import ECHO_PLANAR_SUFFIXES
 from atlasgs_bids.bids.plan.targets import StackPlan
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import StackInput
 
-_ECHO_PLANAR = ("dwi", "asl", "m0scan")
-"""Suffixes of images that are displaced along their phase-encoding axis."""
 _AXES = {"i": 0, "j": 1, "k": 2}
 
 
@@ -19,7 +18,7 @@ def stack_input(stack: StackPlan, settings: RestorationSettings) -> StackInput:
     InputError where it is to be displaced along an axis that its sidecar does not name.
     """
     source, axis = stack.source, None
-    if source.entities.get("suffix") in _ECHO_PLANAR:
+    if source.entities.get("suffix") in ECHO_PLANAR_SUFFIXES:
         axis = phase_axis(source.sidecar)
         if axis is None and settings.registration == "deformable":
             stated = source.sidecar.get("PhaseEncodingDirection")

@@ -17,6 +17,9 @@ ANCHOR_SUFFIXES = ("T1w", "UNIT1", "T2w", "FLAIR")
 TARGET_SUFFIXES = ("FLAIR", "T2w", "PDw", "dwi", "asl", "m0scan")
 """What is restored; a T1w as well where another contrast is the anchor."""
 
+ECHO_PLANAR_SUFFIXES = ("dwi", "asl", "m0scan")
+"""Of targets that are displaced along their phase-encoding axis."""
+
 DATATYPES = {"dwi": "dwi", "asl": "perf", "m0scan": "perf"}
 """Suffix -> the folder it lies in, where that is not ``anat``."""
 

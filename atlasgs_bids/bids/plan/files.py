@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from atlasgs_bids.bids.entities import ECHO_PLANAR_SUFFIXES
 from atlasgs_bids.bids.outputs.names import Naming, TargetOutputs, companion_path, json_path, target_outputs
 from atlasgs_bids.bids.plan.targets import StackPlan, TargetPlan
 from atlasgs_bids.errors import InputError
@@ -35,8 +36,10 @@ def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
     data, others = [outputs.sr, outputs.fov_mask, outputs.metrics_tsv], [outputs.figure, outputs.thumbnail]
     for own in (stack_outputs(stack, target, naming) for stack in target.stacks):
         data += [own.simulated, own.residual, own.xfm]
-        data += [own.deformed_to_anchor, own.deformed_from_anchor]
-        others += [own.figure_of("calibration"), own.figure_of("distortion")]
+        others.append(own.figure_of("calibration"))
+        if target.entities["suffix"] in ECHO_PLANAR_SUFFIXES:
+            data += [own.deformed_to_anchor, own.deformed_from_anchor]
+            others.append(own.figure_of("distortion"))
     if target.series is None:
         data += [outputs.srstd, outputs.trusted_mask, outputs.scaffold_npz]
     else:
