@@ -73,7 +73,8 @@ def environment(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("environment")
     succeeded(sys.executable, "-m", "venv", "--without-pip", folder)
     install = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install")
-    succeeded(*install, "-q", "--no-deps", "--no-index", wheel)
+    # What PYTHONPATH lends this process would pass for installed.
+    succeeded(*install, "-q", "--no-deps", "--no-index", "--ignore-installed", wheel)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "lent.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return folder

@@ -93,6 +93,7 @@ def test_the_output_tree_is_the_documented_one(run):
     expected = {"dataset_description.json", "README.md", "descriptions.tsv", ".bidsignore"}
     expected |= {"group.html", *(f"logs/CITATION.{ending}" for ending in ("md", "html", "tex", "bib"))}
     expected |= {f"{stem}.html" for stem, _ in TARGETS}
+    expected |= {f"logs/plan/{stem}/{stem}.json" for stem, _ in TARGETS}
     for suffix in ("FLAIR", "T2w"):
         expected |= {f"group_{suffix}.tsv", f"group_{suffix}.json"}
     for stem in {stem for stem, _ in TARGETS}:
