@@ -16,12 +16,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from real import arrange_dataset, participant
-from rich.console import Console
-from rich.table import Table
 
 HERE = Path(__file__).parents[1]
 
@@ -33,7 +32,7 @@ def main() -> int:
         return 0
     bids_dir = arrange(options)
     versions = {"this": HERE, **({"beside": options.beside.absolute()} if options.beside else {})}
-    found: dict[str, object] = {"device": options.device, "cpus": len(os.sched_getaffinity(0))}
+    found: dict[str, Any] = {"device": options.device, "cpus": len(os.sched_getaffinity(0))}
     for prior in options.priors:
         found[prior] = sessions(prior, versions, bids_dir, options)
         save(found, options)
@@ -93,7 +92,7 @@ def sessions(
         name: {stage: statistics.median(one.get(stage, 0.0) for one in of_one) for stage in of_one[-1]}
         for name, of_one in runs.items()
     }
-    show(prior, medians)
+    print(table({prior: medians}), flush=True)
     return medians
 
 
@@ -133,17 +132,22 @@ def stages(out_dir: Path) -> dict[str, float]:
     return found
 
 
-def show(prior: str, medians: Mapping[str, Mapping[str, float]]) -> None:
-    table = Table(title=f"{prior}: median seconds")
-    for column in ("stage", *medians):
-        table.add_column(column)
-    names: Sequence[str] = [*next(iter(medians.values()))]
-    for stage in names:
-        table.add_row(stage, *(f"{of_one.get(stage, float('nan')):.2f}" for of_one in medians.values()))
-    Console(width=100).print(table)
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown: stages of each prior that was run, by version."""
+    columns = {
+        f"{prior}, {name}": of_one
+        for prior in ("learned", "graph")
+        for name, of_one in found.get(prior, {}).items()
+    }
+    stages = [stage for stage in max(columns.values(), key=len) if stage != "other sessions"]
+    lines = ["| stage, s | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for stage in stages:
+        values = [f"{of_one[stage]:.1f}" if stage in of_one else "" for of_one in columns.values()]
+        lines.append(f"| {stage} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
 
 
-def save(found: Mapping[str, object], options: argparse.Namespace) -> None:
+def save(found: Mapping[str, Any], options: argparse.Namespace) -> None:
     (options.out / "speed.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import circular
 import consumers
 import distortion
+import speed
 import thousand
 import trust
 
@@ -51,3 +52,8 @@ def test_the_table_of_distortion_is_what_was_measured():
     rows = json.loads((DOCS / "measured/distortion.json").read_text("utf-8"))
     assert distortion.table(rows) in (DOCS / "benchmarks.md").read_text("utf-8")
     assert rows[0]["found"] < 0.7 < rows[0]["rigid"]
+
+
+def test_the_table_of_stages_is_what_was_measured():
+    found = json.loads((DOCS / "measured/speed.json").read_text("utf-8"))
+    assert speed.table(found) in (DOCS / "benchmarks.md").read_text("utf-8")
