@@ -40,24 +40,26 @@ _OF_THE_FIT = ("SliceThicknessUsed", "SpacingBetweenSlicesUsed", "Prior", "Warni
 
 
 def write_export(plan: SubjectPlan, config: RunConfig) -> None:
-    """Bring the export of a session up to its results: what is there and current stays as it is."""
+    """Bring the export of a session up to its results: what is there and current stays as it is.
+
+    Whoever calls it holds the session's lock.
+    """
     root = raw_dir(config.out_dir)
-    with session_lock(config.out_dir, plan.participant, plan.session):
-        runs = _exported_runs(plan, config)
-        for run in _image_runs(plan, config):
-            if run not in runs:  # its results went before they were to be made again
-                _remove(raw_target_path(root, run.target.entities))
-        if is_exported(plan, config):
-            return
-        targets = [raw_target_path(root, run.target.entities) for run in runs]
-        write_raw_dataset_files(
-            config.out_dir, config.bids_dir, __version__, config.derivatives, plan.participant, targets
-        )
-        with session_lock(root, plan.participant, plan.anchor.entities.get("session")):
-            _export_anchor(plan, config)
-        with session_lock(root, plan.participant, plan.session):
-            for run, path in zip(runs, targets, strict=True):
-                _export_target(run, path)
+    runs = _exported_runs(plan, config)
+    for run in _image_runs(plan, config):
+        if run not in runs:  # its results went before they were to be made again
+            _remove(raw_target_path(root, run.target.entities))
+    if is_exported(plan, config):
+        return
+    targets = [raw_target_path(root, run.target.entities) for run in runs]
+    write_raw_dataset_files(
+        config.out_dir, config.bids_dir, __version__, config.derivatives, plan.participant, targets
+    )
+    with session_lock(root, plan.participant, plan.anchor.entities.get("session")):
+        _export_anchor(plan, config)
+    with session_lock(root, plan.participant, plan.session):
+        for run, path in zip(runs, targets, strict=True):
+            _export_target(run, path)
 
 
 def is_exported(plan: SubjectPlan, config: RunConfig) -> bool:

@@ -30,7 +30,7 @@ def process_participant(
         for failure in failures:
             record(failure, config)
             on_failure(failure)
-        problem = _write_export(plan, config, progress)
+        problem = write_session_export(plan, config, progress)
         failures += _told(problem, failures, config, on_failure)
         problem = write_session_page(plan, config, failures, progress)
         failures += _told(problem, failures, config, on_failure)
@@ -55,13 +55,19 @@ def _told(
     return [problem]
 
 
-def _write_export(plan: SubjectPlan, config: RunConfig, progress: Progress) -> Failed | None:
-    """Write what ``--export`` asks for of a session; why it could not be written, if so."""
+def write_session_export(
+    plan: SubjectPlan, config: RunConfig, progress: Progress, *, held: bool = False
+) -> Failed | None:
+    """Write what ``--export`` asks for of a session; why it could not be written, if so.
+
+    ``held``: this process has the session's lock.
+    """
     if config.export == "none":
         return None
     try:
         with progress.under(plan.label).stage("export") as advance:
-            write_export(plan, config)
+            with nullcontext() if held else session_lock(config.out_dir, plan.participant, plan.session):
+                write_export(plan, config)
             advance(1)
     except Exception as error:  # noqa: BLE001 - the results are there, whatever became of their export
         return failed(plan.participant, f"{plan.label} export", error)

@@ -17,8 +17,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.export import is_exported
 from atlasgs_bids.app.failures import Failed, failed, record
-from atlasgs_bids.app.participants import all_finished, has_page, process_held, write_page_held
+from atlasgs_bids.app.participants import (
+    all_finished,
+    has_page,
+    process_held,
+    write_page_held,
+    write_session_export,
+)
 from atlasgs_bids.app.planned import record_plans
 from atlasgs_bids.app.planning import log_plan, plan_participant
 from atlasgs_bids.bids.inputs.validate import check_dataset
@@ -140,7 +147,7 @@ class _Worker:
         if not plan.targets and not plan.failures:
             return True
         done = all_finished(plan, self.config) and has_page(plan, self.config)
-        return done or self.batch.gave_up(plan.label)
+        return (done and is_exported(plan, self.config)) or self.batch.gave_up(plan.label)
 
     def _process(self, plan: SubjectPlan) -> None:
         """A session that this process holds: what fails is recorded before others may look at it."""
@@ -153,6 +160,8 @@ class _Worker:
             except InputError as error:
                 failures = [failed(plan.participant, plan.label, error)]
             self.n_done += not failures
+        problem = write_session_export(plan, self.config, self.progress, held=True)
+        failures += [problem] if problem is not None and not failures else []
         if failures:
             self.batch.give_up(plan.label)
         for failure in failures:

@@ -59,7 +59,7 @@ def states(out_dir):
 def shared(bids_dir, tmp_path_factory):
     """What two workers at once make of it: their output folder, and how each of them ended."""
     out_dir = tmp_path_factory.mktemp("shared") / "out"
-    workers = [started(bids_dir, out_dir) for _ in range(2)]
+    workers = [started(bids_dir, out_dir, "--export", "raw") for _ in range(2)]
     return out_dir, [ended(process) for process in workers]
 
 
@@ -80,6 +80,10 @@ def test_two_workers_do_everything_once_and_name_each_failure_once(shared):
     assert "".join(failures).count("sub-04 T2w: ") == 1
     assert [code for code, _, _ in ends] == [int(not text.startswith("0 ")) for text in failures]
     assert {path.name for path in out_dir.glob("sub-*.html")} == {f"sub-{label}.html" for label in LABELS}
+    exported = (out_dir / "derivatives" / "raw").glob("sub-*/anat/*_rec-atlasgs_*.nii.gz")
+    assert {path.name for path in exported} == {
+        f"sub-{label}_rec-atlasgs_FLAIR.nii.gz" for label in ("01", "02", "04")
+    }
     assert list(out_dir.rglob(".tmp-*")) == []
     assert validator_errors(out_dir) == []
 
