@@ -14,7 +14,8 @@ for module in pkgutil.walk_packages(atlasgs_bids.__path__, "atlasgs_bids."):
     try:
         importlib.import_module(module.name)
     except ModuleNotFoundError as error:
-        if error.name != "triton":  # torch's CPU wheel comes without it, and nothing asks for it there
+        # torch's CPU wheel comes without Triton, and an image without the extra nipype; nothing asks for them there.
+        if error.name not in ("triton", "nipype"):
             raise
 
 # The first optimiser loads torch's compiler package; the first figure, matplotlib's PNG writer.
