@@ -14,7 +14,7 @@ for module in pkgutil.walk_packages(atlasgs_bids.__path__, "atlasgs_bids."):
     try:
         importlib.import_module(module.name)
     except ModuleNotFoundError as error:
-        # torch's CPU wheel comes without Triton, and an image without the extra nipype; nothing asks for them there.
+        # torch's CPU wheel comes without Triton, an image without the extra nipype: nothing asks for them.
         if error.name not in ("triton", "nipype"):
             raise
 
