@@ -78,7 +78,9 @@ def record_plans(
 
 def _targets(plan: "SubjectPlan", config: "RunConfig") -> dict[str, str]:
     outputs = {
-        target.label: target_outputs(config.out_dir, target.entities, config.restoration.resolution)
+        target.label: target_outputs(
+            config.out_dir, target.entities, config.restoration.resolution, plan.space
+        )
         for target in plan.targets
     }
     return {label: of.metrics_tsv.relative_to(config.out_dir).as_posix() for label, of in outputs.items()}

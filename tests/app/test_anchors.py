@@ -8,6 +8,7 @@ import pytest
 
 from atlasgs_bids import run
 from atlasgs_bids.app.config import RunConfig
+from atlasgs_bids.app.outcomes import status_of
 from atlasgs_bids.bids.outputs.names import target_outputs
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -45,6 +46,10 @@ def test_the_runs_end_well_and_the_results_are_valid(restored):
     out_dir, *exit_codes = restored
     assert exit_codes == [0, 0]
     assert validator_errors(out_dir) == []
+    found = status_of(out_dir, None, ()).outcomes
+    assert [(outcome.label, outcome.state) for outcome in found] == [
+        ("sub-01 T2w", "done"), ("sub-02 FLAIR", "done")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
