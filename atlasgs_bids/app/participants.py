@@ -9,16 +9,32 @@ from atlasgs_bids.app.export import is_exported, write_export
 from atlasgs_bids.app.failures import Failed, failed, record
 from atlasgs_bids.app.provenance import differences
 from atlasgs_bids.app.target import TargetRun
+from atlasgs_bids.bids.outputs.dataset import write_dataset_files
 from atlasgs_bids.bids.outputs.locks import session_lock
 from atlasgs_bids.bids.outputs.names import session_page
+from atlasgs_bids.bids.outputs.raw import raw_dir
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.targets import TargetPlan
 from atlasgs_bids.errors import InputError, SessionHeldError
 from atlasgs_bids.runtime.costs import ResourceMonitor
 from atlasgs_bids.runtime.devices import use_device
+from atlasgs_bids.runtime.files import remove_stale_temporaries
 from atlasgs_bids.runtime.progress import Progress
+from atlasgs_bids.version import __version__
 
 logger = logging.getLogger("atlasgs_bids")
+
+
+def prepare_out_dir(config: RunConfig) -> None:
+    """The files of the dataset as a whole, and nothing half-written beside them; what an export means."""
+    write_dataset_files(config.out_dir, config.bids_dir, __version__, config.derivatives)
+    for folder in (config.out_dir, config.out_dir / "logs", raw_dir(config.out_dir)):
+        remove_stale_temporaries(folder)
+    if config.export == "raw":
+        logger.warning(
+            "--export raw: between its slices a restored image follows the T1w; surfaces that are refined "
+            "with it are in part refined with the T1w once more (docs/export.md)"
+        )
 
 
 def process_participant(
@@ -101,6 +117,16 @@ def write_page_held(
     except Exception as error:  # noqa: BLE001 - the results are there, whatever their page lacks
         return failed(plan.participant, f"{plan.label} page", error)
     return None
+
+
+def write_page_without_plan(failure: Failed, config: RunConfig) -> None:
+    """Write the page of a session that could not be planned."""
+    from atlasgs_bids.app.pages import write_unplanned_page  # noqa: PLC0415 - loads torch and matplotlib
+
+    try:
+        write_unplanned_page(failure, config)
+    except OSError as error:  # a full disk may be the very failure
+        logger.warning("%s: no page: %s", failure.label, error)
 
 
 def has_page(plan: SubjectPlan, config: RunConfig) -> bool:

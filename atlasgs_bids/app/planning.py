@@ -1,6 +1,7 @@
 """One participant: what there is, what will be done, and what cannot be."""
 
 import logging
+from collections.abc import Sequence
 
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.failures import Failed, failed
@@ -34,6 +35,12 @@ def plan_participant(participant: str, config: RunConfig) -> tuple[list[SubjectP
             for label, message in plan.failures
         ]
     return plans, failures
+
+
+def without_plan(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> list[Failed]:
+    """Failures of sessions that have no plan."""
+    planned = {f"{plan.label} {label}" for plan in plans for label, _ in plan.failures}
+    return [failure for failure in failures if failure.label not in planned]
 
 
 def _discover(config: RunConfig, participant: str) -> list[SubjectInputs]:

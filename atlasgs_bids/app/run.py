@@ -16,29 +16,28 @@ from atlasgs_bids.app.group import gather
 from atlasgs_bids.app.participants import (
     all_finished,
     has_page,
+    prepare_out_dir,
     process_participant,
     unfinished,
+    write_page_without_plan,
     write_session_page,
 )
 from atlasgs_bids.app.planned import record_plans
-from atlasgs_bids.app.planning import log_plan, plan_participant
+from atlasgs_bids.app.planning import log_plan, plan_participant, without_plan
 from atlasgs_bids.app.worker import check_worker, work
 from atlasgs_bids.app.workers import process_in_parallel
 from atlasgs_bids.bids.inputs.preprocessed import check_targets_from
 from atlasgs_bids.bids.inputs.selection import selected_participants
 from atlasgs_bids.bids.inputs.validate import check_dataset, validation_errors
-from atlasgs_bids.bids.outputs.dataset import check_out_dir, check_paths, write_dataset_files
-from atlasgs_bids.bids.outputs.raw import raw_dir
+from atlasgs_bids.bids.outputs.dataset import check_out_dir, check_paths
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.table import plan_table
 from atlasgs_bids.errors import ConfigurationError, listed, shortened
 from atlasgs_bids.imaging.profile import read_slice_profile
 from atlasgs_bids.runtime.devices import devices, resolved_device
 from atlasgs_bids.runtime.environment import limit_threads, place_caches, share_of_threads
-from atlasgs_bids.runtime.files import remove_stale_temporaries
 from atlasgs_bids.runtime.processes import EXIT_DONE, EXIT_FAILED, Ended, exit_code_of
 from atlasgs_bids.runtime.progress import Progress
-from atlasgs_bids.version import __version__
 
 logger = logging.getLogger("atlasgs_bids")
 
@@ -72,14 +71,7 @@ def _run(config: RunConfig, progress: Progress) -> Ended:
     if config.dry_run:
         _print_plan(plans, failures)
         return Ended(EXIT_FAILED if failures else EXIT_DONE)
-    write_dataset_files(config.out_dir, config.bids_dir, __version__, config.derivatives)
-    for folder in (config.out_dir, config.out_dir / "logs", raw_dir(config.out_dir)):
-        remove_stale_temporaries(folder)
-    if config.export == "raw":
-        logger.warning(
-            "--export raw: between its slices a restored image follows the T1w; surfaces that are refined "
-            "with it are in part refined with the T1w once more (docs/export.md)"
-        )
+    prepare_out_dir(config)
     if not config.reports_only:
         for participant, (of_one, problems) in planned.items():
             record_plans(participant, of_one, problems, config)
@@ -117,31 +109,18 @@ def _process(
 
 def _write_other_pages(plans: Sequence[SubjectPlan], failures: Sequence[Failed], config: RunConfig) -> None:
     """Pages of sessions that nothing will be computed for: without a plan, without a target, or finished."""
-    unplanned = _unplanned(plans, failures)
+    unplanned = without_plan(plans, failures)
     idle = [
         plan
         for plan in plans
         if all_finished(plan, config) and ((plan.failures and not plan.targets) or not has_page(plan, config))
     ]
-    if not unplanned and not idle:
-        return
-    from atlasgs_bids.app.pages import write_unplanned_page  # noqa: PLC0415 - loads torch and matplotlib
-
     for failure in unplanned:
-        try:
-            write_unplanned_page(failure, config)
-        except OSError as error:  # a full disk may be the very failure
-            logger.warning("%s: no page: %s", failure.label, error)
+        write_page_without_plan(failure, config)
     for plan in idle:
         problem = write_session_page(plan, config, (), Progress.quiet())
         if problem is not None:
             logger.warning("%s: no page: %s", plan.label, problem.message)
-
-
-def _unplanned(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> list[Failed]:
-    """Failures of sessions that have no plan."""
-    planned = {f"{plan.label} {label}" for plan in plans for label, _ in plan.failures}
-    return [failure for failure in failures if failure.label not in planned]
 
 
 def _check_scaffold(config: RunConfig, plans: Sequence[SubjectPlan]) -> None:
@@ -194,7 +173,7 @@ def _validate(config: RunConfig, participants: Sequence[str]) -> None:
 
 
 def _print_plan(plans: Sequence[SubjectPlan], failures: Sequence[Failed]) -> None:
-    unplanned = [(failure.label, failure.message) for failure in _unplanned(plans, failures)]
+    unplanned = [(failure.label, failure.message) for failure in without_plan(plans, failures)]
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # a file or a pipe has no width; file names must not be cut

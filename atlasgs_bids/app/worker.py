@@ -5,7 +5,6 @@ every session that is neither finished nor locked; the lock of a dead one is fre
 at again at the end, until it is finished, given up, or free. docs/decisions/0033-clusters.md says why.
 """
 
-import logging
 import os
 import socket
 import time
@@ -22,24 +21,22 @@ from atlasgs_bids.app.failures import Failed, failed, record
 from atlasgs_bids.app.participants import (
     all_finished,
     has_page,
+    prepare_out_dir,
     process_held,
     write_page_held,
+    write_page_without_plan,
     write_session_export,
 )
 from atlasgs_bids.app.planned import record_plans
-from atlasgs_bids.app.planning import log_plan, plan_participant
+from atlasgs_bids.app.planning import log_plan, plan_participant, without_plan
 from atlasgs_bids.bids.inputs.validate import check_dataset
-from atlasgs_bids.bids.outputs.dataset import write_dataset_files
 from atlasgs_bids.bids.outputs.locks import lock_holder, session_lock
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.errors import ConfigurationError, InputError, SessionHeldError, listed
 from atlasgs_bids.runtime.devices import devices, use_device
-from atlasgs_bids.runtime.files import remove_stale_temporaries, short_name
+from atlasgs_bids.runtime.files import short_name
 from atlasgs_bids.runtime.processes import EXIT_DONE, EXIT_FAILED, Ended
 from atlasgs_bids.runtime.progress import Progress
-from atlasgs_bids.version import __version__
-
-logger = logging.getLogger("atlasgs_bids")
 
 MOST_DEATHS = 2
 """Processes that may die of a session before the batch gives it up: it may be what kills them."""
@@ -69,9 +66,7 @@ def work(participants: Sequence[str], config: RunConfig, progress: Progress) -> 
     """What is left of these participants, shared with the other workers of the batch."""
     if not config.skip_bids_validation:
         check_dataset(config.bids_dir)
-    write_dataset_files(config.out_dir, config.bids_dir, __version__, config.derivatives)
-    for folder in (config.out_dir, config.out_dir / "logs"):
-        remove_stale_temporaries(folder)
+    prepare_out_dir(config)
     config = config.restoring(device=devices(config.restoration.device)[0])
     use_device(config.restoration.device)  # a node whose GPU is broken must not take session after session
     worker = _Worker(config, _Batch(config.out_dir, config.worker or ""), progress)
@@ -111,12 +106,12 @@ class _Worker:
         """The plans of a participant; the first worker to find that something cannot be planned says so."""
         plans, problems = plan_participant(participant, self.config)
         record_plans(participant, plans, problems, self.config)
-        of_plans = {f"{plan.label} {label}" for plan in plans for label, _ in plan.failures}
+        unplanned = without_plan(plans, problems)
         for problem in problems:
             if self.batch.give_up(problem.label):
                 self._failed(problem)
-                if problem.label not in of_plans:
-                    self._write_unplanned_page(problem)
+                if problem in unplanned:
+                    write_page_without_plan(problem, self.config)
         return plans
 
     def settled(self, plan: SubjectPlan) -> bool:
@@ -174,14 +169,6 @@ class _Worker:
     def _failed(self, failure: Failed) -> None:
         record(failure, self.config)
         self.failures.append(failure)
-
-    def _write_unplanned_page(self, failure: Failed) -> None:
-        from atlasgs_bids.app.pages import write_unplanned_page  # noqa: PLC0415 - loads torch and matplotlib
-
-        try:
-            write_unplanned_page(failure, self.config)
-        except OSError as error:
-            logger.warning("%s: no page: %s", failure.label, error)
 
 
 @dataclass(frozen=True)
