@@ -4,11 +4,11 @@ import logging
 from collections.abc import Sequence
 
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.contents_files import load_json, load_rows
+from atlasgs_bids.app.contents_files import load_rows
 from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.report.methods import Described, methods_of
-from atlasgs_bids.runtime.files import load_text, save_text
+from atlasgs_bids.runtime.files import load_json, load_text, save_text
 from atlasgs_bids.version import __version__
 
 logger = logging.getLogger(__name__)

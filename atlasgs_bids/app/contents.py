@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.contents_files import load_json, load_rows
+from atlasgs_bids.app.contents_files import load_rows
 from atlasgs_bids.app.failures import Failed
 from atlasgs_bids.app.group_page import GROUP_PAGE
 from atlasgs_bids.app.provenance import settings_of
@@ -24,7 +24,7 @@ from atlasgs_bids.errors import InputError
 from atlasgs_bids.report.columns import metrics_dictionary
 from atlasgs_bids.report.contents import Failure, PageContents, PlanRow, StackFiles, TargetContents
 from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.runtime.files import load_text, short_name
+from atlasgs_bids.runtime.files import load_json, load_text, short_name
 from atlasgs_bids.version import __version__
 
 

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.contents_files import load_json, load_rows
+from atlasgs_bids.app.contents_files import load_rows
 from atlasgs_bids.app.provenance import content_digest, source_uri
 from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.outputs.dataset import PIPELINE
@@ -28,7 +28,7 @@ from atlasgs_bids.bids.outputs.raw import (
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.imaging.nifti import load_mask, to_nifti
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
-from atlasgs_bids.runtime.files import atomic, plain_json, save_json
+from atlasgs_bids.runtime.files import atomic, load_json, plain_json, save_json
 from atlasgs_bids.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from typing import Any
 
 from atlasgs_bids.app.citation import save_citation
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.contents_files import load_json
 from atlasgs_bids.app.group_page import GROUP_PAGE, write_group_page
 from atlasgs_bids.bids.entities import parse_entities
 from atlasgs_bids.bids.outputs.dataset import check_out_dir
@@ -16,7 +15,7 @@ from atlasgs_bids.bids.outputs.names import json_path
 from atlasgs_bids.bids.outputs.results import result_sidecar
 from atlasgs_bids.errors import ConfigurationError, InputError
 from atlasgs_bids.report.methods import Described
-from atlasgs_bids.runtime.files import load_tsv, names_in, save_json, save_tsv
+from atlasgs_bids.runtime.files import load_json, load_tsv, names_in, save_json, save_tsv
 
 logger = logging.getLogger("atlasgs_bids")
 

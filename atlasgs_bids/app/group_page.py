@@ -6,14 +6,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.contents_files import load_json
 from atlasgs_bids.bids.entities import image_label, session_label
 from atlasgs_bids.bids.outputs.names import session_page, session_rating, target_outputs
 from atlasgs_bids.bids.outputs.results import restored_entities, result_sidecar
 from atlasgs_bids.report.columns import metrics_dictionary
 from atlasgs_bids.report.group_page import GroupContents, GroupImage, Missing, group_html
 from atlasgs_bids.report.section import key_of
-from atlasgs_bids.runtime.files import save_text
+from atlasgs_bids.runtime.files import load_json, save_text
 from atlasgs_bids.version import __version__
 
 GROUP_PAGE = "group.html"

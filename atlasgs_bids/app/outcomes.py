@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from atlasgs_bids.app.contents_files import load_json
 from atlasgs_bids.app.planned import Planned, read_plans
 from atlasgs_bids.bids.entities import image_label, parse_entities, session_label
 from atlasgs_bids.bids.outputs.dataset import check_out_dir
@@ -20,7 +19,7 @@ from atlasgs_bids.bids.outputs.locks import lock_holder
 from atlasgs_bids.bids.outputs.names import session_page
 from atlasgs_bids.bids.outputs.results import restored_entities, result_sidecar
 from atlasgs_bids.errors import ConfigurationError, InputError
-from atlasgs_bids.runtime.files import load_text, names_in
+from atlasgs_bids.runtime.files import load_json, load_text, names_in
 
 STATES = ("done", "failed", "running", "missing")
 _NOT_PLANNED = "in the dataset, but no run has planned it yet"

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atlasgs_bids.app.contents_files import load_json
 from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.outputs.names import target_outputs
-from atlasgs_bids.runtime.files import save_json
+from atlasgs_bids.runtime.files import load_json, save_json
 
 if TYPE_CHECKING:
     from atlasgs_bids.app.config import RunConfig

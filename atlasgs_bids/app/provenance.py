@@ -15,7 +15,7 @@ from atlasgs_bids.bids.images import ImageFile
 from atlasgs_bids.bids.outputs.names import bids_uri, target_outputs
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.targets import TargetPlan
-from atlasgs_bids.runtime.files import plain_json
+from atlasgs_bids.runtime.files import load_json, plain_json
 from atlasgs_bids.version import __version__
 
 _VERSION = "version"
@@ -43,7 +43,7 @@ def differences(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> str
     What its sidecar does not say, as an earlier version wrote it, does not differ.
     """
     outputs = target_outputs(config.out_dir, target.entities, config.restoration.resolution, plan.space)
-    stored = _read(outputs.sr_json)
+    stored = load_json(outputs.sr_json)
     now = plain_json(provenance(plan, target, config))
     inputs = _input_differences(stored.get("InputFingerprints"), now["InputFingerprints"])
     settings = stored.get("Settings")
@@ -171,11 +171,3 @@ def _shown(value: Any) -> str:
     if value is None or value == []:
         return "not given"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -187,6 +187,15 @@ def load_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def load_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none, or none that can be read."""
+    try:
+        content = json.loads(load_text(path))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def names_in(folder: Path) -> list[str]:
     """Names in a folder, sorted; none for a file. InputError where it cannot be looked into."""
     try:

@@ -1,6 +1,5 @@
 """The files at the root of the derivative dataset."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from atlasgs_bids.bids.entities import TARGET_SUFFIXES
 from atlasgs_bids.errors import ConfigurationError
-from atlasgs_bids.runtime.files import save_json, save_text
+from atlasgs_bids.runtime.files import load_json, save_json, save_text
 
 PIPELINE = "AtlasGS"
 BIDS_VERSION = "1.10.0"
@@ -87,7 +86,7 @@ def write_dataset_files(
     check_out_dir(out_dir)
     try:
         description = dataset_description(out_dir, bids_dir, version, derivatives or {})
-        if read_json(out_dir / "dataset_description.json") != description:
+        if load_json(out_dir / "dataset_description.json") != description:
             save_json(description, out_dir / "dataset_description.json")
         if not (out_dir / "README.md").exists():
             save_text(_README, out_dir / "README.md")
@@ -111,7 +110,7 @@ def check_out_dir(out_dir: Path) -> None:
     path = out_dir / "dataset_description.json"
     if not path.exists():
         return
-    generators = (read_json(path) or {}).get("GeneratedBy") or [{}]
+    generators = load_json(path).get("GeneratedBy") or [{}]
     name = generators[0].get("Name") if isinstance(generators, list) else None
     if name != PIPELINE:
         raise ConfigurationError(
@@ -124,7 +123,7 @@ def dataset_description(
     out_dir: Path, bids_dir: Path, version: str, derivatives: Mapping[str, Path] | None = None
 ) -> dict[str, Any]:
     """Content of the derivative's dataset_description.json."""
-    raw = read_json(bids_dir / "dataset_description.json") or {}
+    raw = load_json(bids_dir / "dataset_description.json")
     source = {
         "URL": _link(out_dir, bids_dir),
         "Version": raw.get("DatasetVersion"),
@@ -151,14 +150,6 @@ def _link(out_dir: Path, bids_dir: Path) -> str:
     if out_dir.is_relative_to(bids_dir):
         return Path(os.path.relpath(bids_dir, out_dir)).as_posix() + "/"
     return bids_dir.as_uri()
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def check_paths(bids_dir: Path, out_dir: Path, others: Mapping[str, Path | None]) -> None:

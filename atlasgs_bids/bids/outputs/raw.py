@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from atlasgs_bids.bids.entities import DERIVATIVE_ENTITIES, parse_entities
-from atlasgs_bids.bids.outputs.dataset import PIPELINE, dataset_description, read_json, save_where_it_differs
+from atlasgs_bids.bids.outputs.dataset import PIPELINE, dataset_description, save_where_it_differs
 from atlasgs_bids.bids.outputs.locks import dataset_lock
 from atlasgs_bids.bids.outputs.names import derivative_path
-from atlasgs_bids.runtime.files import load_tsv, save_json, save_tsv
+from atlasgs_bids.runtime.files import load_json, load_tsv, save_json, save_tsv
 
 RECONSTRUCTION = "atlasgs"
 """``rec-`` of a restored image; appended to the one that its source has."""
@@ -94,7 +94,7 @@ def write_raw_dataset_files(
 
 def _add_to_filter(path: Path, targets: Sequence[Path]) -> None:
     """The filter picks every ``rec-`` that restored images of the dataset have."""
-    known = (read_json(path) or {}).get("flair", {}).get("reconstruction", [])
+    known = load_json(path).get("flair", {}).get("reconstruction", [])
     labels = {*known, *(parse_entities(target)["reconstruction"] for target in targets)}
     chosen = {"reconstruction": sorted(labels)}
     save_where_it_differs(json.dumps({"flair": chosen, "t2w": chosen}, indent=2) + "\n", path)
@@ -106,8 +106,8 @@ def _write_participants(root: Path, bids_dir: Path, participant: str) -> None:
         known = {row.get("participant_id"): row for row in load_tsv(bids_dir / "participants.tsv")}
     except (OSError, ValueError):
         known = {}
-    columns = read_json(bids_dir / "participants.json")
-    if columns is not None:
+    columns = load_json(bids_dir / "participants.json")
+    if columns:
         save_json(columns, root / "participants.json")
     labels = {path.name for path in root.glob("sub-*")} | {f"sub-{participant}"}
     rows = [{"participant_id": label, **known.get(label, {})} for label in sorted(labels)]
