@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from atlasgs_bids.app.config import RunConfig, resolve_out_dir
-from atlasgs_bids.bids.entities import ANCHOR_SUFFIXES, FILTER_ENTITIES, INPUT_SUFFIXES, TARGET_SUFFIXES
+from atlasgs_bids.bids.entities import ANCHOR_SUFFIXES, FILTER_ENTITIES, INPUT_SUFFIXES, RESTORED_SUFFIXES
 from atlasgs_bids.bids.plan.settings import PlanSettings
 from atlasgs_bids.core.settings import (
     GEOMETRY_MODES,
@@ -234,7 +234,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--slice-thickness",
     "slice_thickness_mm",
     cls=options.SpaceListOption,
-    callback=options.slice_thickness(("T1w", *TARGET_SUFFIXES)),
+    callback=options.slice_thickness(RESTORED_SUFFIXES),
     metavar="MM|SUFFIX=MM...",
     help="Slice thickness, for all targets (5) or by kind (FLAIR=5 T2w=4), before that of the sidecars.",
 )

@@ -67,8 +67,10 @@ def is_exported(plan: SubjectPlan, config: RunConfig) -> bool:
 
     Never raises: what is wrong is told where it is written.
     """
+    if config.export == "none":
+        return True
     runs = _exported_runs(plan, config)
-    if config.export == "none" or not runs:
+    if not runs:
         return True
     root = raw_dir(config.out_dir)
     try:

@@ -15,7 +15,10 @@ ANCHOR_SUFFIXES = ("T1w", "UNIT1", "T2w", "FLAIR")
 """What an anchor may be, in the order of ``--anchor auto``."""
 
 TARGET_SUFFIXES = ("FLAIR", "T2w", "PDw", "dwi", "asl", "m0scan")
-"""What is restored; a T1w as well where another contrast is the anchor."""
+"""What is restored beside any anchor."""
+
+RESTORED_SUFFIXES = ("T1w", *TARGET_SUFFIXES)
+"""What may be restored: a T1w where another contrast is the anchor."""
 
 ECHO_PLANAR_SUFFIXES = ("dwi", "asl", "m0scan")
 """Of targets that are displaced along their phase-encoding axis."""

@@ -113,6 +113,14 @@ def _type_problem(path: Path, dtype: np.dtype) -> str | None:
     )
 
 
+def same_grid(image: ImageFile, other: ImageFile, within_mm: float) -> bool:
+    """Whether two images have the same voxels in space; False where a header cannot be read."""
+    one, two = image.header, other.header
+    if one is None or two is None or one.shape[:3] != two.shape[:3]:
+        return False
+    return bool(np.allclose(one.world_from_voxel, two.world_from_voxel, atol=within_mm))
+
+
 def no_volume(image: ImageFile) -> str | None:
     """Why an image is no volume that can be read, whoever made it."""
     if image.problem is not None or image.header is None:

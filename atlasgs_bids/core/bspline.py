@@ -42,7 +42,7 @@ class ControlGrid:
 
     def basis(self, points_mm: Float[Tensor, "n 3"]) -> SparseOperator:
         """Coefficients -> values at points within the grid."""
-        return self._operator(points_mm, (0, 0, 0))
+        return _operator(self._matrix(points_mm, (0, 0, 0)), points_mm)
 
     def slope_basis(self, points_mm: Float[Tensor, "n 3"], direction: Array) -> SparseOperator:
         """Coefficients -> derivative along a direction (3,), mm⁻¹."""
@@ -91,9 +91,6 @@ class ControlGrid:
         for first in range(n - _SUPPORT + 1):
             gram[first : first + _SUPPORT, first : first + _SUPPORT] += cell
         return gram
-
-    def _operator(self, points_mm: Tensor, orders: tuple[int, int, int]) -> SparseOperator:
-        return _operator(self._matrix(points_mm, orders), points_mm)
 
     def _matrix(self, points_mm: Tensor, orders: tuple[int, int, int]) -> sparse.csr_matrix:
         """(n, m) of the product of one derivative of the given order along each axis."""

@@ -114,9 +114,7 @@ class DeformationEvidence:
         self.n_evaluations += 1
         motion, coefficients = parameters[:_N_RIGID], parameters[_N_RIGID:]
         term, displaced, shares = self._at(motion, coefficients)
-        objective = Objective((term,), self._prior, self._regularization)
-        amplitudes = objective.solve(self._amplitudes, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
-        self._amplitudes = amplitudes
+        amplitudes = self._amplitudes = self._solved(term, self._amplitudes)
         error = term.slices_from_amplitudes.forward(amplitudes) - term.slices
         value = self._regularization * float((amplitudes * self._prior.forward(amplitudes)).sum())
         value += float((term.weights * error.square()).sum(dtype=torch.float64))
@@ -133,9 +131,7 @@ class DeformationEvidence:
     def predicted(self, parameters: Array) -> Tensor:
         """The slices as the amplitudes of the least J at these parameters have them."""
         term, _, _ = self._at(parameters[:_N_RIGID], parameters[_N_RIGID:])
-        objective = Objective((term,), self._prior, self._regularization)
-        amplitudes = objective.solve(None, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
-        return term.slices_from_amplitudes.forward(amplitudes)
+        return term.slices_from_amplitudes.forward(self._solved(term, None))
 
     def steps(self) -> Array:
         """(6 + m, 6 + m): an inverse of J's curvature, as it is guessed before anything is known.
@@ -143,9 +139,7 @@ class DeformationEvidence:
         That of the misfit with fixed amplitudes, from the slope of what the Gaussians draw along the axis.
         """
         term = self._term
-        objective = Objective((term,), self._prior, self._regularization)
-        amplitudes = objective.solve(self._amplitudes, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
-        self._amplitudes = amplitudes
+        amplitudes = self._amplitudes = self._solved(term, self._amplitudes)
         image = term.splat.forward(amplitudes) * self._needed
         lattice_direction = (
             torch.linalg.inv(term.world_from_lattice[:3, :3].double()) @ self._direction.cpu().double()
@@ -166,6 +160,11 @@ class DeformationEvidence:
         inverse[:_N_RIGID, :_N_RIGID] = np.eye(_N_RIGID) / (by_gaussian * len(self._gaussians))
         inverse[_N_RIGID:, _N_RIGID:] = np.linalg.inv(curvature)
         return inverse
+
+    def _solved(self, term: LatticeObservation, start: Tensor | None) -> Tensor:
+        """The amplitudes of the least J where the stack lies."""
+        objective = Objective((term,), self._prior, self._regularization)
+        return objective.solve(start, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
 
     def _at(self, motion: Array, coefficients: Array) -> tuple[LatticeObservation, Gaussians, Tensor]:
         """The stack there, with the displaced Gaussians and the factor on the amplitude of each."""

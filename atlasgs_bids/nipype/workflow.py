@@ -43,7 +43,7 @@ def init_atlasgs_wf(
 
 
 def _description(settings: dict[str, Any]) -> str:
-    if settings.get("registration", "rigid") == "rigid":
+    if settings.get("registration", "rigid") != "header":
         position = "aligned with the T1w rigidly, by mutual information and the model's own evidence"
     else:
         position = "taken to lie where their headers say"

@@ -28,7 +28,7 @@ from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.displacement import Displacement, centres_mm, coarse_grid
 from atlasgs_bids.imaging.registration.register import moved_registration
-from atlasgs_bids.imaging.volume import Grid, voxel_sizes_mm
+from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.restoration.guides import Guide, Guides
 from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -189,7 +189,7 @@ def found_displacement(found: FoundDeformation, direction: Array, guides: Guides
     inside = torch.from_numpy(np.clip(points, low, high))
     along = found.control.basis(inside).forward(torch.from_numpy(found.coefficients)).numpy()
     vectors = (along[:, None] * direction).astype(np.float32)
-    return Displacement(vectors.reshape(*grid.shape, 3), Grid(grid.shape, grid.world_from_voxel))
+    return Displacement(vectors.reshape(*grid.shape, 3), grid)
 
 
 def _judged(stack: PlacedStack, distortion: Distortion) -> PlacedStack:

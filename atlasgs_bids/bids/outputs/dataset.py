@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atlasgs_bids.bids.entities import TARGET_SUFFIXES
+from atlasgs_bids.bids.entities import RESTORED_SUFFIXES
 from atlasgs_bids.errors import ConfigurationError
 from atlasgs_bids.runtime.files import load_json, save_json, save_text
 
@@ -19,12 +19,12 @@ DESCRIPTIONS = {
     "residual": "Acquired minus simulated slices, on their grid",
     **{
         f"{suffix}fov": f"Where the field of view of the acquired {suffix} covers the output grid"
-        for suffix in ("T1w", *TARGET_SUFFIXES)
+        for suffix in RESTORED_SUFFIXES
     },
     "srstd": "Standard deviation of the error of the restored image",
     **{
         f"{suffix}trusted": f"Where the restored {suffix} is expected to err by less than half its contrast"
-        for suffix in ("T1w", *TARGET_SUFFIXES)
+        for suffix in RESTORED_SUFFIXES
     },
     "atlasgs": "The Gaussians that were fitted to the anchor",
     "deformable": "Position with a displacement along the phase-encoding axis",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from atlasgs_bids.bids.entities import ANCHOR_SUFFIXES, parse_entities
-from atlasgs_bids.bids.images import ImageFile, ImageHeader, no_volume
+from atlasgs_bids.bids.images import ImageFile, ImageHeader, no_volume, same_grid
 from atlasgs_bids.bids.inputs.discover import SubjectInputs
 from atlasgs_bids.bids.inputs.ignore import BIDSIGNORE
 from atlasgs_bids.bids.plan.settings import PlanSettings
@@ -23,6 +23,8 @@ ISOTROPIC_ENOUGH = 1.5
 LEAST_EXTENT_MM = 60.0
 """Of a T2w or FLAIR that ``auto`` takes: fine isotropic slabs show an ear, a nerve or a hippocampus."""
 MOST_THICKNESS_MM = 20.0
+_ALIKE_MM = 1e-2
+"""Up to which two grids are one: of images of one acquisition."""
 _ANCHORS_ONLY = ("T1w", "UNIT1")
 """Kinds that are mostly there to be an anchor."""
 
@@ -121,16 +123,11 @@ def inversion_magnitude(inputs: SubjectInputs, anchor: ImageFile) -> tuple[Image
         its["inv"] = its.get("inv", "").lstrip("0")
         if not_raw_magnitude(image) or {**its, "extension": ""} != {**own, "extension": ""}:
             continue
-        problem = no_volume(image) or (None if _same_grid(image, anchor) else "not on the grid of the UNIT1")
+        problem = no_volume(image) or (
+            None if same_grid(image, anchor, _ALIKE_MM) else "not on the grid of the UNIT1"
+        )
         return (image, []) if problem is None else (None, [f"{led_by_name(image, problem)}; it is not used"])
     return None, []
-
-
-def _same_grid(image: ImageFile, other: ImageFile) -> bool:
-    one, two = image_header(image), image_header(other)
-    return one.shape[:3] == two.shape[:3] and np.allclose(
-        one.world_from_voxel, two.world_from_voxel, atol=1e-2
-    )
 
 
 def other_anchor(inputs: SubjectInputs, anchor: ImageFile, settings: PlanSettings) -> ImageFile | None:

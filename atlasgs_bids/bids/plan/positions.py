@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from atlasgs_bids.bids.images import ImageFile
+from atlasgs_bids.bids.images import ImageFile, same_grid
 from atlasgs_bids.bids.inputs.transforms import TransformFile
 from atlasgs_bids.imaging.registration.itk_files import TransformStep
 
@@ -19,6 +17,9 @@ _T1W = ("T1w", "anat")
 _ON_THE_WAY = (*_T1W, "ACPC", "subject", "aslref")
 """Spaces between a target and a T1w; ``anat``, ``ACPC`` and ``subject`` (of all b0) are QSIPrep's."""
 _NO_ENTITIES = ("extension", "datatype", "suffix", "desc", "space", "res")
+
+_ALIKE_MM = 1e-3
+"""Up to which two grids are one."""
 
 Space = tuple[object, ...]
 
@@ -108,7 +109,7 @@ def _roots_of_anchor(
         own = [image for image in preprocessed if image.path.is_relative_to(root)]
         of_anat = [t for t in transforms if t.root == root and _is_anat(t)]
         made_one = any("orig" in (t.source, t.reference) for t in of_anat)
-        alike = any(image.path == anchor.path or _same_grid(image, anchor) for image in own)
+        alike = any(image.path == anchor.path or same_grid(image, anchor, _ALIKE_MM) for image in own)
         if alike or not (own or made_one):
             roots.add(root)
     return roots
@@ -140,10 +141,3 @@ def _is_anat(transform: TransformFile) -> bool:
 
 def _own(entities: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, value) for name, value in entities.items() if name not in _NO_ENTITIES))
-
-
-def _same_grid(image: ImageFile, anchor: ImageFile) -> bool:
-    one, other = image.header, anchor.header
-    if one is None or other is None or one.shape[:3] != other.shape[:3]:
-        return False
-    return bool(np.allclose(one.world_from_voxel, other.world_from_voxel, atol=1e-3))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import SimpleITK
 
 from atlasgs_bids.errors import InputError
+from atlasgs_bids.imaging.displacement import centres_mm
 from atlasgs_bids.imaging.itk import LPS_FROM_RAS, ras_point_map
 from atlasgs_bids.imaging.volume import Grid, voxel_sizes_mm
 
@@ -44,8 +45,7 @@ class ItkPosition:
             (lps_from_voxel[:3, :3] / sizes_mm).ravel().tolist(),
         )
         moves_lps = SimpleITK.GetArrayViewFromImage(field).transpose(2, 1, 0, 3)
-        indices = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), axis=-1)
-        source = indices @ grid.world_from_voxel[:3, :3].T + grid.world_from_voxel[:3, 3]
+        source = centres_mm(grid).reshape(*grid.shape, 3)
         target = source + moves_lps @ LPS_FROM_RAS[:3, :3]
         source_from_target = np.linalg.inv(self.target_from_source)
         return np.asarray(target @ source_from_target[:3, :3].T + source_from_target[:3, 3] - source)

@@ -1,4 +1,4 @@
-"""The figure of a displacement: slices as acquired and as corrected, the T1w's edges, and the field."""
+"""The figure of a displacement: slices as acquired and as corrected, the anchor's edges, and the field."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOWARDS = ("right", "front", "top")
 _MARGIN_VOXELS = 4
 _EDGE_COLOUR = "#ffa028"
 _EDGE_SHARE = 0.2
-"""Of the voxels of the head: those of the steepest intensity of the T1w."""
+"""Of the voxels of the head: those of the steepest intensity of the anchor."""
 _WINDOW_PERCENT = (0.5, 99.5)
 
 
@@ -65,8 +65,8 @@ def distortion_figure(
     figure.suptitle(title, color="white", fontsize=10)
     rows = figure.subplots(len(_PLANES), 3)
     names = (
-        "acquired, T1w's edges",
-        "corrected, T1w's edges",
+        "acquired, anchor's edges",
+        "corrected, anchor's edges",
         f"displacement towards the {_TOWARDS[main]}, mm",
     )
     for row, (axis, (across, up), sides) in zip(rows, _PLANES, strict=True):
