@@ -7,8 +7,8 @@ _TEXTS = {
     "calibration": "How the model's misfit rises along shifts and turns, where registration and evidence "
     "put the "
     "slices, and the slice profile found beside the stated one",
-    "distortion": "The slices as acquired and as corrected, with the edges of the anchor, and how far points of "
-    "the head are displaced along the phase-encoding axis",
+    "distortion": "The slices as acquired and as corrected, with the edges of the anchor, and how far points "
+    "of the head are displaced along the phase-encoding axis",
     "motion": "Movement and intensity of every slice",
 }
 
