@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 SCRIPTS = PROJECT["scripts"]
 README = (ROOT / "README.md").read_text("utf-8")
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "isal": "python-isal"}
 """Where conda-forge calls a package otherwise than PyPI does."""
 INSTALL_TIMEOUT_S = 1800
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from atlasgs_bids.app.config import RunConfig
@@ -26,7 +25,7 @@ from atlasgs_bids.bids.outputs.raw import (
     write_raw_dataset_files,
 )
 from atlasgs_bids.bids.plan.session import SubjectPlan
-from atlasgs_bids.imaging.nifti import load_mask, to_nifti
+from atlasgs_bids.imaging.nifti import load_mask, to_nifti, write_image
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.runtime.files import atomic, load_json, plain_json, save_json
 from atlasgs_bids.version import __version__
@@ -132,7 +131,7 @@ def _export_target(run: TargetRun, path: Path) -> None:
     data = np.maximum(result.data, np.float32(0))
     _remove(path)
     with atomic(path) as temporary:
-        nib.save(to_nifti(data, result.world_from_voxel, form_code=result.form_code), temporary)
+        write_image(to_nifti(data, result.world_from_voxel, form_code=result.form_code), temporary)
         save_json(sidecar, json_path(path))
     for doubt in _doubts(run, float(voxel_sizes_mm(result.world_from_voxel).max())):
         logger.warning("%s: exported, but %s", run.label, doubt)

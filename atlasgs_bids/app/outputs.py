@@ -23,7 +23,7 @@ from atlasgs_bids.imaging.displacement import (
     unwarped,
 )
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.nifti import to_nifti
+from atlasgs_bids.imaging.nifti import to_nifti, write_image
 from atlasgs_bids.imaging.profile import slice_profile
 from atlasgs_bids.imaging.registration.register import write_itk_transform
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
@@ -74,7 +74,7 @@ def _described(path: Path, sidecars: Sidecars) -> Iterator[Path]:
 
 def _save_described(image: nib.Nifti1Image, path: Path, sidecars: Sidecars) -> None:
     with _described(path, sidecars) as temporary:
-        nib.save(image, temporary)
+        write_image(image, temporary)
 
 
 def write_target(run: TargetRun, result: TargetResult, clock: Clock) -> None:

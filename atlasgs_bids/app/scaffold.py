@@ -3,13 +3,11 @@
 import logging
 import time
 
-import nibabel as nib
-
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.sidecars import anchor_sidecars
 from atlasgs_bids.bids.outputs.names import anchor_outputs
 from atlasgs_bids.bids.plan.session import SubjectPlan
-from atlasgs_bids.imaging.nifti import to_nifti
+from atlasgs_bids.imaging.nifti import to_nifti, write_image
 from atlasgs_bids.restoration.anchor import Anchor, load_anchor
 from atlasgs_bids.restoration.scaffold import SessionScaffold, anchor_gaussians, with_graph
 from atlasgs_bids.restoration.scaffold_files import (
@@ -58,7 +56,7 @@ def session_scaffold(
     anchor_json, scaffold_json = anchor_sidecars(plan, config, anchor, len(gaussians), psnr_db)
     with atomic(outputs.anchor) as path:
         volume = anchor.volume
-        nib.save(to_nifti(volume.data, volume.world_from_voxel, form_code=volume.form_code), path)
+        write_image(to_nifti(volume.data, volume.world_from_voxel, form_code=volume.form_code), path)
         save_json(anchor_json, outputs.anchor_json)
     save_json(scaffold_json, outputs.scaffold_json)
     if stored is None or not outputs.scaffold_ply.exists():

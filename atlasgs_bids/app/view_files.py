@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from matplotlib import image as pictures
 
 from atlasgs_bids.bids.outputs.names import json_path
 from atlasgs_bids.errors import InputError
-from atlasgs_bids.imaging.nifti import to_nifti
+from atlasgs_bids.imaging.nifti import to_nifti, write_image
 from atlasgs_bids.imaging.planes import Layout, shown_as
 from atlasgs_bids.imaging.volume import Grid, voxel_sizes_mm
 from atlasgs_bids.restoration.target_files import n_shared_of, read_session, read_target
@@ -72,7 +71,7 @@ def session_of(path: Path) -> Path:
 def save_nifti(path: Path, image: Image, grid: Grid, form_code: int, sidecar: Mapping[str, Any]) -> None:
     """float32 with both forms, after its sidecar."""
     with atomic(path) as temporary:
-        nib.save(to_nifti(image, grid.world_from_voxel, form_code=form_code), temporary)
+        write_image(to_nifti(image, grid.world_from_voxel, form_code=form_code), temporary)
         save_json(sidecar, json_path(path))
 
 
