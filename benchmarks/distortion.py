@@ -33,7 +33,7 @@ from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.report.figures.distortion import DistortionImages, distortion_figure
 from atlasgs_bids.restoration.anchor import Anchor, anchor_of
 from atlasgs_bids.restoration.calibration import calibrated
-from atlasgs_bids.restoration.distortion import with_displacement
+from atlasgs_bids.restoration.distortion import deep_inside, with_displacement
 from atlasgs_bids.restoration.guides import Guides
 from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -68,6 +68,7 @@ def parse_options() -> argparse.Namespace:
     two.add_argument("--phase-axis", type=int, default=1)
     two.add_argument("--registration", default="auto")
     two.add_argument("--thickness", type=float)
+    two.add_argument("--device", default="cpu")
     two.add_argument("--figures", type=Path)
     two.set_defaults(measure=pair)
     return parser.parse_args()
@@ -162,15 +163,17 @@ def misplaced(stack: PlacedStack, anchor: Anchor, field: np.ndarray) -> np.ndarr
     return np.asarray(np.linalg.norm(seen @ pose[:3, :3].T + pose[:3, 3] - true, axis=1))
 
 
-def restored(stack: PlacedStack, guides: Guides, size_mm: float) -> Volume:
+def restored(
+    stack: PlacedStack, guides: Guides, size_mm: float, settings: RestorationSettings = SETTINGS
+) -> Volume:
     """The stack restored on a coarse lattice, by the graph."""
-    guide = guides.at(size_mm, SETTINGS)
-    observation = observe_placed(stack, guide.anchor, guide.gaussians, SETTINGS)
-    fit = solve_appearance(observation, guide.prior, REGULARIZATION, SETTINGS.core.appearance)
+    guide = guides.at(size_mm, settings)
+    observation = observe_placed(stack, guide.anchor, guide.gaussians, settings)
+    fit = solve_appearance(observation, guide.prior, REGULARIZATION, settings.core.appearance)
     grid = guide.anchor.volume.grid
-    world_from_voxel, chunk = torch.from_numpy(grid.world_from_voxel), SETTINGS.core.chunk_elements
+    world_from_voxel, chunk = torch.from_numpy(grid.world_from_voxel), settings.core.chunk_elements
     return Volume(
-        render(guide.gaussians, fit.amplitudes, grid.shape, world_from_voxel, chunk).numpy(),
+        render(guide.gaussians, fit.amplitudes, grid.shape, world_from_voxel, chunk).cpu().numpy(),
         grid.world_from_voxel,
     )
 
@@ -228,7 +231,8 @@ def pair(options: argparse.Namespace) -> None:
         print(f"{missing[0]} is not there: skipped")
         return
     anchor = anchor_of(load_volume(options.t1w))
-    guides, settings = Guides(anchor), replace(SETTINGS, registration=options.registration)
+    guides = Guides(anchor)
+    settings = replace(SETTINGS, registration=options.registration, device=options.device)
     points, rows = guides.points_mm, []
     for path in options.targets:
         volume = load_series(path).mean([0])
@@ -241,7 +245,7 @@ def pair(options: argparse.Namespace) -> None:
         seconds = time.perf_counter() - start
         shift = np.zeros_like(points) if found.displacement is None else found.displacement.at(points)
         lengths = np.linalg.norm(shift, axis=1)
-        rows.append((shift, [restored(own, guides, guides.fine_mm) for own in (rigid, found)]))
+        rows.append((shift, [restored(own, guides, guides.fine_mm, settings) for own in (rigid, found)]))
         print(
             f"{path.name}: {found.registration.method}, {lengths.mean():.2f} mm, most {lengths.max():.1f}; "
             f"held-out slices {told(found)} % of error; {seconds:.0f} s",
@@ -263,7 +267,7 @@ def pair(options: argparse.Namespace) -> None:
     (one, first), (other, second) = rows
     axis = int(np.abs(one).mean(0).argmax())
     print(f"correlation of the fields {np.corrcoef(one[:, axis], other[:, axis])[0, 1]:.2f}")
-    inside = guides.at(guides.fine_mm, settings).anchor.foreground
+    inside = deep_inside(guides.at(guides.fine_mm, settings).anchor)
     for name, a, b in zip(("rigid", "found"), first, second, strict=True):
         difference, scale = (a.data - b.data)[inside], float(0.5 * (a.data + b.data)[inside].mean())
         print(f"{name}: RMS difference {float(np.sqrt((difference**2).mean())) / scale:.3f} of the mean")
