@@ -66,6 +66,15 @@ class Displacement:
         vectors = self.vectors_mm @ other_from_own[:3, :3].T.astype(np.float32)
         return Displacement(vectors, Grid(self.grid.shape, other_from_own @ self.grid.world_from_voxel))
 
+    def thinned(self, size_mm: float) -> Displacement:
+        """Every second voxel, or third, as far as they are no larger than this."""
+        i, j, k = np.maximum(1, size_mm // voxel_sizes_mm(self.grid.world_from_voxel)).astype(int).tolist()
+        vectors = self.vectors_mm[::i, ::j, ::k]
+        n_i, n_j, n_k = vectors.shape[:3]
+        return Displacement(
+            vectors, Grid((n_i, n_j, n_k), self.grid.world_from_voxel @ np.diag([i, j, k, 1.0]))
+        )
+
     def undone(self, points_mm: Array) -> Array:
         """(n, 3): the points that the displacement brings to these, by fixed-point iteration."""
         found = points_mm - self.at(points_mm)
