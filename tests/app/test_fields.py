@@ -35,7 +35,7 @@ POSE = rigid([3, -6, 8], [6, -4, 5], np.zeros(3))
 CENTRE, PEAK_MM, WIDTH_MM = np.array([0.0, 12.0, 0.0]), 6.0, 14.0
 FINE_MM, SLICE_MM = (3.0, 3.0, 1.5), 6.0
 LPS = np.array([-1.0, -1, 1])
-CONTEXT = ("m0scan", "control", "label")
+CONTEXT = ("control", "label")
 
 
 def shift_mm(points):
@@ -101,7 +101,11 @@ def restored(tmp_path_factory):
         directions = np.array([[0.0, 0, 0], [1, 0, 0]])
         dataset.add_diffusion(participant, series, affine, np.array([0.0, 1000]), directions)
     perfusion, affine = slices("PDw")
-    dataset.add_labelling("01", np.stack([perfusion, perfusion, perfusion - 20], axis=-1), affine, CONTEXT)
+    dataset.add_labelling("01", np.stack([perfusion, perfusion - 20], axis=-1), affine, CONTEXT)
+    # Encoded otherwise than the series, for all that its sidecar says: the field is the series' own.
+    dataset.add("01", "m0scan", data=perfusion, world_from_voxel=affine, voxel_mm=(3.0, 3.0, SLICE_MM),
+                sidecar={"RepetitionTimePreparation": 6.0, "EchoTime": 0.012,
+                         "PhaseEncodingDirection": "j-"})  # fmt: skip
     for suffix in ("FLAIR", "T2w"):
         data, affine = slices(suffix)
         voxel_mm = (3.0, 3.0, SLICE_MM)
@@ -138,6 +142,7 @@ def pipeline(root):
     files = {
         "01/dwi/sub-01_from-dwi_to-T1w": (position, there),
         "01/perf/sub-01_from-T1w_to-aslref": (back, away),
+        "01/perf/sub-01_from-m0scan_to-aslref": (itk_affine(np.eye(4)),),
         "01/anat/sub-01_from-FLAIR_to-T1w": (position, field(lambda p: -5 * shift_mm(p))),
         "01/anat/sub-01_from-T2w_to-T1w": (position, field(shift_mm, n=14)),
         "02/dwi/sub-02_from-dwi_to-T1w": (position,),
@@ -164,9 +169,10 @@ def off_mm(restored, name, datatype):
     return np.linalg.norm(points + found.at(points) - true, axis=1)
 
 
-@pytest.mark.parametrize(("name", "datatype"), [("from-dwi_to-T1w", "dwi"), ("from-asl_to-T1w", "perf")])
-def test_points_are_where_the_field_has_them_whichever_way_it_goes(restored, name, datatype):
-    off = off_mm(restored, name, datatype)
+@pytest.mark.parametrize(("suffix", "datatype"), [("dwi", "dwi"), ("asl", "perf"), ("m0scan", "perf")])
+def test_points_are_where_the_field_has_them_whichever_way_it_goes(restored, suffix, datatype):
+    """That of the DWI goes there, that of the ASL comes back, the M0's leads to the ASL first."""
+    off = off_mm(restored, f"from-{suffix}_to-T1w", datatype)
     assert off.mean() < 0.02
     assert off.max() < 0.2
 
