@@ -213,7 +213,8 @@ def _write_displacement(
         anchor.foreground,
     )
     with atomic(own.figure_of("distortion")) as path:
-        way = ", ".join(step.path.name for step in stack.source.transforms) or "along the phase-encoding axis"
+        files = ", ".join(step.path.name for step in stack.source.transforms)
+        way = f"by {files}" if files else "along the phase-encoding axis"
         title = f"{stack.source.name}: displacement {way}"
         distortion_figure(path, shown, grid.world_from_voxel, title)
 

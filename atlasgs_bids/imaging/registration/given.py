@@ -74,8 +74,8 @@ def _over_anchor(
         raise InputError(
             f"{names}: of {unknown:.1%} of the head in the slices the displacement field does not say where "
             f"it lies (it ends before, or folds and has no inverse), expected at most {_MOST_UNKNOWN:.0%}; "
-            "write a field over all slices in the other direction, or its affine part alone under this name, "
-            "or take the file out of the folder: then the target is registered"
+            "write a field over all slices, or one in the other direction, or its affine part alone under "
+            "this name, or take the file out of the folder: then the target is registered"
         )
     grid = coarse_grid(anchor.grid, _FIELD_MM)
     nodes_mm = centres_mm(grid)
