@@ -89,7 +89,7 @@ def _several(field: Displacement, points_mm: Points) -> npt.NDArray[np.bool_]:
 def _inverse(part: Part) -> Part:
     if isinstance(part, Displacement):
         return Undone(part)
-    return part.displacement if isinstance(part, Undone) else np.linalg.inv(part)
+    return part.displacement if isinstance(part, Undone) else np.asarray(np.linalg.inv(part), np.float64)
 
 
 @dataclass(frozen=True)
