@@ -36,6 +36,8 @@ from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import load_volume, to_nifti
 from atlasgs_bids.study.simulation.degrade import simulate_thick_slices, with_rician_noise
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "demo"))
+
 from anatomy import N_WAVES, Affine, Anatomy, Array, make_anatomy
 from make_dataset import HEAD_CENTRE_MM, SUBJECTS, acquire, anchor_grid, target_from_anchor
 

@@ -25,7 +25,8 @@ from scipy import ndimage
 
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.profile import SliceProfile
-from atlasgs_bids.imaging.registration.register import given_registration, write_itk_transform
+from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
+from atlasgs_bids.imaging.registration.register import write_itk_transform
 from atlasgs_bids.imaging.slice_motion import SlicePosition, shots_of
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor, anchor_of
@@ -105,13 +106,13 @@ def scans(options: argparse.Namespace, settings: RestorationSettings) -> Iterato
         placed = at_header(fine, None, anchor)
         kept = options.reference and options.reference / f"{target}.txt"
         if kept and kept.exists():
-            registration = given_registration(anchor.volume, anchor.foreground, fine, kept)
+            target_from_anchor = read_itk_transform(kept)
         else:
             found, _ = refined(placed, guides, replace(settings, registration="rigid"))
-            registration = found.registration
+            target_from_anchor = found.registration.target_from_anchor
             if kept:
-                write_itk_transform(kept, registration)
-        yield Head(target, anchor, guides, fine, registration.target_from_anchor)
+                write_itk_transform(kept, found.registration)
+        yield Head(target, anchor, guides, fine, target_from_anchor)
 
 
 def measure(

@@ -15,6 +15,12 @@ OUT = Path(os.environ.get("CONSUMERS_OUT", ROOT / "benchmark-output" / "consumer
 """Kept, since it holds the tools' environment."""
 
 
+def test_the_command_starts_as_documented(tmp_path):
+    """Without the folders that pytest adds to the path."""
+    script = ROOT / "benchmarks" / "consumers.py"
+    subprocess.run([sys.executable, script, "--help"], check=True, cwd=tmp_path, capture_output=True)
+
+
 @pytest.mark.consumers
 def test_they_choose_our_images_and_compute_what_the_truth_says():
     script = ROOT / "benchmarks" / "consumers.py"

@@ -54,6 +54,17 @@ def test_the_table_of_distortion_is_what_was_measured():
     assert rows[0]["found"] < 0.7 < rows[0]["rigid"]
 
 
+def test_the_table_of_given_fields_is_what_was_measured():
+    rows = json.loads((DOCS / "measured/distortion-given.json").read_text("utf-8"))
+    assert distortion.table(rows, distortion.GIVEN_COLUMNS) in (DOCS / "benchmarks.md").read_text("utf-8")
+    alone = {row["seed"]: row["db"] for row in rows if row["file"] == "affine"}
+    bent = [row for row in rows if row["file"] != "affine"]
+    assert len(bent) == 4
+    for row in bent:
+        assert row["off"] < 0.05
+        assert row["db"] > alone[row["seed"]] + 5
+
+
 def test_the_table_of_stages_is_what_was_measured():
     found = json.loads((DOCS / "measured/speed.json").read_text("utf-8"))
     assert speed.table(found) in (DOCS / "benchmarks.md").read_text("utf-8")

@@ -122,7 +122,8 @@ def _write_files(run: TargetRun, result: TargetResult) -> dict[str, Any]:
 def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str, Any]]:
     """The sidecar of each file of a target that has one, but for tables."""
     plan, target, outputs, config = run.plan, run.target, run.outputs, run.config
-    paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path]
+    transforms = [step.path for stack in target.stacks for step in stack.transforms]
+    paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path, *transforms]
     sources = [source_uri(path, config) for path in paths]
     shared = anchor_outputs(config.out_dir, plan.participant, plan.session, plan.space)
     anchor_path, scaffold_path = shared.anchor, shared.scaffold_npz
@@ -212,7 +213,9 @@ def _write_displacement(
         anchor.foreground,
     )
     with atomic(own.figure_of("distortion")) as path:
-        title = f"{stack.source.name}: displacement along the phase-encoding axis"
+        files = ", ".join(step.path.name for step in stack.source.transforms)
+        way = f"by {files}" if files else "along the phase-encoding axis"
+        title = f"{stack.source.name}: displacement {way}"
         distortion_figure(path, shown, grid.world_from_voxel, title)
 
 

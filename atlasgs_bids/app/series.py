@@ -100,7 +100,7 @@ def _placed(
     placed = place(own, moving, scaffold.anchor, settings, progress)
     (found,) = calibrated([placed], scaffold.guides, settings, progress)
     stated = [image.get("PhaseEncodingDirection") for image in (stack.sidecar, separate.sidecar)]
-    if found.displacement is not None and stated[0] != stated[1]:
+    if found.displacement is not None and not stack.transforms and stated[0] != stated[1]:
         logger.warning(
             "%s: encoded along %s, its M0 along %s; it is taken to be undistorted",
             progress.led(stack.name), *stated,

@@ -13,12 +13,14 @@ from scipy import ndimage
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.itk import LPS_FROM_RAS
 from atlasgs_bids.imaging.nifti import open_image
-from atlasgs_bids.imaging.volume import Grid, Volume
+from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 
 _ROUNDS, _ENOUGH_MM = 50, 1e-3
+_SHARE = 0.7
+"""Of what is missed, made good in a round: all of it would part from where space is stretched twofold."""
 _VECTOR_INTENT = "vector"
-_FIELD_MM = 4.0
-"""Voxels of a field that is written: a spline of control points 20 mm apart is linear there to 0.05 mm."""
+_FOUND_MM = 4.0
+"""Voxels of a field that was found: a spline of control points 20 mm apart is linear there to 0.05 mm."""
 
 Array = npt.NDArray[np.float64]
 
@@ -31,6 +33,11 @@ class Displacement:
     """(x, y, z, 3) at the voxel centres of ``grid``; beyond them the nearest."""
     grid: Grid
 
+    @property
+    def voxel_mm(self) -> float:
+        """The longest edge of its voxels."""
+        return float(voxel_sizes_mm(self.grid.world_from_voxel).max())
+
     def at(self, points_mm: Array) -> Array:
         """u (n, 3) at points (n, 3)."""
         index = self._index(points_mm)
@@ -41,6 +48,11 @@ class Displacement:
             for k in range(3)
         ]
         return np.stack(columns, axis=1)
+
+    def covers(self, points_mm: Array) -> npt.NDArray[np.bool_]:
+        """(n,) whether points (n, 3) lie inside its voxels."""
+        index, shape = self._index(points_mm).T, np.array(self.grid.shape)
+        return np.asarray(((index >= -0.5) & (index <= shape - 0.5)).all(axis=1))
 
     def stretch_at(self, points_mm: Array) -> Array:
         """(n,) det(I + ∂u/∂p): by how much volume grows there; signal that is kept is divided by it."""
@@ -54,12 +66,21 @@ class Displacement:
         vectors = self.vectors_mm @ other_from_own[:3, :3].T.astype(np.float32)
         return Displacement(vectors, Grid(self.grid.shape, other_from_own @ self.grid.world_from_voxel))
 
+    def thinned(self, size_mm: float) -> Displacement:
+        """Every second voxel, or third, as far as they are no larger than this."""
+        i, j, k = np.maximum(1, size_mm // voxel_sizes_mm(self.grid.world_from_voxel)).astype(int).tolist()
+        vectors = self.vectors_mm[::i, ::j, ::k]
+        n_i, n_j, n_k = vectors.shape[:3]
+        return Displacement(
+            vectors, Grid((n_i, n_j, n_k), self.grid.world_from_voxel @ np.diag([i, j, k, 1.0]))
+        )
+
     def undone(self, points_mm: Array) -> Array:
         """(n, 3): the points that the displacement brings to these, by fixed-point iteration."""
         found = points_mm - self.at(points_mm)
         for _ in range(_ROUNDS):
             missed = points_mm - found - self.at(found)
-            found = found + missed
+            found = found + _SHARE * missed
             if np.abs(missed).max(initial=0) < _ENOUGH_MM:
                 break
         return np.asarray(found)
@@ -114,10 +135,9 @@ def centres_mm(grid: Grid) -> Array:
     return np.asarray(index @ grid.world_from_voxel[:3, :3].T + grid.world_from_voxel[:3, 3])
 
 
-def coarse_grid(grid: Grid, size_mm: float = _FIELD_MM) -> Grid:
+def coarse_grid(grid: Grid, size_mm: float = _FOUND_MM) -> Grid:
     """A grid of larger voxels whose centres reach over the field of view of another."""
-    sizes_mm = np.linalg.norm(grid.world_from_voxel[:3, :3], axis=0)
-    steps = np.maximum(1.0, size_mm / sizes_mm)
+    steps = np.maximum(1.0, size_mm / voxel_sizes_mm(grid.world_from_voxel))
     n_i, n_j, n_k = (np.ceil((np.array(grid.shape) - 1) / steps).astype(int) + 1).tolist()
     world_from_voxel = grid.world_from_voxel.copy()
     world_from_voxel[:3, :3] *= steps
@@ -128,7 +148,7 @@ def target_from_anchor_field(
     displacement: Displacement, target_from_anchor: Array, anchor: Grid
 ) -> nib.Nifti1Image:
     """ITK field over the anchor: its points to the target's, as the target is resampled onto the anchor."""
-    grid = coarse_grid(anchor)
+    grid = coarse_grid(anchor, displacement.voxel_mm)
     points = centres_mm(grid)
     moved = points + displacement.at(points)
     moved = moved @ target_from_anchor[:3, :3].T + target_from_anchor[:3, 3]
@@ -139,7 +159,7 @@ def anchor_from_target_field(
     displacement: Displacement, target_from_anchor: Array, target: Grid
 ) -> nib.Nifti1Image:
     """ITK field over the target: its points to the anchor's, as the anchor is resampled onto the target."""
-    grid = coarse_grid(target)
+    grid = coarse_grid(target, displacement.voxel_mm)
     points = centres_mm(grid)
     anchor_from_target = np.linalg.inv(target_from_anchor)
     moved = points @ anchor_from_target[:3, :3].T + anchor_from_target[:3, 3]
@@ -156,10 +176,15 @@ def read_displacement(path: str | Path) -> Displacement:
             f"{path.name}: an image of {shape}, expected a displacement field of ITK, x x y x z x 1 x 3"
         )
     vectors = np.asarray(image.dataobj, np.float32)[:, :, :, 0] @ LPS_FROM_RAS[:3, :3].astype(np.float32)
-    if not np.isfinite(vectors).all():
-        raise InputError(f"{path.name}: holds values that are no numbers, expected mm; write it again")
-    n_i, n_j, n_k = vectors.shape[:3]
-    return Displacement(vectors, Grid((n_i, n_j, n_k), np.asarray(image.affine, np.float64)))
+    return displacement_of(vectors, np.asarray(image.affine, np.float64), path.name)
+
+
+def displacement_of(vectors_mm: npt.NDArray[np.float32], world_from_voxel: Array, name: str) -> Displacement:
+    """(x, y, z, 3) vectors of a file, RAS mm; InputError where one is no number."""
+    if not np.isfinite(vectors_mm).all():
+        raise InputError(f"{name}: holds values that are no numbers, expected mm; write it again")
+    n_i, n_j, n_k = vectors_mm.shape[:3]
+    return Displacement(vectors_mm, Grid((n_i, n_j, n_k), world_from_voxel))
 
 
 def _itk_field(vectors_ras_mm: Array, grid: Grid) -> nib.Nifti1Image:

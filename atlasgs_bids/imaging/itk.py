@@ -46,6 +46,17 @@ def itk_affine(target_from_source: npt.NDArray[np.float64]) -> SimpleITK.AffineT
     return transform
 
 
+def ras_vectors(
+    field: SimpleITK.Image,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """(x, y, z, 3) vectors of a SimpleITK displacement field, RAS mm, and its world_from_voxel (4, 4)."""
+    vectors = SimpleITK.GetArrayViewFromImage(field).transpose(2, 1, 0, 3) @ LPS_FROM_RAS[:3, :3]
+    lps_from_voxel = np.eye(4)
+    lps_from_voxel[:3, :3] = np.reshape(field.GetDirection(), (3, 3)) * field.GetSpacing()
+    lps_from_voxel[:3, 3] = field.GetOrigin()
+    return vectors.astype(np.float32), LPS_FROM_RAS @ lps_from_voxel
+
+
 def ras_point_map(transform: SimpleITK.Transform) -> npt.NDArray[np.float64]:
     """(4, 4) RAS point map of a linear ITK transform of any kind, from where it sends the unit points."""
     origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))

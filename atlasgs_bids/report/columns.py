@@ -27,7 +27,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         "mm",
     ),
     "distortion_mean": (
-        "Mean displacement along the phase-encoding axis over the anchor's foreground; n/a: taken as rigid",
+        "Mean displacement (along the phase encoding, or as given) over the anchor's foreground; n/a: none",
         "mm",
     ),
     "distortion_max": ("Largest of them", "mm"),

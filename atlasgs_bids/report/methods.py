@@ -155,9 +155,16 @@ def _position(results: Sequence[Described]) -> str:
     text = f"Images were aligned with the {_guide(results)} {'; '.join(said) or 'as their headers say'}"
     moved = _span(results, "registration_displacement")
     text += f", which moved them by {moved} mm on average over the head." if moved else "."
+    if any(_is_bent_by_others(result.metrics) for result in results):
+        text += " Displacement fields of another pipeline were part of the model, signal kept."
     if any(result.sidecar.get("Motion") == "slice" for result in results):
         text += " Movement and intensity steps between slices were corrected rigidly, slice by slice."
     return text
+
+
+def _is_bent_by_others(metrics: Mapping[str, str]) -> bool:
+    given = "derivative" in metrics.get("registration_method", "")
+    return given and metrics.get("distortion_mean", "n/a") != "n/a"
 
 
 def _filling(results: Sequence[Described]) -> str:

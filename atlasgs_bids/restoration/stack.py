@@ -8,21 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from atlasgs_bids.core.deformation import LEAST_STRETCH
 from atlasgs_bids.core.position import Rises
 from atlasgs_bids.core.rigid import Parameters, UncertainPosition
 from atlasgs_bids.core.slice_profile import FoundProfile
-from atlasgs_bids.errors import ConfigurationError
-from atlasgs_bids.imaging.displacement import Displacement, parted
+from atlasgs_bids.errors import ConfigurationError, InputError
+from atlasgs_bids.imaging.displacement import Displacement
 from atlasgs_bids.imaging.grid import fov_mask, resample_mask
 from atlasgs_bids.imaging.profile import SliceProfile, slice_profile
+from atlasgs_bids.imaging.registration.given import displaced_registration, given_registration
 from atlasgs_bids.imaging.registration.itk_files import TransformStep
-from atlasgs_bids.imaging.registration.register import (
-    Registration,
-    foreground_points,
-    given_registration,
-    moved_registration,
-    register,
-)
+from atlasgs_bids.imaging.registration.register import Registration, foreground_points, in_view, register
 from atlasgs_bids.imaging.slices import SliceGeometry
 from atlasgs_bids.imaging.volume import Grid, Volume, blocks_of, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
@@ -30,6 +26,9 @@ from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
+
+_MOST_FOLDED = 0.01
+"""Part of the head in the slices from which on a displacement that is given cannot be believed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class StackInput:
     phase_axis: int | None = None
     """Voxel axis along which an echo-planar image is displaced; None: it is not one, or nobody says."""
     displacement: Displacement | None = None
-    """Of the head in the anchor's world, before the position, by another pipeline; None: it is looked for."""
+    """From points of the anchor to the target's, position included; None: it is that of ``transforms``, or is
+    looked for."""
 
 
 @dataclass(frozen=True)
@@ -139,28 +139,50 @@ def place(
 ) -> PlacedStack:
     """The stack registered to the anchor; what registration warns of is logged.
 
-    Where a displacement is given, the position is what is rigid in it, after the given transform or from
-    that in the headers.
+    Where a displacement is given, or found in the transforms, the position is what is rigid in it. InputError
+    where it cannot be believed.
     """
-    method = "header" if config.registration == "header" or stack.displacement is not None else "rigid"
+    displacement = None
     if stack.transforms:
-        registration = given_registration(anchor.volume, anchor.foreground, acquired, stack.transforms)
-    else:
-        registration = register(anchor.volume, anchor.foreground, acquired, method)
-    displacement = stack.displacement
-    if displacement is not None:
-        if config.core.geometry.mode != "frozen":
-            raise ConfigurationError(
-                f"{stack.name}: a displacement is given and --geometry {config.core.geometry.mode}, expected "
-                "one of them: the Gaussians that it displaces are the T1w's; use --geometry frozen"
-            )
+        registration, displacement = given_registration(
+            anchor.volume, anchor.foreground, acquired, stack.transforms
+        )
+    elif stack.displacement is not None:
         points_mm = foreground_points(anchor.volume, anchor.foreground)
-        rigid, displacement = parted(displacement, points_mm)
-        position = registration.target_from_anchor @ rigid
-        registration = replace(moved_registration(registration, position, points_mm), method="derivative")
+        registration, displacement = displaced_registration(points_mm, acquired, stack.displacement)
+    else:
+        method = "header" if config.registration == "header" else "rigid"
+        registration = register(anchor.volume, anchor.foreground, acquired, method)
+    if displacement is not None:
+        _check_displacement(stack, acquired, anchor, registration, displacement, config)
     for text in registration.warnings:
         logger.warning("%s", progress.led(text))
     return PlacedStack(stack, acquired, registration, displacement=displacement)
+
+
+def _check_displacement(
+    stack: StackInput,
+    acquired: Volume,
+    anchor: Anchor,
+    registration: Registration,
+    displacement: Displacement,
+    config: RestorationSettings,
+) -> None:
+    names = ", ".join(step.path.name for step in stack.transforms) or stack.name
+    if config.core.geometry.mode != "frozen":
+        raise ConfigurationError(
+            f"{names}: a displacement is given and --geometry {config.core.geometry.mode}, expected one "
+            "of them: the Gaussians that it displaces are the T1w's; use --geometry frozen"
+        )
+    points_mm = foreground_points(anchor.volume, anchor.foreground)
+    shown = points_mm[in_view(registration.target_from_anchor, points_mm, acquired)]
+    folded = float((displacement.stretch_at(shown) <= LEAST_STRETCH).mean())
+    if folded > _MOST_FOLDED:
+        raise InputError(
+            f"{names}: the displacement folds {folded:.1%} of the head in the slices (determinant of its "
+            f"Jacobian {LEAST_STRETCH:g} or less), expected at most {_MOST_FOLDED:.0%}; check that it "
+            "belongs to this image, or give its affine part alone"
+        )
 
 
 def covered(

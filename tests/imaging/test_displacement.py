@@ -85,6 +85,15 @@ def test_itk_takes_the_files_to_the_same_points_and_back(displacement, tmp_path)
     np.testing.assert_allclose(again.at(points), whole, atol=0.3)
 
 
+def test_every_second_voxel_of_it_lies_where_it_did(displacement):
+    np.testing.assert_array_equal(displacement.thinned(4.0).vectors_mm, displacement.vectors_mm)
+    # Voxels of 3, 2.5 and 3 mm along its axes.
+    thinned = displacement.thinned(5.5)
+    assert thinned.grid.shape == (18, 12, 17)
+    nodes = centres_mm(thinned.grid)
+    np.testing.assert_allclose(thinned.at(nodes), displacement.at(nodes), atol=1e-5)
+
+
 def test_what_is_rigid_in_it_is_told_apart(displacement):
     nodes = centres_mm(GRID)
     whole = (nodes + bump(nodes)) @ POSE[:3, :3].T + POSE[:3, 3] - nodes

@@ -1,6 +1,7 @@
 """The methods text says what was really done, in five forms."""
 
 import re
+from dataclasses import replace
 
 from atlasgs_bids.report.methods import Described, methods_of
 from atlasgs_bids.report.references import REFERENCES
@@ -31,6 +32,15 @@ def test_what_was_done_is_said_and_what_was_not_is_not():
     assert "generalised cross-validation" in text
     assert "network" not in text
     assert "slice by slice" not in text
+
+
+def test_a_field_of_another_pipeline_is_said():
+    given = replace(FLAIR, metrics={**FLAIR.metrics, "registration_method": "derivative"})
+    assert "Displacement fields" not in methods_of([given], "0.1.0").plain()
+    given = replace(given, metrics={**given.metrics, "distortion_mean": "1.2"})
+    text = methods_of([given], "0.1.0").plain()
+    assert "by the transform of another pipeline" in text
+    assert "Displacement fields of another pipeline were part of the model, signal kept." in text
 
 
 def test_differences_are_counted():

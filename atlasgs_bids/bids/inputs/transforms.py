@@ -7,7 +7,7 @@ from pathlib import Path
 from atlasgs_bids.bids.entities import parse_entities
 
 _FOLDERS = ("anat", "dwi", "perf")
-_EXTENSIONS = (".txt", ".tfm", ".mat", ".h5")
+_EXTENSIONS = (".txt", ".tfm", ".mat", ".h5", ".nii.gz")
 _DESCRIPTIONS = (None, "coreg")
 """``desc-hmc`` holds a transform for each volume of a series."""
 

@@ -27,7 +27,7 @@ DESCRIPTIONS = {
         for suffix in RESTORED_SUFFIXES
     },
     "atlasgs": "The Gaussians that were fitted to the anchor",
-    "deformable": "Position with a displacement along the phase-encoding axis",
+    "deformable": "Position with a displacement, along the phase-encoding axis or as another pipeline has it",
     "motion": "Where the head was during each slice, relative to its stack",
     "longitudinal": "How well the scaffold of one session explains the anchor of another",
 }

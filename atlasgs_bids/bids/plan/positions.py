@@ -18,6 +18,9 @@ _ON_THE_WAY = (*_T1W, "ACPC", "subject", "aslref")
 """Spaces between a target and a T1w; ``anat``, ``ACPC`` and ``subject`` (of all b0) are QSIPrep's."""
 _NO_ENTITIES = ("extension", "datatype", "suffix", "desc", "space", "res")
 
+_NOT_PLAIN = (".h5", ".gz")
+"""Endings of files that may hold a displacement field: an affine of the same name is taken before them."""
+
 _ALIKE_MM = 1e-3
 """Up to which two grids are one."""
 
@@ -84,7 +87,7 @@ def _ways(
         ends = space(transform, transform.source), space(transform, transform.reference)
         for inverted, (here, there) in enumerate((ends, ends[::-1])):
             step = TransformStep(transform.path, bool(inverted))
-            order = (-len(transform.entities), bool(inverted), transform.path.suffix == ".h5")
+            order = (-len(transform.entities), bool(inverted), transform.path.suffix in _NOT_PLAIN)
             hops.append((*order, transform.path.as_posix(), here, there, step))
     hops.sort(key=lambda hop: hop[:4])
     ways: dict[Space, tuple[TransformStep, ...]] = {("target",): ()}

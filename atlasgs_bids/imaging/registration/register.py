@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import SimpleITK
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.itk import itk_affine
 from atlasgs_bids.imaging.registration.alignment import align, mirrored_information, mutual_information
-from atlasgs_bids.imaging.registration.itk_files import TransformStep, chained
+from atlasgs_bids.imaging.registration.itk_files import Affine, Points
 from atlasgs_bids.imaging.registration.pair import ImagePair
 from atlasgs_bids.imaging.volume import Volume
 
@@ -28,9 +27,6 @@ of 3 to 7 mm); 0.93 to 0.99 and 1.01 to 1.08 in an atlas, which is nearly symmet
 _LEAST_COVERED = 0.01
 """Part of the anchor's foreground that a target covers at least."""
 _N_POINTS = 20_000
-_MAX_SCALING = 0.01
-
-Affine = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,12 @@ def register(
     """
     points_world = foreground_points(anchor, anchor_foreground)
     if method == "header":
-        found = _described(np.eye(4), points_world, "header", None, None)
+        found = described(np.eye(4), points_world, "header", None, None)
     elif method == "rigid":
         found = _refined(anchor, anchor_foreground, target, points_world)
     else:
         raise ValueError(f"registration method {method!r}, expected 'rigid' or 'header'")
-    _check_cover(found, points_world, target)
+    check_cover(found, points_world, target)
     return found
 
 
@@ -77,7 +73,7 @@ def _refined(
     anchor: Volume,
     anchor_foreground: npt.NDArray[np.bool_],
     target: Volume,
-    points_world: npt.NDArray[np.float64],
+    points_world: Points,
 ) -> Registration:
     pair = ImagePair.of(anchor, anchor_foreground, points_world, target)
     before = after = None
@@ -89,9 +85,9 @@ def _refined(
         stopped = f"registration stopped ({str(error).strip().splitlines()[-1].strip()})"
         return _header_instead(stopped, points_world, before, after)
     target_from_anchor = np.asarray(np.linalg.inv(alignment.anchor_from_target), dtype=np.float64)
-    found = _described(target_from_anchor, points_world, "rigid", before, after)
+    found = described(target_from_anchor, points_world, "rigid", before, after)
     # Where the headers do not overlap at all they say nothing of how far the head may lie from them.
-    apart = _covered(np.eye(4), points_world, target) < _LEAST_COVERED
+    apart = in_view(np.eye(4), points_world, target).mean() < _LEAST_COVERED
     problem = _problem(found, math.inf if apart else _MAX_DISPLACEMENT_MM)
     if problem:
         return _header_instead(problem, points_world, before, after)
@@ -113,16 +109,17 @@ def _handedness_warning(pair: ImagePair, anchor_from_target: Affine, information
     return f"{seen}, so left and right may be swapped in one of the two headers; check them"
 
 
-def _covered(target_from_anchor: Affine, points_world: npt.NDArray[np.float64], target: Volume) -> float:
-    """Part of the points (n, 3) in the anchor's world that lie inside the target's field of view."""
+def in_view(target_from_anchor: Affine, points_world: Points, target: Volume) -> npt.NDArray[np.bool_]:
+    """(n,) whether points (n, 3) of the anchor's world lie in the target's field of view."""
     voxel_from_anchor = np.linalg.inv(target.world_from_voxel) @ target_from_anchor
     points_vox = points_world @ voxel_from_anchor[:3, :3].T + voxel_from_anchor[:3, 3]
-    inside = (points_vox >= -0.5) & (points_vox <= np.array(target.data.shape) - 0.5)
-    return float(inside.all(axis=1).mean())
+    within = (points_vox >= -0.5) & (points_vox <= np.array(target.data.shape) - 0.5)
+    return np.asarray(within.all(axis=1))
 
 
-def _check_cover(found: Registration, points_world: npt.NDArray[np.float64], target: Volume) -> None:
-    covered = _covered(found.target_from_anchor, points_world, target)
+def check_cover(found: Registration, points_world: Points, target: Volume) -> None:
+    """InputError where the target shows nothing of the head, given by points (n, 3) all over it."""
+    covered = float(in_view(found.target_from_anchor, points_world, target).mean())
     if covered < _LEAST_COVERED:
         why = f"; {found.warnings[0]}" if found.warnings else ""
         raise InputError(
@@ -132,38 +129,19 @@ def _check_cover(found: Registration, points_world: npt.NDArray[np.float64], tar
         )
 
 
-def given_registration(
-    anchor: Volume, anchor_foreground: npt.NDArray[np.bool_], target: Volume, steps: Sequence[TransformStep]
-) -> Registration:
-    """The position that another pipeline found, from its ITK files; InputError where that cannot be."""
-    target_from_anchor = chained(steps)
-    linear = target_from_anchor[:3, :3]
-    if np.abs(linear @ linear.T - np.eye(3)).max() > _MAX_SCALING or np.linalg.det(linear) < 0:
-        names = ", ".join(step.path.name for step in steps)
-        raise InputError(
-            f"{names}: scales or mirrors, expected a rigid transform; without it the target is registered"
-        )
-    points_world = foreground_points(anchor, anchor_foreground)
-    found = _described(target_from_anchor, points_world, "derivative", None, None)
-    _check_cover(found, points_world, target)
-    return found
-
-
-def apart_mm(one: Affine, other: Affine, points_world: npt.NDArray[np.float64]) -> float:
+def apart_mm(one: Affine, other: Affine, points_world: Points) -> float:
     """Mean distance between where two point maps (4, 4) put points (n, 3), mm."""
     difference = one - other
     return float(np.linalg.norm(points_world @ difference[:3, :3].T + difference[:3, 3], axis=1).mean())
 
 
-def moved_registration(
-    found: Registration, target_from_anchor: Affine, points_world: npt.NDArray[np.float64]
-) -> Registration:
+def moved_registration(found: Registration, target_from_anchor: Affine, points_world: Points) -> Registration:
     """The registration refined to another position; ``points_world`` (n, 3) lie all over the foreground."""
-    moved = _described(target_from_anchor, points_world, "rigid", found.metric_before, found.metric_after)
+    moved = described(target_from_anchor, points_world, "rigid", found.metric_before, found.metric_after)
     return replace(moved, warnings=found.warnings)
 
 
-def foreground_points(anchor: Volume, anchor_foreground: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def foreground_points(anchor: Volume, anchor_foreground: npt.NDArray[np.bool_]) -> Points:
     """(n, 3) world points all over the foreground."""
     if not anchor_foreground.any():
         raise InputError(
@@ -183,9 +161,9 @@ def write_itk_transform(path: str | Path, registration: Registration) -> None:
     SimpleITK.WriteTransform(itk_affine(registration.target_from_anchor), str(path))
 
 
-def _described(
+def described(
     target_from_anchor: Affine,
-    points_world: npt.NDArray[np.float64],
+    points_world: Points,
     method: str,
     metric_before: float | None,
     metric_after: float | None,
@@ -232,9 +210,9 @@ def _problem(found: Registration, max_displacement_mm: float = _MAX_DISPLACEMENT
 
 def _header_instead(
     problem: str,
-    points_world: npt.NDArray[np.float64],
+    points_world: Points,
     metric_before: float | None,
     metric_after: float | None,
 ) -> Registration:
     warning = f"{problem}; the position in the headers is used instead; check that the two images fit there"
-    return _described(np.eye(4), points_world, "header", metric_before, metric_after, (warning,))
+    return described(np.eye(4), points_world, "header", metric_before, metric_after, (warning,))

@@ -8,7 +8,7 @@ _TEXTS = {
     "put the "
     "slices, and the slice profile found beside the stated one",
     "distortion": "The slices as acquired and as corrected, with the edges of the anchor, and how far points "
-    "of the head are displaced along the phase-encoding axis",
+    "of the head are displaced",
     "motion": "Movement and intensity of every slice",
 }
 

@@ -141,6 +141,16 @@ def test_a_transform_that_goes_the_wrong_way_is_gone_backwards(tree):
     assert way(t1w["own"], ASL, transforms, t1w.values())[0] == ["<from-T1w_to-aslref"]
 
 
+def test_a_field_may_be_an_image_and_comes_after_an_affine_of_its_name(tree):
+    name = "sub-01/perf/sub-01_from-aslref_to-T1w_mode-image_xfm"
+    transforms, t1w = tree(own=f"{name}.nii.gz")
+    (step,) = find_position(t1w["own"], ASL, transforms, list(t1w.values())).steps
+    assert step.path.name.endswith("_xfm.nii.gz")
+    transforms, t1w = tree(own=f"{name}.nii.gz {name}.txt {name}.h5")
+    (step,) = find_position(t1w["own"], ASL, transforms, list(t1w.values())).steps
+    assert step.path.suffix == ".txt"
+
+
 def test_the_most_specific_file_that_applies_counts(tree):
     names = "".join(
         f"sub-01/anat/sub-01{part}_from-FLAIR_to-T1w_mode-image_xfm.txt\n"
