@@ -6,6 +6,8 @@ from pathlib import Path
 import circular
 import consumers
 import distortion
+import perfusion
+import series
 import speed
 import thousand
 import trust
@@ -68,3 +70,10 @@ def test_the_table_of_given_fields_is_what_was_measured():
 def test_the_table_of_stages_is_what_was_measured():
     found = json.loads((DOCS / "measured/speed.json").read_text("utf-8"))
     assert speed.table(found) in (DOCS / "benchmarks.md").read_text("utf-8")
+
+
+def test_the_tables_of_series_are_what_was_measured():
+    page = (DOCS / "benchmarks.md").read_text("utf-8")
+    for name, module in (("series", series), ("perfusion", perfusion)):
+        rows = json.loads((DOCS / "measured" / f"{name}.json").read_text("utf-8"))
+        assert module.table(rows) in page
