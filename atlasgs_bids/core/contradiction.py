@@ -30,8 +30,8 @@ _LEAST_CONTRAST = 0.2
 """Of the anchor's standard deviation, from which a window of it has contrast."""
 _LOST = 16.0
 """Residuals of the fit over what is usual."""
-_LEAST_MM3 = 20.0
-"""Volume of a cluster; a ball of 3 mm has 14 mm³, in one voxel of a slice more."""
+_LEAST_MM3, _LEAST_VOXELS = 20.0, 3
+"""Of a cluster; a ball of 3 mm has 14 mm³, and a slice spreads it."""
 _SURROUNDINGS_MM = (2.0, 5.0)
 """σ of the anchor's local means by which its intensity is mapped, beside itself."""
 _N_KNOTS, _N_KNOTS_AROUND = 16, 8
@@ -131,12 +131,14 @@ def mapped_anchor(own: LatticeObservation, guide: Float[Tensor, "X Y Z"], observ
     acquisition = own.acquisition
     inside = acquisition.adjoint(observed.to(own.slices)) > 0
     lattice = LocalMeans(own.cell_mm, own.slice_axis, inside)
-    columns = []
+    columns, places = [], observed.flatten().nonzero().squeeze(1)
     for image, n_knots in (
         (guide, _N_KNOTS),
         *((lattice.mean(guide, sigma_mm), _N_KNOTS_AROUND) for sigma_mm in _SURROUNDINGS_MM),
     ):
-        columns += [acquisition.forward(hat * inside)[observed] for hat in _hats(image, inside, n_knots)]
+        columns += [
+            acquisition.forward(hat * inside).flatten()[places] for hat in _hats(image, inside, n_knots)
+        ]
     columns += _shading(observed, acquisition.forward(guide)[observed])
     design = torch.stack(columns, 1)
     every = max(1, len(design) // _MOST_FITTED)
@@ -156,7 +158,8 @@ def mapped_anchor(own: LatticeObservation, guide: Float[Tensor, "X Y Z"], observ
 
 def _hats(image: Float[Tensor, "X Y Z"], inside: Tensor, n_knots: int) -> Sequence[Tensor]:
     """Piecewise linear functions of the image that are 1 at one of its quantiles and 0 at the others."""
-    values = image[inside].sort().values
+    values = image[inside]
+    values = values[:: max(1, len(values) // _MOST_FITTED)].sort().values
     places = torch.linspace(0.01, 0.99, n_knots, device=values.device) * (len(values) - 1)
     knots = torch.unique(torch.cat([values[:1], values[places.long()]]))
     if len(knots) < 2:
@@ -185,6 +188,6 @@ def without_small(flagged: Bool[Tensor, "x y z"], size_mm: Sequence[float]) -> B
     if n == 0:
         return flagged
     counts = np.bincount(labels.ravel())
-    large = counts * float(np.prod(size_mm)) >= _LEAST_MM3
+    large = (counts * float(np.prod(size_mm)) >= _LEAST_MM3) & (counts >= _LEAST_VOXELS)
     large[0] = False
     return torch.from_numpy(large[labels]).to(flagged.device)

@@ -18,6 +18,8 @@ _STEP_MM = 16.0
 """Between the centres of patches, and side of the blocks whose pulls are taken to be independent."""
 _PATCH_MM = 10.0
 """σ of a patch: nine tenths of it lie within 25 mm."""
+_REACH = 3.0
+"""σ of a patch beyond which Gaussians count nothing."""
 _BESIDE_MM = 1.0
 _LEAST_PATCH = 0.35
 """Of the fullest patch: with less head in it, it says nothing."""
@@ -65,28 +67,31 @@ def local_shifts(evidence: PositionEvidence, gaussians: Gaussians) -> LocalShift
     first = means.amin(0)
     shape = tuple(int(n) for n in torch.div(means.amax(0) - first, _STEP_MM).floor().long() + 1)
     cells = torch.div(means - first, _STEP_MM).floor().long()
-    blocks = torch.unique(cells, dim=0, return_inverse=True)[1]
-    masses = np.zeros(shape)
+    filled, blocks = torch.unique(cells, dim=0, return_inverse=True)
+    masses, n_blocks = np.zeros(shape), len(filled)
     shift, error = np.full((*shape, 3), np.nan), np.full(shape, np.nan)
-    for index in np.ndindex(*shape):
-        centre = first + _STEP_MM * (torch.tensor(index, device=means.device).to(means) + 0.5)
-        weights = torch.exp(-0.5 * (means - centre).square().sum(1) / _PATCH_MM**2).double()
+    for cell in filled:
+        index = tuple(cell.tolist())
+        centre = first + _STEP_MM * (cell.to(means) + 0.5)
+        squares = (means - centre).square().sum(1)
+        own = (squares < (_REACH * _PATCH_MM) ** 2).nonzero().squeeze(1)
+        weights = torch.exp(-0.5 * squares[own] / _PATCH_MM**2).double()
         masses[index] = float(weights.sum())
-        pull = (weights @ here).cpu().numpy()
-        curvature = np.stack([(weights @ slope).cpu().numpy() for slope in slopes], axis=1)
+        pull = (weights @ here[own]).cpu().numpy()
+        curvature = np.stack([(weights @ slope[own]).cpu().numpy() for slope in slopes], axis=1)
         values, vectors = np.linalg.eigh(0.5 * (curvature + curvature.T))
         if not values[-1] > 0:
             continue
         values = np.maximum(values, _LEAST_CURVATURE * values[-1])
         inverse = (vectors / values) @ vectors.T
         # What the blocks pull by beyond their part of the whole patch: that they disagree is the error.
-        beyond = weights[:, None] * (here - torch.from_numpy(pull).to(here) / masses[index])
-        sums = torch.zeros(int(blocks.max()) + 1, 3, dtype=torch.float64, device=means.device)
-        own = (sums.index_add_(0, blocks, beyond) @ torch.from_numpy(inverse).to(sums)).cpu().numpy()
+        beyond = weights[:, None] * (here[own] - torch.from_numpy(pull).to(here) / masses[index])
+        sums = torch.zeros(n_blocks, 3, dtype=torch.float64, device=means.device)
+        shifted = (sums.index_add_(0, blocks[own], beyond) @ torch.from_numpy(inverse).to(sums)).cpu().numpy()
         moved = -inverse @ pull
         shift[index] = -moved
         direction = moved / max(float(np.linalg.norm(moved)), 1e-12)
-        error[index] = np.sqrt(((own @ direction) ** 2).sum())
+        error[index] = np.sqrt(((shifted @ direction) ** 2).sum())
     hardly = masses < _LEAST_PATCH * masses.max()
     shift[hardly], error[hardly] = np.nan, np.nan
     return LocalShifts(first.double().cpu().numpy(), _STEP_MM, shift, error)
