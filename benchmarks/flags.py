@@ -13,9 +13,10 @@ differs between the scans of this brain by itself (there is a stroke in it) coun
 of those that the target has, also how many the image misses by more than half (volume above half the
 contrast), and how many of these are flagged.
 
-``aligned``, ``bump``, ``block``: the whole head, calibrated, and the shifts of its patches alone. A bump of
-6 mm along y in the forehead as an echo-planar image has it; a block of 24 mm radius moved by 2 mm through the
-slices. Of patches that are truly off by more than 1.5 mm how many are named, and of those within 0.5 mm.
+``aligned``, ``bump``, ``block``: the shifts of the patches alone, of the whole head in the position of its
+headers, which is true, with the true profile. A bump of 6 mm along y in the forehead as an echo-planar image
+has it; a block of 24 mm radius moved by 2 mm through the slices. Of patches that are truly off by more than
+1.5 mm how many are named, and of those within 0.5 mm.
 """
 
 import argparse
@@ -34,10 +35,12 @@ from scipy import ndimage
 
 from atlasgs_bids.core.local_shifts import LocalShifts
 from atlasgs_bids.imaging.nifti import to_nifti
+from atlasgs_bids.imaging.profile import profile_of
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Volume
-from atlasgs_bids.restoration.calibration import calibrated
+from atlasgs_bids.restoration.anchor import anchor_of
 from atlasgs_bids.restoration.flags import CONTRADICTED, MISALIGNED
+from atlasgs_bids.restoration.guides import Guides
 from atlasgs_bids.restoration.patches import shifts_of
 from atlasgs_bids.restoration.restore import Result, fit_scaffold, resolved, restore
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -199,15 +202,16 @@ def shifted_case(
         source[along] -= field
         target = np.maximum(ndimage.map_coordinates(target, source, order=3), 0).astype(np.float32)
     slices, world_from_slices = sliced(target, affine, options)
-    brain = to_nifti((head.anchor > 0).astype(np.uint8), affine, np.uint8)
-    scaffold = fit_scaffold(to_nifti(head.anchor, affine), settings, brain_mask=brain)
     geometry = slice_geometry(slices.shape, world_from_slices, {}, float(options.factor))
-    stack, quiet = StackInput("slices", geometry), Progress.quiet()
-    placed = place(stack, Volume(slices, world_from_slices), scaffold.anchor, settings, quiet)
-    placed_stacks = calibrated([placed], scaffold.guides, replace(settings), quiet)
-    started = time.perf_counter()
-    (shifts,) = shifts_of(placed_stacks, scaffold.guides, settings)
-    seconds = time.perf_counter() - started
+    profile = profile_of(*Degradation("paper", AXIS, options.factor).profile(1.0))
+    known = replace(settings, registration="header", slice_profile=profile)
+    anchor = anchor_of(Volume(head.anchor, affine), Volume((head.anchor > 0).astype(np.float32), affine))
+    placed = place(
+        StackInput("slices", geometry), Volume(slices, world_from_slices), anchor, known, Progress.quiet()
+    )
+    started = time.process_time()
+    (shifts,) = shifts_of([placed], Guides(anchor), known)
+    seconds = time.process_time() - started
     return setting_of(case, options) | named(shifts, field, affine) | {"seconds": seconds}
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import special
 
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.position import PositionEvidence
@@ -23,6 +24,7 @@ _REACH = 3.0
 _BESIDE_MM = 1.0
 _LEAST_PATCH = 0.35
 """Of the fullest patch: with less head in it, it says nothing."""
+_LEAST_BLOCKS = 3.0
 _LEAST_CURVATURE = 0.05
 """Of the largest, along a direction in which a patch is all alike."""
 _SHIFTED_MM, _SURE = 1.0, 2.0
@@ -91,10 +93,19 @@ def local_shifts(evidence: PositionEvidence, gaussians: Gaussians) -> LocalShift
         moved = -inverse @ pull
         shift[index] = -moved
         direction = moved / max(float(np.linalg.norm(moved)), 1e-12)
-        error[index] = np.sqrt(((shifted @ direction) ** 2).sum())
+        own_masses = torch.zeros_like(sums[:, 0]).index_add_(0, blocks[own], weights)
+        n_own = float(own_masses.sum().square() / own_masses.square().sum())
+        error[index] = _of_few(n_own) * np.sqrt(((shifted @ direction) ** 2).sum())
     hardly = masses < _LEAST_PATCH * masses.max()
     shift[hardly], error[hardly] = np.nan, np.nan
     return LocalShifts(first.double().cpu().numpy(), _STEP_MM, shift, error)
+
+
+def _of_few(n: float) -> float:
+    """By how much a standard error from so many blocks grows for two of it to hold 95 % (Student)."""
+    if n < _LEAST_BLOCKS:
+        return np.inf
+    return float(special.stdtrit(n - 1, 0.975) / special.ndtri(0.975) * np.sqrt(n / (n - 1)))
 
 
 def _pulls(evidence: PositionEvidence, shift_mm: Array) -> torch.Tensor:
