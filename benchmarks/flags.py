@@ -39,7 +39,7 @@ from atlasgs_bids.imaging.profile import profile_of
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import anchor_of
-from atlasgs_bids.restoration.flags import CONTRADICTED, MISALIGNED
+from atlasgs_bids.restoration.flags import CONTRADICTED
 from atlasgs_bids.restoration.guides import Guides
 from atlasgs_bids.restoration.patches import shifts_of
 from atlasgs_bids.restoration.restore import Result, fit_scaffold, resolved, restore
@@ -152,13 +152,12 @@ def sliced(
 
 
 def counts(result: Result, n_voxels: int) -> dict[str, Any]:
-    """Regions of each label, and the part of the head that they hold."""
+    """Contradicted regions, and the part of the head that they hold."""
     flags = result.target.flags
     assert flags is not None
     return {
         "contradicted": len(flags.of(CONTRADICTED)),
         "contradicted_part": float((flags.labels == CONTRADICTED).sum() / n_voxels),
-        "misaligned": len(flags.of(MISALIGNED)),
     }
 
 
@@ -179,7 +178,7 @@ def found_lesions(implanted: Implanted, result: Result, lost: Sequence[bool]) ->
     near = ndimage.binary_dilation(near, iterations=implanted_reach(result))
     clusters, n = ndimage.label(flagged, np.ones((3, 3, 3)))
     touching = np.setdiff1d(np.unique(clusters[near]), [0])
-    return {"lesions": rows, "elsewhere": int(n - len(touching)), "misaligned": len(flags.of(MISALIGNED))}
+    return {"lesions": rows, "elsewhere": int(n - len(touching))}
 
 
 def implanted_reach(result: Result) -> int:
@@ -285,10 +284,9 @@ def lesion_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def clean_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    lines = ["| head as it is | contradicted | part of it | misaligned |", "|---|---|---|---|"]
+    lines = ["| head as it is | contradicted | part of it |", "|---|---|---|"]
     return lines + [
-        f"| {case_of(row)} | {row['contradicted']} | {100 * row['contradicted_part']:.2f} % | "
-        f"{row['misaligned']} |"
+        f"| {case_of(row)} | {row['contradicted']} | {100 * row['contradicted_part']:.2f} % |"
         for row in rows
         if row["case"] == "clean"
     ]

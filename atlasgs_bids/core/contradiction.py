@@ -20,8 +20,10 @@ from atlasgs_bids.core.observation import LatticeObservation
 
 _SPOT_MM = 0.8
 """σ over which errors are averaged: a lesion of 3 mm and more."""
-_UNFORESEEN_BY_SLICES, _UNFORESEEN_BY_ANCHOR = 5.25, 3.5
+_UNFORESEEN_BY_SLICES, _UNFORESEEN_BY_ANCHOR = 4.5, 3.0
 """Errors over what is usual, from which neither foretells a voxel."""
+_AROUND_MM = 6.0
+"""σ within which the anchor's errors tell what is usual for it there."""
 _BORDER_MM = 1.5
 """σ of the window whose contrast is compared."""
 _MISSING = 1.2
@@ -82,7 +84,8 @@ def _unforeseen(held_out: HeldOut, unmapped: Native, around: LocalMeans) -> Nati
     observed = held_out.observed
     error = -around.mean(held_out.error, _SPOT_MM)
     by_slices = _over_usual(error / around.mean(held_out.sd, _SPOT_MM).clamp_min(1e-12), observed)
-    by_anchor = _over_usual(around.mean(unmapped, _SPOT_MM), observed)
+    usual = around.mean(unmapped.square(), _AROUND_MM).sqrt().clamp_min(1e-12)
+    by_anchor = _over_usual(around.mean(unmapped, _SPOT_MM) / usual, observed)
     found = observed & (by_slices.abs() > _UNFORESEEN_BY_SLICES) & (by_anchor.abs() > _UNFORESEEN_BY_ANCHOR)
     return error.abs() * (found & (by_slices * by_anchor > 0))
 
