@@ -6,6 +6,7 @@ from pathlib import Path
 import circular
 import consumers
 import distortion
+import flags
 import speed
 import thousand
 import trust
@@ -52,6 +53,13 @@ def test_the_table_of_distortion_is_what_was_measured():
     rows = json.loads((DOCS / "measured/distortion.json").read_text("utf-8"))
     assert distortion.table(rows) in (DOCS / "benchmarks.md").read_text("utf-8")
     assert rows[0]["found"] < 0.7 < rows[0]["rigid"]
+
+
+def test_the_table_of_flags_is_what_was_measured():
+    rows = json.loads((DOCS / "measured/flags.json").read_text("utf-8"))
+    assert flags.table(rows) in (DOCS / "study.md").read_text("utf-8")
+    rows[0]["factor"] = 9
+    assert flags.table(rows) not in (DOCS / "study.md").read_text("utf-8")
 
 
 def test_the_table_of_stages_is_what_was_measured():
