@@ -90,7 +90,6 @@ def flags_of(
     """``inside``: where the image is not set to 0. Where both are true, a region counts as misaligned."""
     labels, amount = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.float32)
     for native, acquired, target_from_anchor in contradicting:
-        # Voxels that took no part in the fit are no less on the grid.
         found = resample(Volume(native, acquired.world_from_voxel), grid, target_from_anchor, order=0)
         labels[(found > 0) & inside] = CONTRADICTED
         amount = np.maximum(amount, found)
@@ -122,7 +121,7 @@ def flags_of(
 
 
 def with_flags(error: ImageError, flags: Flags) -> ImageError:
-    """Surer nowhere, and nothing trusted, where something is flagged."""
+    """The error where something is flagged: less sure, and not trusted."""
     trust = error.trust
     if trust is not None:
         trust = replace(trust, mask=trust.mask & (flags.labels == 0))

@@ -194,11 +194,11 @@ def restore_stacks(
     clock = clock or Clock()
     with clock.measure("calibration"):
         calibrated_stacks = calibrated(placed, scaffold.guides, settings, progress)
+        asked = settings.estimate_uncertainty and settings.motion == "none"
+        shifts = shifts_of(calibrated_stacks, scaffold.guides, settings) if asked else ()
     with clock.measure("appearance"):
         fitted = fit_target(calibrated_stacks, scaffold, settings, progress)
     with clock.measure("render"), progress.stage("rendering") as advance:
-        asked = settings.estimate_uncertainty and settings.motion == "none"
-        shifts = shifts_of(calibrated_stacks, scaffold.guides, settings) if asked else ()
         result = rendered_result(fitted.fit, fitted.scaffold, settings, shifts)
         advance(1)
     return result
