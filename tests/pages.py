@@ -51,6 +51,7 @@ def target_contents(folder: Path, label: str = "FLAIR", **changes) -> TargetCont
         "result": save(folder / f"{label}_sr.nii.gz", restored, grid),
         "sd": save(folder / f"{label}_srstd.nii.gz", 10 + 0.1 * restored, grid),
         "trusted": save(folder / f"{label}_trusted.nii.gz", restored > 550, grid, np.uint8),
+        "flags": save(folder / f"{label}_flags.nii.gz", (restored > 700) * 2, grid, np.uint8),
         "fov": save(folder / f"{label}_fov.nii.gz", np.ones_like(restored), grid, np.uint8),
         "figure": folder / f"{label}.png",
         "thumbnail": folder / f"{label}_thumbnail.jpg",

@@ -6,6 +6,7 @@ from pathlib import Path
 import circular
 import consumers
 import distortion
+import flags
 import perfusion
 import series
 import speed
@@ -65,6 +66,13 @@ def test_the_table_of_given_fields_is_what_was_measured():
     for row in bent:
         assert row["off"] < 0.05
         assert row["db"] > alone[row["seed"]] + 5
+
+
+def test_the_table_of_flags_is_what_was_measured():
+    rows = json.loads((DOCS / "measured/flags.json").read_text("utf-8"))
+    assert flags.table(rows) in (DOCS / "study.md").read_text("utf-8")
+    rows[0]["factor"] = 9
+    assert flags.table(rows) not in (DOCS / "study.md").read_text("utf-8")
 
 
 def test_the_table_of_stages_is_what_was_measured():

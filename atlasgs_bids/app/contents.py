@@ -105,6 +105,7 @@ def _target(run: TargetRun) -> TargetContents:
         result=outputs.sr,
         sd=outputs.srstd,
         trusted=outputs.trusted_mask,
+        flags=outputs.flags,
         fov=outputs.fov_mask,
         figure=outputs.figure,
         thumbnail=outputs.thumbnail,

@@ -32,12 +32,16 @@ from atlasgs_bids.report.figures.calibration import calibration_figure
 from atlasgs_bids.report.figures.distortion import DistortionImages, distortion_figure
 from atlasgs_bids.report.figures.motion import motion_figure
 from atlasgs_bids.report.figures.target import TargetImages, target_figure
+from atlasgs_bids.restoration.flags import LABELS, FlaggedRegion
 from atlasgs_bids.restoration.metrics import doubts, target_metrics
 from atlasgs_bids.restoration.result import StackResult, TargetResult, mean_interpolated
 from atlasgs_bids.restoration.stack import Calibration
 from atlasgs_bids.restoration.target_files import save_target
 from atlasgs_bids.runtime.costs import Clock, peak_gpu_memory_mib, peak_memory_mib
 from atlasgs_bids.runtime.files import atomic, save_json, save_tsv
+
+_MOST_REGIONS = 50
+"""Of the flags, the largest, that the sidecar names one by one."""
 
 Sidecars = Mapping[Path, Mapping[str, Any]]
 """Of each file of a target, by the file's path."""
@@ -53,6 +57,9 @@ def _save_images(run: TargetRun, result: TargetResult, sidecars: Sidecars) -> No
         _save_described(on_grid(result.sd), outputs.srstd, sidecars)
     if result.trust is not None:
         _save_described(on_grid(result.trust.mask, dtype=np.uint8), outputs.trusted_mask, sidecars)
+    if result.flags is not None:
+        save_tsv([{"index": label, "name": name} for label, name in LABELS.items()], outputs.flags_tsv)
+        _save_described(on_grid(result.flags.labels, dtype=np.uint8), outputs.flags, sidecars)
     with _described(outputs.scaffold_npz, sidecars) as path:
         save_target(path, result.model, result.n_shared)
     for planned, stack in zip(target.stacks, result.stacks, strict=True):
@@ -113,7 +120,8 @@ def _write_files(run: TargetRun, result: TargetResult) -> dict[str, Any]:
     with atomic(outputs.figure) as path:
         mask = foreground & result.fov
         trusted = None if result.trust is None else result.trust.mask
-        shown = TargetImages(anchor_image, cubic, result.sr, result.sd, trusted, anchor.name)
+        flagged = None if result.flags is None else result.flags.labels
+        shown = TargetImages(anchor_image, cubic, result.sr, result.sd, trusted, flagged, anchor.name)
         target_figure(path, shown, grid.world_from_voxel, run.label, mask, doubts(result))
     n_volumes = 1 if target.series is None else len(target.series.kinds)
     return target_metrics(n_volumes, result, anchor_image, cubic, foreground)
@@ -164,6 +172,15 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
             RiskPromised=RISK, RiskOnSlices=trust.risk, RiskOnSlicesWithoutMask=trust.risk_everywhere,
             NumberOfSlices=trust.n_slices,
         )  # fmt: skip
+    if target.series is None and result.flags is not None:
+        found[outputs.flags] = sidecar(
+            description="1, contradicted: the slices show what neither other slices nor the anchor foretell, "
+            "or nothing of a contrast that the anchor has, or what the image does not explain. 2, "
+            "misaligned: a patch of the head of some 40 mm fits the anchor better more than 1 mm elsewhere, "
+            "by two standard errors. 0 says that neither was found, not that the image is right",
+            **on_grid,
+            Regions=[_described_region(region) for region in result.flags.regions[:_MOST_REGIONS]],
+        )
     if target.series is None:
         found[outputs.scaffold_npz] = {
             "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "
@@ -194,6 +211,14 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
         ):
             found[path] = {"Description": field.format(*words), "Sources": sources}
     return found
+
+
+def _described_region(region: FlaggedRegion) -> dict[str, Any]:
+    """Of a sidecar; mm and mm³, RAS."""
+    shift = {} if region.shift_mm is None else {"Shift": [round(float(d), 1) for d in region.shift_mm]}
+    centre = [round(float(x), 1) for x in region.centre_mm]
+    known = {"Label": LABELS[region.label], "Centre": centre, "Side": region.side}
+    return {**known, "Volume": round(region.volume_mm3), **shift}
 
 
 def _write_displacement(

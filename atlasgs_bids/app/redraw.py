@@ -68,11 +68,13 @@ def _redraw_stacks(run: TargetRun, anchor: Anchor, grid: Grid, fov: np.ndarray) 
     ]
     cubic = mean_interpolated(stacks, grid)
     sd = load_volume(outputs.srstd).data if outputs.srstd.exists() else None
-    trusted = None
-    if outputs.trusted_mask.exists():  # it may hold nothing
-        trusted = nib.Nifti1Image.from_filename(outputs.trusted_mask).get_fdata() > 0
+    # Both may hold nothing.
+    trusted, flagged = (
+        nib.Nifti1Image.from_filename(path).get_fdata() if path.exists() else None
+        for path in (outputs.trusted_mask, outputs.flags)
+    )
     restored = load_volume(outputs.sr).data
-    shown = TargetImages(resample(anchor.volume, grid), cubic, restored, sd, trusted, anchor.name)
+    shown = TargetImages(resample(anchor.volume, grid), cubic, restored, sd, trusted, flagged, anchor.name)
     with atomic(outputs.figure) as path:
         mask, warnings = anchor.foreground_on(grid) & fov, sidecar.get("Warnings") or ()
         target_figure(path, shown, grid.world_from_voxel, run.label, mask, warnings)

@@ -59,9 +59,9 @@ class LocalMeans:
         least = max(1e-3 * float(guide[self._inside].square().mean()), 1e-12)
         return of_image + covariance / (variance + least) * (guide - of_guide)
 
-    def contrast(self, image: Image) -> Image:
+    def contrast(self, image: Image, sigma_mm: float = _CONTRAST_MM) -> Image:
         """Standard deviation around each cell."""
-        mean, square = self.mean(image, _CONTRAST_MM), self.mean(image.square(), _CONTRAST_MM)
+        mean, square = self.mean(image, sigma_mm), self.mean(image.square(), sigma_mm)
         return (square - mean.square()).clamp_min(0).sqrt()
 
     def relative(self, image: Image) -> Image:

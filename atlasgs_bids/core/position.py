@@ -90,6 +90,10 @@ class PositionEvidence:
         value, scores = self._scored(parameters)
         return value, np.concatenate([score.sum(0).cpu().numpy() for score in scores])
 
+    def scores(self, parameters: Parameters) -> list[Float[Tensor, "n 6"]]:
+        """For each stack, what each Gaussian contributes to the gradient by its position."""
+        return self._scored(parameters)[1]
+
     def block_gradients(self, parameters: Parameters) -> npt.NDArray[np.float64]:
         """(blocks, 6 n): the gradient in parts, one for each block of the head."""
         _, scores = self._scored(parameters)

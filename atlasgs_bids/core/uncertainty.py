@@ -9,7 +9,7 @@ from scipy import special
 from torch import Tensor
 
 from atlasgs_bids.core.gaussians import Gaussians
-from atlasgs_bids.core.local_error import at_gaussians, local_errors
+from atlasgs_bids.core.local_error import HeldOut, at_gaussians, local_errors
 from atlasgs_bids.core.objective import Objective, held_out_slices
 from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import Expectation
@@ -40,6 +40,8 @@ class Uncertainty:
     """At the Gaussians: how far they err but for that noise; None where nothing measures it."""
     trust: Trust | None = None
     """Where the image may be believed; None where slices are too few to tell."""
+    held_out: tuple[HeldOut, ...] = ()
+    """The slices of each stack as the graph predicts them from others; empty where they are too few."""
 
 
 def graph_uncertainty(
@@ -106,13 +108,14 @@ def estimate_uncertainty(
     if local is None:
         return found
     contrast = at_gaussians([own.contrast for own in local], local, observations, gaussians)
-    held_out = [own.held_out for own in local]
+    predicted = tuple(own.held_out for own in local)
+    held_out: Sequence[HeldOut] = predicted
     if expectations:
         held_out = [
             replace(own, sd=stack.acquisition.forward(stack.splat.forward(variance.sqrt())))
-            for own, stack in zip(held_out, observations, strict=True)
+            for own, stack in zip(predicted, observations, strict=True)
         ]
-    return replace(found, trust=trust_of(held_out, contrast))
+    return replace(found, trust=trust_of(held_out, contrast), held_out=predicted)
 
 
 def _calibration(

@@ -56,6 +56,7 @@ class _AtlasGSOutputSpec(TraitedSpec):
     out_sd = File(desc="standard deviation of its error; undefined where it was not asked for")
     out_fov = File(exists=True, desc="mask: where the slices cover it")
     out_trusted = File(desc="mask: where it may be believed; undefined where nothing tells")
+    out_flags = File(desc="labels: where slices contradict the T1w (1), or lie elsewhere (2)")
     out_simulated = OutputMultiObject(File(exists=True), desc="what it predicts for the slices of each stack")
     out_xfm = OutputMultiObject(
         File(exists=True), desc="ITK files that bring each stack to the T1w (antsApplyTransforms -t)"
@@ -97,6 +98,7 @@ def _or_none(value: Any) -> Any:
 def _saved(result: Result, stem: Path) -> dict[str, Any]:
     """Files of a result, called ``stem`` and what they are, by the name of the output."""
     images = {"file": result.image, "sd": result.sd, "fov": result.fov, "trusted": result.trusted}
+    images["flags"] = result.flags
     names = {"file": "sr", "sd": "srstd"}
     saved: dict[str, Any] = {"out_simulated": [], "out_xfm": [], "warnings": result.warnings}
     for kind, image in images.items():

@@ -15,7 +15,8 @@ except ImportError:
 
 _INPUTS = ("t1w", "in_files", "brain_mask", "thickness_mm")
 _OUTPUTS = (
-    "out_file", "out_sd", "out_fov", "out_trusted", "out_simulated", "out_xfm", "out_metrics", "warnings",
+    "out_file", "out_sd", "out_fov", "out_trusted", "out_flags", "out_simulated", "out_xfm", "out_metrics",
+    "warnings",
 )  # fmt: skip
 
 

@@ -76,6 +76,12 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         "Part of the trusted voxels of held-out slices that err by more than half the local contrast", None
     ),
     "untrusted_risk": ("The same of all voxels of those slices", None),
+    "contradicted_regions": (
+        "Regions in which the slices contradict anchor or image (desc-*flags_dseg); n/a: not asked for", None
+    ),
+    "contradicted_volume": ("Their volume", "mm^3"),
+    "misaligned_regions": ("Regions in which the slices show the head elsewhere than the anchor", None),
+    "misaligned_volume": ("Their volume", "mm^3"),
     "difference_to_noise": (
         "ASL: RMS of acquired minus simulated mean difference of control and label, over its noise", None
     ),

@@ -37,6 +37,8 @@ class TargetContents:
     sd: Path
     trusted: Path
     """Mask of where the result may be trusted; it need not be there, nor need the others but the result."""
+    flags: Path
+    """Labels of where slices and anchor disagree."""
     fov: Path
     figure: Path
     thumbnail: Path

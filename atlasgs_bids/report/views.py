@@ -34,6 +34,7 @@ from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.result import mean_interpolated
 
 INTERPOLATED, RESTORED, SD, TRUSTED = "interpolated", "restored", "standard deviation", "trusted"
+FLAGGED = "flagged"
 ACQUIRED, SIMULATED, RESIDUAL = "acquired", "simulated", "residual"
 BEFORE, AFTER, EDGES = "{}, headers' position", "{}, position found", "{} edges"
 """Of the anchor, by its name."""
@@ -120,6 +121,9 @@ def result_view(target: TargetContents, anchor: Anchor, key: str, shrink: float 
     if target.trusted.exists():
         trusted = resample(cropped(_like(_written(target.trusted), shape), box), grid, order=0) > 0.5
         layers.append(Layer(TRUSTED, (inside & trusted).astype(np.uint8) * 255, MASK))
+    if target.flags.exists():
+        flagged = resample(cropped(_like(_written(target.flags), shape), box), grid, order=0) > 0.5
+        layers.append(Layer(FLAGGED, (inside & flagged).astype(np.uint8) * 255, MASK))
     moved = _turned_layers(layers, grid, key)
     turned, affine = ras(inside, grid.world_from_voxel)
     warning = (

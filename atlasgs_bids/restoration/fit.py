@@ -14,6 +14,7 @@ from atlasgs_bids.core.appearance import (
     fit_expected_appearance,
     fit_guarded_appearance,
 )
+from atlasgs_bids.core.contradiction import contradiction_of
 from atlasgs_bids.core.observation import LatticeObservation, join
 from atlasgs_bids.core.priors.expectation import Evidence, Expectation, ExpectedStack
 from atlasgs_bids.core.regularization import N_SOLVES
@@ -67,9 +68,25 @@ def fit_stacks(
     uncertainty = _uncertainty(appearance, known_noise, expectations, scaffold, config, progress)
     log_fit(appearance, config, progress)
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
-    stacks = zip(placed, observations, evidences, strict=True)
+    contradictions = _contradictions(appearance, known_noise, uncertainty, scaffold)
+    stacks = zip(placed, observations, evidences, contradictions, strict=True)
     results = tuple(_stack_result(*own, appearance, over_assumed) for own in stacks)
     return TargetFit(appearance, uncertainty, results, tuple(expected))
+
+
+def _contradictions(
+    appearance: Appearance,
+    observations: Sequence[LatticeObservation],
+    uncertainty: Uncertainty | None,
+    scaffold: SessionScaffold,
+) -> Sequence[Tensor | None]:
+    """Where each stack contradicts anchor and image; None where nothing was held out."""
+    if uncertainty is None or not uncertainty.held_out:
+        return [None] * len(observations)
+    return [
+        contradiction_of(observation, appearance.amplitudes, scaffold.gaussians.amplitudes, held_out)
+        for observation, held_out in zip(observations, uncertainty.held_out, strict=True)
+    ]
 
 
 def _uncertainty(
@@ -97,6 +114,7 @@ def _stack_result(
     stack: PlacedStack,
     observation: LatticeObservation,
     evidence: Evidence | None,
+    contradiction: Tensor | None,
     appearance: Appearance,
     over_assumed: float,
 ) -> StackResult:
@@ -114,6 +132,7 @@ def _stack_result(
         displacement=stack.displacement,
         contradicted=None if evidence is None else (evidence.contradicted > 0).cpu().numpy(),
         anchor_gain=None if evidence is None else evidence.anchor_gain,
+        contradiction=None if contradiction is None else contradiction.cpu().numpy(),
     )
 
 

@@ -10,6 +10,7 @@ from atlasgs_bids.imaging.registration.register import foreground_points
 from atlasgs_bids.imaging.slice_motion import largest_movement
 from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.restoration.anchor import Anchor
+from atlasgs_bids.restoration.flags import LABELS
 from atlasgs_bids.restoration.result import TargetResult
 from atlasgs_bids.restoration.stack import Calibration
 
@@ -25,7 +26,7 @@ MIN_ANCHOR_GAIN = 0.2
 def warnings_of(result: TargetResult) -> list[str]:
     """What the log says of a target once it is fitted; of its position and headers it has spoken before."""
     coverage = [coverage_warning(result.anchor, result.coverage)] if result.coverage < MIN_COVERAGE else []
-    return [*coverage, *_value_warnings(result), *_poor_guidance(result)]
+    return [*coverage, *_value_warnings(result), *_poor_guidance(result), *_flag_warnings(result)]
 
 
 def doubts(result: TargetResult) -> list[str]:
@@ -33,7 +34,7 @@ def doubts(result: TargetResult) -> list[str]:
     positions = [text for stack in result.stacks for text in stack.registration.warnings]
     profiles = [text for own in _calibrations(result) for text in own.warnings]
     said = [*_unknown_orientation(result), *_value_warnings(result), *positions, *profiles]
-    return [*said, *_poor_guidance(result)]
+    return [*said, *_poor_guidance(result), *_flag_warnings(result)]
 
 
 def _calibrations(result: TargetResult) -> list[Calibration]:
@@ -69,6 +70,10 @@ def _poor_guidance(result: TargetResult) -> list[str]:
             f"suggests disagree beyond the noise; look there ({where}) before trusting detail between slices"
         )
     return found
+
+
+def _flag_warnings(result: TargetResult) -> list[str]:
+    return [] if result.flags is None else result.flags.warnings(result.anchor.name)
 
 
 def coverage_warning(anchor: Anchor, coverage: float) -> str:
@@ -142,6 +147,7 @@ def target_metrics(
         "follows_anchor": appearance.follows_anchor,
         "prior_disagrees": result.prior_disagrees,
         **_error_metrics(result, mask),
+        **_flag_metrics(result),
         "difference_to_noise": result.difference_to_noise,
         "solver_iterations": appearance.solution.n_steps,
         "solver_relative_residual": appearance.solution.relative_residual,
@@ -161,6 +167,16 @@ def _distortion_metrics(result: TargetResult) -> dict[str, Any]:
         "distortion_gain": asked[0].gain if asked else None,
         "distortion_gain_error": asked[0].gain_error if asked else None,
     }
+
+
+def _flag_metrics(result: TargetResult) -> dict[str, Any]:
+    """How many regions are flagged, and how much of the image, mm³; None where it was not asked for."""
+    found: dict[str, Any] = {}
+    for label, name in LABELS.items():
+        regions = None if result.flags is None else result.flags.of(label)
+        found[f"{name}_regions"] = None if regions is None else len(regions)
+        found[f"{name}_volume"] = None if regions is None else sum(own.volume_mm3 for own in regions)
+    return found
 
 
 def _error_metrics(result: TargetResult, mask: npt.NDArray[np.bool_]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from atlasgs_bids.restoration.anchor import anchor_of
 from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.given import ImageLike, given_mask, given_volume, view_of
 from atlasgs_bids.restoration.metrics import doubts, target_metrics, warnings_of
+from atlasgs_bids.restoration.patches import shifts_of
 from atlasgs_bids.restoration.result import TargetResult, mean_interpolated, rendered_result
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -63,6 +64,14 @@ class Result:
         if target.trust is None:
             return None
         return to_nifti(target.trust.mask, target.grid.world_from_voxel, np.uint8, target.form_code)
+
+    @cached_property
+    def flags(self) -> nib.Nifti1Image | None:
+        """1 where slices contradict the T1w, 2 where they lie elsewhere; None where it was not asked for."""
+        target = self.target
+        if target.flags is None:
+            return None
+        return to_nifti(target.flags.labels, target.grid.world_from_voxel, np.uint8, target.form_code)
 
     @cached_property
     def fov(self) -> nib.Nifti1Image:
@@ -185,10 +194,12 @@ def restore_stacks(
     clock = clock or Clock()
     with clock.measure("calibration"):
         calibrated_stacks = calibrated(placed, scaffold.guides, settings, progress)
+        asked = settings.estimate_uncertainty and settings.motion == "none"
+        shifts = shifts_of(calibrated_stacks, scaffold.guides, settings) if asked else ()
     with clock.measure("appearance"):
         fitted = fit_target(calibrated_stacks, scaffold, settings, progress)
     with clock.measure("render"), progress.stage("rendering") as advance:
-        result = rendered_result(fitted.fit, fitted.scaffold, settings)
+        result = rendered_result(fitted.fit, fitted.scaffold, settings, shifts)
         advance(1)
     return result
 

@@ -6,10 +6,13 @@ from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from atlasgs_bids.core.appearance import Appearance
+from atlasgs_bids.core.contradiction import without_small
 from atlasgs_bids.core.gaussians import Gaussians
+from atlasgs_bids.core.local_shifts import LocalShifts
 from atlasgs_bids.core.metrics import misfit_beyond_noise
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.rigid import UncertainPosition
@@ -20,9 +23,10 @@ from atlasgs_bids.imaging.header import ALIGNED_CODE
 from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.slice_motion import SlicePosition
 from atlasgs_bids.imaging.slices import slice_normal
-from atlasgs_bids.imaging.volume import Grid, Volume
+from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.error import ImageError, TrustedVoxels, UncertainProfile, error_of
+from atlasgs_bids.restoration.flags import Contradicting, Flags, flags_of, with_flags
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import Calibration, StackInput, covered
@@ -51,6 +55,9 @@ class StackResult:
     """Native voxels in which the slices contradict a learned prior."""
     anchor_gain: float | None = None
     """Part of a learned prior's squared error that its anchor saves (core/priors/learned/evidence.py)."""
+    contradiction: FloatArray | None = None
+    """By how much its native voxels contradict anchor or image where they do, else 0, intensity of the
+    result; None: not asked for, or slices are too few to tell (core/contradiction.py)."""
     calibration: Calibration | None = None
     """What its position and its slice profile were found from; None: taken from headers and registration."""
     displacement: Displacement | None = None
@@ -108,6 +115,8 @@ class TargetResult:
     anchor_psnr_db: float
     coverage: float
     """Part of the anchor's foreground that ``fov`` covers."""
+    flags: Flags | None = None
+    """Where slices contradict the anchor, or lie elsewhere; None: not asked for."""
     difference_to_noise: float | None = None
     """ASL: RMS of acquired minus simulated difference of control and label, over its noise."""
 
@@ -160,10 +169,16 @@ def mean_interpolated(stacks: Sequence[Interpolable], grid: Grid) -> FloatArray:
     return np.asarray(total / np.maximum(n_stacks, np.float32(1)))
 
 
-def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: RestorationSettings) -> TargetResult:
+def rendered_result(
+    fit: TargetFit,
+    scaffold: SessionScaffold,
+    config: RestorationSettings,
+    shifts: Sequence[LocalShifts] = (),
+) -> TargetResult:
     """The amplitudes on the output grid; 0 outside the acquired field of view and the anchor's support.
 
     What was lost amid the slices is inferred as what lies between them; the field of view does not hold it.
+    ``shifts``: of the stacks, patch by patch.
     """
     anchor, stacks, uncertainty = scaffold.anchor, fit.stacks, fit.uncertainty
     grid = output_grid(anchor.volume.grid, _resolution(stacks, config))
@@ -176,7 +191,7 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: Restorati
         fit.appearance.amplitudes, grid, inside, scaffold, config,
         floor=0.0 if _is_magnitude(stacks) else None,
     )  # fmt: skip
-    error = None
+    error, flags = None, None
     if uncertainty is not None:
         drawn = partial(
             rendered_volume, grid=grid, inside=inside, scaffold=scaffold, config=config, floor=None
@@ -184,6 +199,8 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: Restorati
         error = error_of(
             uncertainty, drawn, image, grid, inside, foreground & fov, _positions(stacks), _profiles(stacks)
         )
+        flags = flags_of(_contradicting(stacks), shifts, image, grid, foreground & fov, anchor)
+        error = with_flags(error, flags)
     return TargetResult(
         stacks=stacks,
         appearance=fit.appearance,
@@ -198,7 +215,24 @@ def rendered_result(fit: TargetFit, scaffold: SessionScaffold, config: Restorati
         cell_mm=scaffold.cell_mm,
         anchor_psnr_db=scaffold.anchor_psnr_db,
         coverage=float((fov & foreground).sum() / max(1, foreground.sum())),
+        flags=flags,
     )  # fmt: skip
+
+
+def _contradicting(stacks: Sequence[StackResult]) -> list[Contradicting]:
+    """Where the slices contradict anchor and image, and a learned prior by itself."""
+    found = []
+    for own in stacks:
+        if own.contradiction is None:
+            continue
+        amount = own.contradiction
+        if own.contradicted is not None:
+            sizes_mm = voxel_sizes_mm(own.acquired.world_from_voxel)
+            learned = without_small(torch.from_numpy(own.contradicted), sizes_mm.tolist()).numpy()
+            misfit = np.abs(own.acquired.data - own.simulated) / np.float32(own.gain)
+            amount = np.where(learned, np.maximum(amount, misfit), amount)
+        found.append((amount, own.acquired, own.registration.target_from_anchor))
+    return found
 
 
 def _resolution(stacks: Sequence[StackResult], config: RestorationSettings) -> str | float:

@@ -103,8 +103,10 @@ def test_the_output_tree_is_the_documented_one(run):
     for stem, target in TARGETS:
         images = [f"space-T1w_res-iso_desc-{image}_{target}" for image in ("sr", "srstd")]
         images += [f"space-T1w_res-iso_desc-{target}{mask}_mask" for mask in ("fov", "trusted")]
+        images.append(f"space-T1w_res-iso_desc-{target}flags_dseg")
         images += [f"desc-simulated_{target}", f"desc-residual_{target}"]
         names = [f"{image}.{extension}" for image in images for extension in ("nii.gz", "json")]
+        names.append(f"space-T1w_res-iso_desc-{target}flags_dseg.tsv")
         names += [
             f"mod-{target}_space-T1w_desc-atlasgs_scaffold.{extension}" for extension in ("npz", "json")
         ]

@@ -37,6 +37,10 @@ def test_a_result_without_uncertainty_leaves_none_of_an_earlier_run_behind(datas
     stated = json.loads(files.trusted_mask_json.read_text(encoding="utf-8"))
     assert stated["RiskOnSlices"] <= stated["RiskPromised"] == 0.1
     assert 0 <= float(rows(files.metrics_tsv)[0]["trusted_part"]) <= 1
+    assert set(np.unique(nib.load(files.flags).get_fdata())) <= {0, 1, 2}
+    assert [own["name"] for own in rows(files.flags_tsv)] == ["contradicted", "misaligned"]
+    assert int(rows(files.metrics_tsv)[0]["misaligned_regions"]) == 0
+    assert validator_errors(out_dir) == []
     assert float(rows(files.metrics_tsv)[0]["sd_median"]) > 0
     before = nib.load(files.sr).get_fdata()
 
@@ -45,6 +49,7 @@ def test_a_result_without_uncertainty_leaves_none_of_an_earlier_run_behind(datas
     assert STAGE not in log
     assert not list(out_dir.rglob("*srstd*"))
     assert not list(out_dir.rglob("*trusted*"))
+    assert not list(out_dir.rglob("*flags*"))
     np.testing.assert_array_equal(nib.load(files.sr).get_fdata(), before)
     assert rows(files.metrics_tsv)[0]["sd_median"] == "n/a"
     assert "desc-srstd" not in json.dumps(json.loads(files.sr_json.read_text(encoding="utf-8")))

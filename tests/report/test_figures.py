@@ -140,3 +140,25 @@ def test_the_standard_deviation_has_a_column_of_its_own_with_what_is_trusted_out
     assert len(columns) > 10
     # In the last of the four columns alone.
     assert columns.min() > 0.7 * outlined.shape[1]
+
+
+def test_what_is_flagged_is_outlined_over_the_result(tmp_path):
+    image, mask = head_with_a_spot()
+    affine = np.diag([*SIZES_MM, 1])
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[: SHAPE[0] // 2] = 1
+    labels[SHAPE[0] // 2 :, : SHAPE[1] // 2] = 2
+    none, both = (
+        draw(tmp_path / f"{name}.png", image, mask, affine, flagged=own)
+        for name, own in (("none", labels * 0), ("both", labels))
+    )
+    red, yellow = (
+        [(x[..., 0] - x[..., 1] > 0.5) for x in (none, both)],
+        [(x[..., 1] - x[..., 2] > 0.4) & (x[..., 0] > 0.7) for x in (none, both)],
+    )
+    for found in (red, yellow):
+        assert not found[0].any()
+        assert found[1].sum() > 100
+        columns = np.argwhere(found[1].any(axis=0))
+        # In the last of the three columns alone.
+        assert columns.min() > 0.65 * both.shape[1]

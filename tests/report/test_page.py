@@ -156,6 +156,16 @@ def test_what_is_trusted_is_marked(tmp_path):
     assert "FLAIR-result-trusted" not in drawn_page(page_contents(tmp_path, target)).html
 
 
+def test_what_is_flagged_is_marked(tmp_path):
+    target = target_contents(tmp_path)
+    text = drawn_page(page_contents(tmp_path, target)).html
+    data = nib.Nifti1Image.from_bytes(volumes_of(text)["FLAIR-result-flagged"]).get_fdata()
+    assert 0.01 < (data == 255).mean() < 0.9
+    assert "Slices contradict" in text
+    target.flags.unlink()
+    assert "FLAIR-result-flagged" not in drawn_page(page_contents(tmp_path, target)).html
+
+
 def test_a_thumbnail_is_small(drawn):
     assert {path.name for path in drawn.thumbnails} == {"FLAIR_thumbnail.jpg", "acq-x_T2w_thumbnail.jpg"}
     for content in drawn.thumbnails.values():

@@ -26,6 +26,10 @@ DESCRIPTIONS = {
         f"{suffix}trusted": f"Where the restored {suffix} is expected to err by less than half its contrast"
         for suffix in RESTORED_SUFFIXES
     },
+    **{
+        f"{suffix}flags": f"Where the slices of the {suffix} contradict the anchor, or lie elsewhere"
+        for suffix in RESTORED_SUFFIXES
+    },
     "atlasgs": "The Gaussians that were fitted to the anchor",
     "deformable": "Position with a displacement, along the phase-encoding axis or as another pipeline has it",
     "motion": "Where the head was during each slice, relative to its stack",
@@ -43,10 +47,11 @@ BIDSIGNORE = (
     "*_dwi.bval",
     "*_dwi.bvec",
     "*_aslcontext.tsv",
-    # The schema knows masks of anat, func and dwi, none of perf.
+    # The schema knows masks and labels of anat, func and dwi, none of perf.
     "*_desc-aslfov_mask.*",
     "*_desc-m0scanfov_mask.*",
     "*_desc-m0scantrusted_mask.*",
+    "*_desc-m0scanflags_dseg.*",
     ".tmp-*",
     "logs",
     "*_rating.json",
@@ -64,6 +69,7 @@ from this participant's own scans alone.
 - `*_desc-*fov_mask.nii.gz`: where the acquired slices cover the result; outside it the image is 0
 - `*_desc-srstd_*.nii.gz`: standard deviation of the result's error, where held-out slices say that it errs
 - `*_desc-*trusted_mask.nii.gz`: where the error is below half the local contrast; its sidecar says how sure
+- `*_desc-*flags_dseg.nii.gz`: where the slices contradict the anchor (1), or lie elsewhere than it says (2)
 - `*_from-*_to-*_mode-image_xfm.txt`: rigid registration, ITK text
 - `*_mode-image_desc-deformable_xfm.nii.gz`: the same with displacement, ITK fields in both directions
 - `*_desc-sr_metrics.tsv`: quality measures without a reference; `group_*.tsv` gathers them

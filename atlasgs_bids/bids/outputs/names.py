@@ -96,6 +96,8 @@ class TargetOutputs:
     """Where the target's field of view covers the output grid."""
     trusted_mask: Path
     """Where the result may be believed, output grid."""
+    flags: Path
+    """Labels: where slices contradict the anchor, and where they lie elsewhere; output grid."""
     xfm: Path
     """ITK text; its point map goes from the anchor to the target."""
     deformed_to_anchor: Path
@@ -130,6 +132,10 @@ class TargetOutputs:
     @property
     def trusted_mask_json(self) -> Path:
         return json_path(self.trusted_mask)
+
+    @property
+    def flags_tsv(self) -> Path:
+        return json_path(self.flags).with_suffix(".tsv")
 
     @property
     def xfm_json(self) -> Path:
@@ -201,6 +207,7 @@ def target_outputs(
         residual=path(suffix, ".nii.gz", desc="residual"),
         fov_mask=path("mask", ".nii.gz", desc=f"{suffix}fov", **on_grid),
         trusted_mask=path("mask", ".nii.gz", desc=f"{suffix}trusted", **on_grid),
+        flags=path("dseg", ".nii.gz", desc=f"{suffix}flags", **on_grid),
         xfm=path("xfm", ".txt", **{"from": suffix, "to": space, "mode": "image"}),
         deformed_to_anchor=path("xfm", ".nii.gz", **{"from": suffix, "to": space}, **deformed),
         deformed_from_anchor=path("xfm", ".nii.gz", **{"from": space, "to": suffix}, **deformed),

@@ -41,7 +41,8 @@ def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
             data += [own.deformed_to_anchor, own.deformed_from_anchor]
             others.append(own.figure_of("distortion"))
     if target.series is None:
-        data += [outputs.srstd, outputs.trusted_mask, outputs.scaffold_npz]
+        data += [outputs.srstd, outputs.trusted_mask, outputs.flags, outputs.scaffold_npz]
+        others.append(outputs.flags_tsv)
     else:
         others += [outputs.figure_of(kind) for kind in (*dict.fromkeys(target.series.kinds), "difference")]
         for image in (outputs.sr, outputs.simulated, outputs.residual):

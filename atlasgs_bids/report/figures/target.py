@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _BACKGROUND, _TEXT, _FAINT_TEXT = "#0d0d0f", "#f2f2f2", "#9a9aa2"
 _WARNING_TEXT, _WARNING_LETTERS, _LINE_INCHES = "#ffb347", 130, 0.18
 _COLUMNS = ("acquired, interpolated", "result", "standard deviation")
-_TRUSTED = "#35d0ff"
+_TRUSTED, _CONTRADICTED, _MISALIGNED = "#35d0ff", "#ff4d6d", "#ffd23f"
 _COLUMN_WIDTH_INCHES = 3.2
 _DOTS_PER_INCH = 150
 _MARGIN_MM = 6.0
@@ -70,6 +70,8 @@ class TargetImages:
     """Of the result's error; None: the figure has no column for it."""
     trusted: npt.NDArray[Any] | None = None
     """Where the result may be believed; None: nobody knows."""
+    flagged: npt.NDArray[Any] | None = None
+    """Labels of where slices and anchor disagree (restoration/flags.py); None: nobody knows."""
     anchor_name: str = "T1w"
 
 
@@ -84,8 +86,8 @@ def target_figure(
     """PNG with three planes as rows through the centre of the mask, and the images as columns.
 
     All arrays lie on the grid of ``world_from_voxel`` (RAS, mm), whatever its orientation. Acquired and
-    result share one grey window; what is trusted is outlined over the standard deviation. An empty mask
-    counts as a mask of everything. Warnings stand below the title.
+    result share one grey window; what is trusted is outlined over the standard deviation, what is flagged
+    over the result. An empty mask counts as a mask of everything. Warnings stand below the title.
     """
     affine = np.asarray(world_from_voxel, dtype=np.float64)
     to_ras = nib.orientations.io_orientation(affine)
@@ -96,9 +98,15 @@ def target_figure(
         np.nan_to_num(nib.orientations.apply_orientation(np.asarray(image, dtype=np.float32), to_ras))
         for image in given
     ]
-    trusted = None
+    outlined: list[tuple[int, npt.NDArray[Any], str, str]] = []
     if shown.sd is not None and shown.trusted is not None:
-        trusted = nib.orientations.apply_orientation(np.asarray(shown.trusted, np.float32), to_ras)
+        outlined.append((3, shown.trusted, _TRUSTED, ", trusted outlined"))
+    if shown.flagged is not None:
+        for value, colour, said in (
+            (1, _CONTRADICTED, ", contradicted red"), (2, _MISALIGNED, ", misaligned yellow"),
+        ):  # fmt: skip
+            if (shown.flagged == value).any():
+                outlined.append((2, shown.flagged == value, colour, said))
     inside = nib.orientations.apply_orientation(np.asarray(mask) > 0, to_ras)
     if not inside.any():
         inside = np.ones_like(inside)
@@ -127,16 +135,15 @@ def target_figure(
     for plane, row in zip(_PLANES, axes, strict=True):
         for image, window, panel in zip(images, windows, row, strict=True):
             _draw(panel, plane, image, view, window, "inferno" if panel in row[3:] else "gray")
-        if trusted is not None:
-            _outline(row[-1], plane, trusted, view)
+        for number, marked, colour, _ in outlined:
+            in_ras = nib.orientations.apply_orientation(np.asarray(marked, np.float32), to_ras)
+            _outline(row[number], plane, in_ras, view, colour)
         middle = row[0].get_position().y0 + row[0].get_position().height / 2
         label = figure.text(0.2 / size_inches[0], middle, plane.name, ha="center", va="center")
         label.set(color=_TEXT, fontsize=10, rotation=90)
-    columns = [
-        f"{shown.anchor_name} (anchor)",
-        *_COLUMNS[:2],
-        _COLUMNS[2] + (", trusted outlined" if trusted is not None else ""),
-    ]
+    columns = [f"{shown.anchor_name} (anchor)", *_COLUMNS]
+    for number, _, _, words in outlined:
+        columns[number] += words
     for panel, column in zip(axes[0], columns[: len(images)], strict=True):
         panel.set_title(column, color=_TEXT, fontsize=10, pad=5)
     figure.text(0.5, 1 - 0.2 / size_inches[1], title, color=_TEXT, fontsize=12, ha="center", va="center")
@@ -194,10 +201,10 @@ def _picture(plane: _Plane, image: npt.NDArray[Any], view: _View) -> npt.NDArray
     return np.asarray(image[tuple(index)].T[:, ::-1])
 
 
-def _outline(panel: Axes, plane: _Plane, mask: npt.NDArray[Any], view: _View) -> None:
+def _outline(panel: Axes, plane: _Plane, mask: npt.NDArray[Any], view: _View, colour: str) -> None:
     picture = _picture(plane, mask, view)
     if 0 < picture.mean() < 1:
-        panel.contour(picture, levels=[0.5], colors=[_TRUSTED], linewidths=0.6)
+        panel.contour(picture, levels=[0.5], colors=[colour], linewidths=0.6)
 
 
 def _point_inside(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

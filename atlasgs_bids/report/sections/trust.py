@@ -2,7 +2,7 @@
 
 from atlasgs_bids.report.section import Section, ShownTarget, rendered
 from atlasgs_bids.report.view_element import view_element
-from atlasgs_bids.report.views import RESTORED, SD, TRUSTED
+from atlasgs_bids.report.views import FLAGGED, RESTORED, SD, TRUSTED
 
 _TEMPLATE = """
 <p>{{ text }}</p>
@@ -11,6 +11,10 @@ _TEMPLATE = """
 <dt>Median standard deviation</dt><dd>{{ metrics.get("sd_median", "n/a") }}</dd>
 <dt>Trusted</dt><dd>{{ part }} of the head or brain; of such voxels of held-out slices {{ risk }} err by
 more, of all of them {{ everywhere }}</dd>
+<dt>Slices contradict</dt><dd>{{ metrics.get("contradicted_regions", "n/a") }} places,
+{{ metrics.get("contradicted_volume", "n/a") }} mm³</dd>
+<dt>Slices lie elsewhere</dt><dd>{{ metrics.get("misaligned_regions", "n/a") }} places,
+{{ metrics.get("misaligned_volume", "n/a") }} mm³</dd>
 <dt>Slices and prior disagree</dt><dd>in {{ disagree }} of the slices'
 voxels</dd>
 </dl>
@@ -22,7 +26,7 @@ def trust(shown: ShownTarget) -> Section | None:
         return None
     view = shown.views.result
     there = {layer.name for layer in view.layers}
-    overlays = [name for name in (SD, TRUSTED) if name in there]
+    overlays = [name for name in (SD, TRUSTED, FLAGGED) if name in there]
     if not overlays:
         return None
     said = []
@@ -37,6 +41,11 @@ def trust(shown: ShownTarget) -> Section | None:
             "Orange (move “trusted” below the pictures): where the error is expected to be less than half "
             "the local contrast. The promise is about slices that were predicted from others; it is none for "
             "a single lesion."
+        )
+    if FLAGGED in there:
+        said.append(
+            "Flagged: where the slices contradict what anchor or image show, or show the head elsewhere; the "
+            "figure tells the two apart, the warnings name the largest."
         )
     element = view_element(
         view,

@@ -132,7 +132,8 @@ def test_every_output_of_a_target_has_its_own_path(tmp_path):
         {**base, "suffix": "T2w", "run": "02"},
         {**base, "suffix": "T2w", "session": "1"},
     ]
-    names = ("sr", "simulated", "residual", "fov_mask", "trusted_mask", "xfm", "metrics_tsv", "figure")
+    names = ("sr", "simulated", "residual", "fov_mask", "trusted_mask", "flags", "xfm", "metrics_tsv")
+    names += ("flags_tsv", "figure")
     names += tuple(f"{name}_json" for name in ("sr", "simulated", "residual", "fov_mask", "xfm", "metrics"))
     paths = [getattr(target_outputs(tmp_path, entities), name) for entities in several for name in names]
     assert len(set(paths)) == len(several) * len(names)
@@ -155,6 +156,8 @@ def test_names_are_those_of_the_documented_tree(tmp_path):
     assert outputs.residual == folder / f"{start}_desc-residual_T2w.nii.gz"
     assert outputs.fov_mask == folder / f"{start}_space-T1w_res-0p8mm_desc-T2wfov_mask.nii.gz"
     assert outputs.trusted_mask == folder / f"{start}_space-T1w_res-0p8mm_desc-T2wtrusted_mask.nii.gz"
+    assert outputs.flags == folder / f"{start}_space-T1w_res-0p8mm_desc-T2wflags_dseg.nii.gz"
+    assert outputs.flags_tsv == folder / f"{start}_space-T1w_res-0p8mm_desc-T2wflags_dseg.tsv"
     assert outputs.xfm == folder / f"{start}_from-T2w_to-T1w_mode-image_xfm.txt"
     assert outputs.metrics_tsv == folder / f"{start}_mod-T2w_space-T1w_res-0p8mm_desc-sr_metrics.tsv"
     assert outputs.figure == tmp_path / f"sub-01/figures/{start}_space-T1w_res-0p8mm_desc-sr_T2w.png"
