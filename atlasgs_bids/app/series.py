@@ -27,6 +27,7 @@ from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.report.figures.target import TargetImages, target_figure
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.calibration import calibrated
+from atlasgs_bids.restoration.coarser import coarser_scaffold
 from atlasgs_bids.restoration.result import StackResult, TargetResult
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.series import SeriesFit, fit_series, restored_volumes
@@ -56,6 +57,8 @@ def restore_series(
         advance(1)
     with clock.measure("calibration"):
         (placed,) = calibrated([placed], scaffold.guides, settings, progress.under("reference"))
+    if run.config.scaffold is None:
+        scaffold = coarser_scaffold(placed, scaffold, settings, progress)
     with clock.measure("appearance"):
         fit = fit_series(placed, series, kinds, scaffold, settings, progress)
     with clock.measure("render"):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, LearnedSettings
+from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, LearnedSettings, ScaffoldSettings
 from atlasgs_bids.imaging.series import SeriesKinds
+from atlasgs_bids.restoration.coarser import coarser_scaffold
 from atlasgs_bids.restoration.series import fit_series
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.progress import Progress
@@ -97,3 +98,21 @@ def test_too_little_to_learn_from_falls_back_to_the_graph(scaffold, labelling, c
     assert "the graph prior is used" in caplog.text
     assert fit.contrasts["control"].mean is None
     assert torch.isfinite(amplitudes).all()
+
+
+def test_pixels_far_coarser_than_the_anchor_get_gaussians_to_match(scaffold):
+    """Two along a pixel; the session's where that is no fewer, or where their number was asked for."""
+    _, placed = placed_series(diffusion_series(np.eye(4), SPACING_MM, NOISE), DIFFUSION, SPACING_MM)
+
+    def made(pixel_mm, settings=SETTINGS):
+        geometry = replace(placed.source.geometry, acquired_in_plane_mm=(pixel_mm, pixel_mm + 1.0))
+        seen = replace(placed, source=replace(placed.source, geometry=geometry))
+        return coarser_scaffold(seen, scaffold, settings, Progress.quiet())
+
+    assert made(4.0) is scaffold
+    asked = replace(SETTINGS.core, scaffold=ScaffoldSettings(n_gaussians=10_000))
+    assert made(12.0, replace(SETTINGS, core=asked)) is scaffold
+    fewer = made(12.0)
+    assert len(fewer.gaussians) == pytest.approx(len(scaffold.gaussians) * (4.0 / 6.0) ** 3, rel=0.1)
+    assert fewer.n_shared == 0
+    assert fewer.anchor is scaffold.anchor
