@@ -32,6 +32,8 @@ _LEAST_CONTRAST = 0.2
 """Of the anchor's standard deviation, from which a window of it has contrast."""
 _LOST = 16.0
 """Residuals of the fit over what is usual."""
+_LEAST_LOST = 0.02
+"""Of the slices' standard deviation, what a residual has to be."""
 _LEAST_MM3, _LEAST_VOXELS = 20.0, 3
 """Of a cluster; a ball of 3 mm has 14 mm³, and a slice spreads it."""
 _SURROUNDINGS_MM = (2.0, 5.0)
@@ -63,7 +65,7 @@ def contradiction_of(
     signs = [
         _unforeseen(held_out, own.slices - mapped, around),
         _missing(own, own.acquisition.forward(guide), mapped, observed, around),
-        _lost(own.slices - simulated, observed, around),
+        _lost(own.slices - simulated, own.slices, observed, around),
     ]
     amount = torch.stack(signs).amax(0)
     return amount * without_small(amount > 0, voxel_mm(own))
@@ -114,10 +116,11 @@ def _usual_ratio(contrast: Native, foretold: Native, strong: Tensor) -> Tensor:
     return (contrast[strong] / foretold[strong]).median()
 
 
-def _lost(residual: Native, observed: Tensor, around: LocalMeans) -> Native:
-    """Residuals of the fit far beyond what is usual."""
+def _lost(residual: Native, slices: Native, observed: Tensor, around: LocalMeans) -> Native:
+    """Residuals of the fit far beyond what is usual; without noise that may be next to nothing."""
     spot = around.mean(residual, _SPOT_MM)
-    return spot.abs() * (observed & (_over_usual(spot, observed).abs() > _LOST))
+    seen = observed & (spot.abs() > _LEAST_LOST * slices[observed].std())
+    return spot.abs() * (seen & (_over_usual(spot, observed).abs() > _LOST))
 
 
 def _over_usual(image: Native, observed: Tensor) -> Native:

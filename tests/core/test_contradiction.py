@@ -103,6 +103,16 @@ def test_a_lesion_that_is_erased_from_the_image_is_flagged() -> None:
     assert int(_here(drawn).sum()) > 50
 
 
+def test_without_noise_a_residual_of_nothing_is_no_contradiction() -> None:
+    phantom = _phantom(False)
+    observed = _observed(phantom.truth, noise=0.0)
+    held_out = _held_out(_observed(phantom.truth))
+    for share, is_flagged in ((0.003, False), (0.2, True)):
+        image = torch.from_numpy((phantom.truth + share * _lesion()).astype(np.float32))
+        found = contradiction_of(observed, image, torch.from_numpy(phantom.anchor), held_out)
+        assert bool((found > 0).any()) == is_flagged
+
+
 def test_what_neither_slices_nor_anchor_foretell_is_flagged() -> None:
     phantom = _phantom(False)
     truth = phantom.truth + _lesion()
