@@ -18,6 +18,8 @@ LABELS = {CONTRADICTED: "contradicted", MISALIGNED: "misaligned"}
 """Of the label image."""
 _FARTHEST_MM = 3.0
 """From where one Newton step tells that, and no longer how far, slices lie elsewhere."""
+_USUAL_PART = 0.002
+"""Of the head, that is called contradicted in a scan in which nothing is wrong at most (0.001 was measured)."""
 _CENTRAL_MM = 10.0
 """From the head's centre, within which no side is named."""
 _SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
@@ -56,14 +58,20 @@ class Flags:
     """By how much the image may be off for that reason, standard deviation; 0 where nothing is flagged."""
     regions: tuple[FlaggedRegion, ...]
     """The largest first."""
+    contradicted_part: float
+    """Of the image's voxels."""
 
     def of(self, label: int) -> list[FlaggedRegion]:
         return [region for region in self.regions if region.label == label]
 
     def warnings(self, name: str) -> list[str]:
-        """What whoever looks at the image has to know; ``name``: of the anchor."""
+        """What whoever looks at the image has to know; ``name``: of the anchor.
+
+        Small places are contradicted in nearly every scan: the labels show them, a warning would be ignored.
+        """
         found = []
-        if regions := self.of(CONTRADICTED):
+        regions = self.of(CONTRADICTED)
+        if self.contradicted_part > _USUAL_PART:
             found.append(
                 f"{_places(regions)} the slices contradict what the {name} or the image shows; the largest, "
                 f"{regions[0].volume_mm3:.0f} mm³, lies at {regions[0].place}: see desc-*flags_dseg"
@@ -117,7 +125,8 @@ def flags_of(
     for number, box in enumerate(ndimage.find_objects(clusters), start=1):
         regions.append(_region(CONTRADICTED, clusters[box] == number, grid, centre_mm, None, box))
     regions.sort(key=lambda region: -region.volume_mm3)
-    return Flags(labels, np.where(labels > 0, amount, np.float32(0)), tuple(regions))
+    part = float((labels == CONTRADICTED).sum() / max(1, inside.sum()))
+    return Flags(labels, np.where(labels > 0, amount, np.float32(0)), tuple(regions), part)
 
 
 def with_flags(error: ImageError, flags: Flags) -> ImageError:

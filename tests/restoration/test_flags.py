@@ -104,7 +104,9 @@ def _flags(contradicted: np.ndarray, shifts=()):
 def test_what_is_flagged_is_neither_trusted_nor_sure() -> None:
     anchor = _anchor()
     points = centres_mm(anchor.volume.grid).reshape(*anchor.volume.data.shape, 3)
-    ball = np.linalg.norm(points - [-30, 30, 40], axis=-1) < 6
+    distance_mm = np.linalg.norm(points - [-30, 30, 40], axis=-1)
+    ball = distance_mm < 12
+    assert not _flags(distance_mm < 6).warnings("T1w"), "a small place: the labels show it"
     flags = _flags(ball)
     (region,) = flags.regions
     assert region.label == CONTRADICTED
