@@ -19,7 +19,7 @@ LABELS = {CONTRADICTED: "contradicted", MISALIGNED: "misaligned"}
 _FARTHEST_MM = 3.0
 """From where one Newton step tells that, and no longer how far, slices lie elsewhere."""
 _USUAL_PART = 0.002
-"""Of the head, that is called contradicted in a scan in which nothing is wrong at most (0.001 was measured)."""
+"""Of the head, that is called contradicted at most where nothing is wrong (0.001 was measured)."""
 _CENTRAL_MM = 10.0
 """From the head's centre, within which no side is named."""
 _SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
