@@ -36,9 +36,15 @@ def diffusion_contrast(b_value: float, direction: Array) -> Contrast:
     return Contrast(*(s0 * np.exp(-b_value * d) for s0, d in zip(B0, diffusivities, strict=True)))
 
 
-def diffusion_series(target_from_anchor: Array, spacing_mm: float, noise: float) -> Acquired:
-    """b0 and four b1000 volumes of the moved head."""
-    pairs = zip(B_VALUES, ANATOMY_DIRECTIONS, strict=True)
+def diffusion_series(
+    target_from_anchor: Array,
+    spacing_mm: float,
+    noise: float,
+    b_values: Array = B_VALUES,
+    directions: Array = ANATOMY_DIRECTIONS,
+) -> Acquired:
+    """b0 and four b1000 volumes of the moved head, or others; (n, 4, 4): each volume where it lay."""
+    pairs = zip(b_values, directions, strict=True)
     return _acquired([diffusion_contrast(b, g) for b, g in pairs], target_from_anchor, spacing_mm, noise)
 
 
@@ -68,8 +74,9 @@ def _acquired(
     shape, affine = stack_affine(truth[0], 2, SIZE_MM, spacing_mm)
     rng = np.random.default_rng(0)
     volumes = []
-    for image in truth:
-        clean = acquire(image, shape, affine, np.linalg.inv(target_from_anchor)).data
+    positions = np.broadcast_to(target_from_anchor, (len(truth), 4, 4))
+    for image, position in zip(truth, positions, strict=True):
+        clean = acquire(image, shape, affine, np.linalg.inv(position)).data
         real, imaginary = rng.normal(0, noise, (2, *shape))
         volumes.append(np.hypot(clean + real, imaginary).astype(np.float32))
     return Acquired(np.stack(volumes, axis=3), affine, truth)

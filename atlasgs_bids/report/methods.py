@@ -157,6 +157,12 @@ def _position(results: Sequence[Described]) -> str:
     text += f", which moved them by {moved} mm on average over the head." if moved else "."
     if any(result.sidecar.get("Motion") == "slice" for result in results):
         text += " Movement and intensity steps between slices were corrected rigidly, slice by slice."
+    if any(result.sidecar.get("Motion") == "volume" for result in results):
+        text += (
+            " Each volume of a series was placed rigidly where the model's evidence was greatest, its "
+            "diffusion direction turned with it, where that could be told from the reference; slices that "
+            "lost their signal were left out."
+        )
     return text
 
 
