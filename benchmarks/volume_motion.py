@@ -31,6 +31,7 @@ from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.imaging.volume_motion import SeriesMotion
 from atlasgs_bids.restoration.anchor import anchor_of
 from atlasgs_bids.restoration.calibration import calibrated
+from atlasgs_bids.restoration.guides import Guides
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
 from atlasgs_bids.restoration.series import fit_series, restored_volumes
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -60,7 +61,7 @@ class Protocol:
         return SeriesKinds(kinds, kinds, tuple(np.flatnonzero(self.b_values == 0).tolist()))
 
 
-def protocol(n_b0: int = 3, n_1000: int = 10, n_2000: int = 8) -> Protocol:
+def protocol(n_b0: int = 2, n_1000: int = 6, n_2000: int = 4) -> Protocol:
     """Directions of each shell spread over a half sphere; b0s evenly between."""
     shells = []
     for b, n in ((1000.0, n_1000), (2000.0, n_2000)):
@@ -143,6 +144,8 @@ class Head:
     t1w: Volume
     tissue: Tissue
     scaffold: SessionScaffold
+    guides: Guides
+    """Of the T1w at 1 mm: where positions are looked for."""
 
     @property
     def world(self) -> Array:
@@ -152,7 +155,7 @@ class Head:
 def head_of(folder: Path) -> Head:
     t1w, t2w = (load_volume(folder / f"{name}.nii.gz") for name in ("T1", "T2"))
     anchor = anchor_of(t1w.averaged(ANCHOR_FACTORS))
-    return Head(t1w, tissue_of(t1w, t2w), scaffold_of(anchor, SETTINGS, QUIET))
+    return Head(t1w, tissue_of(t1w, t2w), scaffold_of(anchor, SETTINGS, QUIET), Guides(anchor_of(t1w)))
 
 
 def placed_reference(own: Head, series: Series, kinds: SeriesKinds) -> PlacedStack:
@@ -161,14 +164,23 @@ def placed_reference(own: Head, series: Series, kinds: SeriesKinds) -> PlacedSta
     geometry = slice_geometry(reference.data.shape, reference.world_from_voxel, {}, float(FACTORS[2]))
     stack = StackInput("series", geometry)
     placed = place(stack, reference, own.scaffold.anchor, SETTINGS, QUIET)
-    return calibrated([placed], own.scaffold.guides, SETTINGS, QUIET)[0]
+    return calibrated([placed], own.guides, SETTINGS, QUIET)[0]
 
 
 def errors_mm(own: Head, placed: PlacedStack, motion: SeriesMotion | None, moved: list[Array]) -> Array:
-    """How far off each volume is, mean over the head."""
-    here, points = placed.registration.target_from_anchor, own.scaffold.guides.points_mm
+    """How far off the anchor each volume is, mean over the head."""
+    here, points = placed.registration.target_from_anchor, own.guides.points_mm
     found = [here if motion is None else motion.target_from_anchor(v, here) for v in range(len(moved))]
     return np.array([apart_mm(*pair, points) for pair in zip(found, moved, strict=True)])
+
+
+def motion_errors_mm(own: Head, motion: SeriesMotion, kinds: SeriesKinds, moved: list[Array]) -> Array:
+    """How far off the movement of each volume from the reference is, mean over the head."""
+    reference = next(v for v in kinds.reference if motion.at_rest(v))
+    centre, points = np.array(motion.centre_world), own.guides.points_mm
+    found = [position.moved(centre) for position in motion.positions]
+    truth = [m @ np.linalg.inv(moved[reference]) for m in moved]
+    return np.array([apart_mm(*pair, points) for pair in zip(found, truth, strict=True)])
 
 
 def scores(
@@ -216,7 +228,7 @@ def fractional_anisotropy(signals: np.ndarray, b_values: Array, directions: Arra
 
 def one_case(own: Head, case: str, noise: float, restored: bool) -> dict[str, Any]:
     shown = protocol()
-    centre = own.scaffold.guides.frame.centre_mm.numpy()
+    centre = own.guides.frame.centre_mm.numpy()
     moved = motions(len(shown.b_values), case, centre)
     series = acquired(own.tissue, own.world, shown, moved, noise)
     dropped: set[tuple[int, int]] = set()
@@ -229,28 +241,67 @@ def one_case(own: Head, case: str, noise: float, restored: bool) -> dict[str, An
         series,
         shown.kinds,
         shown.directions @ world_axes(own.world),
-        own.scaffold.guides,
+        own.guides,
         SETTINGS,
         QUIET,
     )
     if after is not before:
-        (after,) = calibrated([replace(after, calibration=None)], own.scaffold.guides, SETTINGS, QUIET)
+        (after,) = calibrated([replace(after, calibration=None)], own.guides, SETTINGS, QUIET)
     seconds = time.perf_counter() - start
     assert motion is not None
-    errors = {"without": errors_mm(own, before, None, moved), "with": errors_mm(own, after, motion, moved)}
+    off = motion_errors_mm(own, motion, shown.kinds, moved)
     lost = {(v, k) for v, slices in enumerate(motion.lost) for k in slices}
+    truly = [v for v, m in enumerate(moved) if not np.array_equal(m, np.eye(4))]
     row: dict[str, Any] = {
-        "case": case, "noise": noise, "volumes": len(moved),
-        "off_without": float(errors["without"].mean()), "off": float(errors["with"].mean()),
-        "off_most": float(errors["with"].max()), "reference": float(errors["with"][np.flatnonzero([motion.at_rest(v) for v in range(len(moved))])].mean()) if len(motion.moved) < len(moved) else None,
-        "moved": len(motion.moved), "truly": sum(not np.array_equal(m, np.eye(4)) for m in moved),
-        "lost": len(dropped), "named": len(lost & dropped), "falsely": len(lost - dropped), "seconds": seconds,
-        "errors": [round(float(e), 3) for e in errors["with"]], "said": [None if e is None else round(e, 3) for e in motion.errors_mm],
-    }  # fmt: skip
+        "case": case,
+        "noise": noise,
+        "volumes": len(moved),
+        "moved": len(truly),
+        "found": len(motion.moved),
+        "without": float(errors_mm(own, before, None, moved).mean()),
+        "off": float(off.mean()),
+        "most": float(off.max()),
+        "to_anchor": float(errors_mm(own, after, motion, moved).mean()),
+        "said": float(np.mean(motion.errors_mm)),
+        "lost": len(dropped),
+        "named": len(lost & dropped),
+        "falsely": len(lost - dropped),
+        "seconds": seconds,
+    }
     if restored:
         for name, stack, known in (("without", before, None), ("with", after, motion)):
             row |= {f"{key}_{name}": value for key, value in scores(own, shown, series, stack, known).items()}
     return row
+
+
+COLUMNS = {
+    "case": "head",
+    "noise": "noise, %",
+    "moved": "volumes moved",
+    "found": "found",
+    "without": "off without, mm",
+    "off": "off, mm",
+    "most": "largest",
+    "lost": "slices lost",
+    "named": "named",
+    "falsely": "falsely",
+    "db_without": "without, dB",
+    "db_with": "with, dB",
+    "fa_without": "FA error without",
+    "fa_with": "with",
+}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as docs/benchmarks.md has them."""
+    head = "| " + " | ".join(COLUMNS.values()) + " |\n" + "|---" * len(COLUMNS) + "|\n"
+    return head + "".join(line(row) + "\n" for row in rows)
+
+
+def line(row: dict[str, Any]) -> str:
+    values = [row.get(name, "") for name in COLUMNS]
+    shown = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
+    return "| " + " | ".join(shown) + " |"
 
 
 def main() -> None:
@@ -269,7 +320,7 @@ def main() -> None:
     for case in options.cases:
         for noise in options.noise:
             rows.append(one_case(own, case, noise, not options.positions_only))
-            print(rows[-1], flush=True)
+            print(line(rows[-1]), json.dumps(rows[-1]), flush=True)
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

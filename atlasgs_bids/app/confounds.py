@@ -67,7 +67,7 @@ def read_confounds(
         positions.append(SlicePosition(three(row, _TRANSLATIONS), (turn[0], turn[1], turn[2]), 1.0))
     return SeriesMotion(
         tuple(positions),
-        tuple(None if row["position_error"] == "n/a" else float(row["position_error"]) for row in rows),
+        tuple(float(row["position_error"]) for row in rows),
         tuple(
             () if row["lost_slices"] == "n/a" else tuple(map(int, row["lost_slices"].split(",")))
             for row in rows

@@ -188,9 +188,7 @@ def _write_companions(run: TargetRun, stack: StackResult, grid: Grid, motion: Se
             save_tsv(rows, companions(run.target, image)["aslcontext"])
 
 
-def _turned(
-    given: Directions, stack: StackResult, grid: Grid, motion: SeriesMotion | None
-) -> Directions:
+def _turned(given: Directions, stack: StackResult, grid: Grid, motion: SeriesMotion | None) -> Directions:
     """(n, 3) directions of a bvec file for the output, each turned with the head in its volume."""
     native, position = stack.acquired.world_from_voxel, stack.registration.target_from_anchor
     turned = rotated_directions(given, native, position, grid.world_from_voxel)

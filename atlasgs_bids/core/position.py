@@ -219,8 +219,9 @@ def find_positions(
     evidence: PositionEvidence,
     curvature: Parameters | None = None,
     start: Parameters | None = None,
+    enough_mm: float = 0.01,
 ) -> FoundPositions:
-    """The least J near ``start`` (None: where the stacks were looked for), to 0.01 mm.
+    """The least J near ``start`` (None: where the stacks were looked for), to ``enough_mm``.
 
     ``curvature``: that of J over its value from a search at another scale, to step by; None: found once there
     from the gradients half a millimetre to both sides. The covariance is H⁻¹ C H⁻¹ with C from the gradients
@@ -230,7 +231,7 @@ def find_positions(
     inverse, rises = None, None
     if curvature is not None:
         inverse = positive_inverse(curvature) / max(evidence.value_and_gradient(start)[0], _TINY)
-    reached = descended(evidence.value_and_gradient, start, inverse)
+    reached = descended(evidence.value_and_gradient, start, inverse, enough_mm)
     x, value, gradient = reached.x, reached.value, reached.gradient
     if curvature is None:
         rises, curvature = _surroundings(evidence, reached)

@@ -25,8 +25,8 @@ class SeriesMotion:
 
     positions: tuple[SlicePosition, ...]
     """Of each volume; at rest: exactly where the reference is."""
-    errors_mm: tuple[float | None, ...]
-    """Standard error of each, mean over the head; None: it was not looked for."""
+    errors_mm: tuple[float, ...]
+    """Standard error of each, mean over the head."""
     lost: tuple[tuple[int, ...], ...]
     """Slices of each volume that lost their signal."""
     centre_world: tuple[float, float, float]
@@ -94,15 +94,16 @@ def lost_slices(
 ) -> npt.NDArray[np.bool_]:
     """(volumes, slices) of one kind: which lost their signal.
 
-    ``ratios``: signal over what is expected; ``known``: slices that show enough. A slice is compared with
-    the median of its volume, and with that of its neighbours in the other volumes where there are four; lost
-    is what falls short of them by ``least`` or more, and by ``z_limit`` robust standard deviations (MAD).
+    ``ratios``: signal over what is expected; ``known`` (volumes, slices): where enough is seen. A slice is
+    compared with the median of its volume, and with that of its like in the other volumes where there are
+    four; lost is what falls short of them by ``least`` or more, and by ``z_limit`` robust standard deviations
+    (MAD).
     """
-    short = np.zeros(ratios.shape)
-    seen = ratios[:, known]
-    seen = 1 - seen / np.maximum(np.median(seen, axis=1, keepdims=True), 1e-6)
-    if len(seen) >= _ENOUGH:
-        seen = seen - np.median(seen, axis=0)
-    short[:, known] = seen
-    spread = 1.4826 * float(np.median(np.abs(seen - np.median(seen))))
-    return np.asarray(short > max(least, z_limit * spread))
+    if not known.any():
+        return np.zeros(ratios.shape, bool)
+    seen = np.ma.masked_array(ratios, ~known)
+    short = 1 - seen / np.maximum(np.ma.median(seen, axis=1).filled(1.0), 1e-6)[:, None]
+    if len(short) >= _ENOUGH:
+        short = short - np.ma.median(short, axis=0)
+    spread = 1.4826 * float(np.ma.median(np.abs(short - np.ma.median(short))))
+    return np.asarray((short > max(least, z_limit * spread)).filled(fill_value=False))

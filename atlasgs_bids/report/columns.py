@@ -117,7 +117,7 @@ _CONFOUNDS: dict[str, tuple[str, str | None]] = {
         "Sum of the changes of translations and of rotations on a sphere of 50 mm (Power et al. 2012)", "mm"
     ),
     "position_error": (
-        "Standard error of the position, mean over the head; n/a: it was not looked for", "mm"
+        "Standard error of the position, mean over the head", "mm"
     ),
     "moved": ("False: the evidence does not tell its position from the reference's, which it has", None),
     "n_lost_slices": ("Slices that lost their signal and took no part", None),

@@ -6,21 +6,22 @@ alone, then with a graph that counts from what the other volumes of its kind say
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import stats
+from scipy import ndimage, stats
 from torch import Tensor
 
-from atlasgs_bids.core.observation import LatticeObservation
-from atlasgs_bids.core.position import FoundPositions, PositionEvidence, find_positions
+from atlasgs_bids.core.gaussians import world_points
+from atlasgs_bids.core.position import PositionEvidence, find_positions
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.registration.register import moved_registration
 from atlasgs_bids.imaging.series import Series, SeriesKinds
 from atlasgs_bids.imaging.slice_motion import AT_REST, SlicePosition
-from atlasgs_bids.imaging.volume import Volume
+from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
 from atlasgs_bids.imaging.volume_motion import SeriesMotion, leave_one_out, lost_slices
 from atlasgs_bids.restoration.guides import Guide, Guides
 from atlasgs_bids.restoration.observation import displaced, observe_placed, shares_of_signal
@@ -32,14 +33,19 @@ logger = logging.getLogger(__name__)
 
 _FIRST_MM, _LAST_MM = 4.0, 3.0
 """Of Gaussians and pixels."""
-_ALONE, _EXPECTED = 0.1, 1.0
-"""λ with the anchor alone, and about what the other volumes say."""
+_FIRST_ENOUGH_MM, _LAST_ENOUGH_MM = 0.1, 0.02
+"""Steps at which searches end."""
+_ALONE, _EXPECTED, _FREE = 0.1, 1.0, 0.1
+"""λ of positions with the anchor alone, and about what is expected; of amplitudes at a position."""
 _RIDGE = 3.0
-_ROUNDS = 2
+_FIRST_DEPTH_MM, _LAST_DEPTH_MM = 5.0, 3.5
+"""In the head of what a search sees: as far as it may lead."""
 _LATTICE_ERROR_MM = 0.05
 """By which the lattice of the Gaussians holds a volume: beside the standard error (calibration)."""
 _CHANCE = 1e-4
-"""That a volume at rest is taken to have moved, or two in one position to lie apart."""
+"""That two volumes in one position are taken to lie apart."""
+_CONTRASTS_APART_MM = 0.6
+"""Up to which a kind as a whole is found elsewhere than another that lies where it does."""
 _LOST_Z, _LOST_PART, _LEAST_PIXELS = 4.0, 0.1, 100
 
 Array = npt.NDArray[np.float64]
@@ -74,8 +80,6 @@ class _Found:
     parameters: Array
     covariance: Array
     lost: npt.NDArray[np.bool_]
-    known: npt.NDArray[np.bool_]
-    """Whether the volume's position was looked for."""
 
 
 class _Seen:
@@ -87,6 +91,7 @@ class _Seen:
     ) -> None:  # fmt: skip
         self._reference, self._series, self._kinds, self._size_mm = reference, series, kinds, size_mm
         self._guide, self._frame, self._chunk = guide, guides.frame, config.core.chunk_elements
+        self._config = config
         self.base = observe_placed(reference.averaged(size_mm), guide.anchor, guide.gaussians, config)
         self._gaussians, self._shares = guide.gaussians, None
         if reference.displacement is not None:
@@ -105,23 +110,54 @@ class _Seen:
             replace(self._reference, acquired=volume).averaged(self._size_mm).acquired.data
         )
 
-    def observation(self, index: int, lost: npt.NDArray[np.bool_]) -> LatticeObservation:
-        """One volume in units of its kind's spread, without its lost slices."""
+    def features(self, reference: Tensor) -> Tensor:
+        """(n, 6) of each Gaussian: all products of 1, the anchor and the reference's amplitudes."""
+        anchor = self._guide.anchor
+        voxel_from_world = torch.from_numpy(np.linalg.inv(anchor.volume.world_from_voxel)).float()
+        means_vox = world_points(self._guide.gaussians.means_mm.cpu(), voxel_from_world).numpy()
+        t = torch.from_numpy(anchor.sampled(means_vox)[0] / anchor.scale).to(reference)
+        s = reference / reference.abs().mean()
+        return torch.stack([torch.ones_like(t), t, s, t * t, t * s, s * s], dim=1)
+
+    def weights_at(self, parameters: Array, depth_mm: float) -> Tensor:
+        """Of what lies as deep in the head as that, where a volume was found.
+
+        Background that is seen is explained where the head is looked for, and not where it lies: its noise,
+        which is no less than the signal at a high b, would hold a volume where it was looked for.
+        """
+        weights = self.base.weights
+        coarse = self._reference.averaged(self._size_mm)
+        if parameters.any():
+            motion = self._frame.motion(parameters).numpy()
+            position = coarse.registration.target_from_anchor @ np.linalg.inv(motion)
+            coarse = replace(coarse, registration=replace(coarse.registration, target_from_anchor=position))
+            guide = self._guide
+            weights = observe_placed(coarse, guide.anchor, guide.gaussians, self._config).weights
+        sizes_mm = voxel_sizes_mm(coarse.acquired.world_from_voxel)
+        inside = ndimage.distance_transform_edt(weights.cpu().numpy() > 0, sampling=sizes_mm) > depth_mm
+        return weights * torch.from_numpy(inside).to(weights)
+
+    def shown(self, index: int) -> Tensor:
+        """The slices of one volume in units of its kind's spread."""
         volume = Volume(self._series.volume(index), self._series.world_from_voxel, self._series.observed)
-        slices = self._averaged(volume).to(self.base.slices) / self._scales[self._kinds.kinds[index]]
-        kept = torch.from_numpy(~lost).to(self.base.weights)
-        shape = [1, 1, 1]
-        shape[self.base.slice_axis] = len(kept)
-        return replace(
-            self.base, slices=slices, weights=self.base.weights * kept.reshape(shape), noise_sd=1.0
-        )
+        return self._averaged(volume).to(self.base.slices) / self._scales[self._kinds.kinds[index]]
 
     def evidence(
-        self, index: int, lost: npt.NDArray[np.bool_], regularization: float, expected: Tensor | None = None
+        self,
+        index: int,
+        weights: Tensor,
+        lost: npt.NDArray[np.bool_],
+        regularization: float,
+        expected: Tensor | None = None,
     ) -> PositionEvidence:
+        """J of one volume without its lost slices."""
+        shape = [1, 1, 1]
+        shape[self.base.slice_axis] = len(lost)
+        kept = weights * torch.from_numpy(~lost).to(weights).reshape(shape)
+        observation = replace(self.base, slices=self.shown(index), weights=kept, noise_sd=1.0)
         return PositionEvidence(
-            [self.observation(index, lost)], self._gaussians, self._guide.prior, regularization, self._frame,
-            self._chunk, expected, self._shares,
+            [observation], self._gaussians, self._guide.prior, regularization, self._frame, self._chunk,
+            expected, self._shares,
         )  # fmt: skip
 
 
@@ -138,84 +174,116 @@ class _Search:
         n = len(series)
         n_slices = series.stored.shape[reference.source.geometry.axis]
         self._others = np.zeros((n, n))
-        known = np.ones(n, bool)
         for kind in dict.fromkeys(kinds.kinds):
             own = kinds.volumes_of(kind)
             if len(own) > 1:
                 g = np.zeros((len(own), 3)) if directions is None else directions[own]
                 self._others[np.ix_(own, own)] = leave_one_out(g, _RIDGE)
-            elif kinds.reference == tuple(own):
-                known[own] = False  # the reference itself
-        self.state = _Found(np.zeros((n, 6)), np.zeros((n, 6, 6)), np.zeros((n, n_slices), bool), known)
+        self.state = _Found(np.zeros((n, 6)), np.zeros((n, 6, 6)), np.zeros((n, n_slices), bool))
 
     def found(self, progress: Progress) -> _Found:
+        """Coarse to fine by the reference, then by the other volumes of each kind."""
+        coarse, fine = self._seen
+        with progress.stage("volumes' positions", 3 * len(self.state.parameters)) as advance:
+            self._by_reference(coarse, _FIRST_DEPTH_MM, _FIRST_ENOUGH_MM, advance)
+            curvatures = self._by_reference(fine, _LAST_DEPTH_MM, _LAST_ENOUGH_MM, advance)
+            self._by_others(fine, curvatures, advance)
+        return self.state
+
+    def _by_reference(
+        self, seen: _Seen, depth_mm: float, enough_mm: float, advance: Callable[[int], None]
+    ) -> dict[str, Array]:
+        """Reference volumes by the anchor; all others by what anchor and reference let expect of them.
+
+        The curvatures of J of the latter, by kind.
+        """
+        state, reference, kinds = self.state, self._kinds.reference, self._kinds.kinds
+        others = [v for v in range(len(state.parameters)) if v not in reference]
+        curvatures: dict[str, Array] = {}
+        before = np.zeros(6)
+        shown = []
+        for index in reference:
+            weights = seen.weights_at(state.parameters[index], depth_mm)
+            evidence = seen.evidence(index, weights, state.lost[index], _ALONE)
+            start = self._start(index, evidence, before)
+            before = self._search(index, evidence, curvatures, start, enough_mm)
+            shown.append(evidence.amplitudes(before))
+            advance(1)
+        features = seen.features(torch.stack(shown).mean(0))
+        for index in others:
+            weights = seen.weights_at(state.parameters[index], depth_mm)
+            free = seen.evidence(index, weights, state.lost[index], _FREE)
+            start = self._start(index, free, before)
+            own = free.amplitudes(start)
+            expected = features @ torch.linalg.lstsq(features, own[:, None]).solution[:, 0]
+            evidence = seen.evidence(index, weights, state.lost[index], _EXPECTED, expected)
+            before = self._search(index, evidence, curvatures, start, enough_mm)
+            advance(1)
+        return {kind: own for kind, own in curvatures.items() if kind not in {kinds[v] for v in reference}}
+
+    def _start(self, index: int, evidence: PositionEvidence, before: Array) -> Array:
+        """Where a volume was found; else rest, or where the volume before lay: the lower J of both."""
+        if self.state.parameters[index].any():
+            return self.state.parameters[index]
+        starts = [before, np.zeros(6)] if before.any() else [before]
+        return starts[int(np.argmin([evidence.value_and_gradient(own)[0] for own in starts]))]
+
+    def _by_others(self, seen: _Seen, curvatures: dict[str, Array], advance: Callable[[int], None]) -> None:
+        """Each volume by what the others of its kind let expect of it, without the slices that it lost."""
         state = self.state
-        volumes = np.flatnonzero(state.known).tolist()
-        with progress.stage("volumes' positions", (1 + _ROUNDS) * len(volumes)) as advance:
-            curvatures: dict[str, Array] = {}
-            before = np.zeros(6)
-            for index in volumes:
-                evidence = self._seen[0].evidence(index, state.lost[index], _ALONE)
-                starts = [before, np.zeros(6)] if before.any() else [before]
-                values = [evidence.value_and_gradient(own)[0] for own in starts]
-                start = starts[int(np.argmin(values))]
-                self._search(index, evidence, curvatures, start)
-                before = state.parameters[index]
-                advance(1)
-            curvatures = {}
-            for _ in range(_ROUNDS):
-                expected = self._expected()
-                for index in volumes:
-                    own = expected[index] if self._others[index].any() else None
-                    evidence = self._seen[1].evidence(
-                        index, state.lost[index], _ALONE if own is None else _EXPECTED, own
-                    )
-                    self._search(index, evidence, curvatures, state.parameters[index])
-                    advance(1)
-        return state
+        weighted = [seen.weights_at(own, _LAST_DEPTH_MM) for own in state.parameters]
+        expected = self._expected(weighted)
+        for index, own in enumerate(expected):
+            if self._others[index].any():
+                evidence = seen.evidence(index, weighted[index], state.lost[index], _EXPECTED, own)
+                self._search(index, evidence, curvatures, state.parameters[index], _LAST_ENOUGH_MM)
+            advance(1)
 
     def _search(
-        self, index: int, evidence: PositionEvidence, curvatures: dict[str, Array], start: Array
-    ) -> FoundPositions:
+        self,
+        index: int,
+        evidence: PositionEvidence,
+        curvatures: dict[str, Array],
+        start: Array,
+        enough_mm: float,
+    ) -> Array:
         """The position of one volume; the curvature of a kind is that of its first volume."""
         kind = self._kinds.kinds[index]
-        found = find_positions(evidence, curvatures.get(kind), start)
+        found = find_positions(evidence, curvatures.get(kind), start, enough_mm)
         curvatures.setdefault(kind, found.curvature)
         self.state.parameters[index], self.state.covariance[index] = found.parameters, found.covariance
-        return found
+        return found.parameters
 
-    def _expected(self) -> Tensor:
+    def _expected(self, weighted: Sequence[Tensor]) -> Tensor:
         """(volumes, n) amplitudes that the others of its kind say of each; lost slices are looked for."""
         state, seen = self.state, self._seen[1]
         fitted = []
-        for index in range(len(state.parameters)):
-            evidence = seen.evidence(index, state.lost[index], _ALONE)
+        for index, weights in enumerate(weighted):
+            evidence = seen.evidence(index, weights, state.lost[index], _FREE)
             fitted.append(evidence.amplitudes(state.parameters[index]))
         others = torch.from_numpy(self._others).to(fitted[0])
         expected = others @ torch.stack(fitted)
-        self._find_lost(expected)
+        self._find_lost(expected, weighted)
         return expected
 
-    def _find_lost(self, expected: Tensor) -> None:
+    def _find_lost(self, expected: Tensor, weighted: Sequence[Tensor]) -> None:
         """Slices whose signal falls short of what the other volumes let expect, kind by kind."""
-        state, base = self.state, self._seen[1].base
-        axes = tuple(axis for axis in range(3) if axis != base.slice_axis)
-        enough = ((base.weights > 0).sum(axes) >= _LEAST_PIXELS).cpu().numpy()
-        if not enough.any():
-            return
-        none = np.zeros(len(enough), bool)
+        state, seen = self.state, self._seen[1]
+        axes = tuple(axis for axis in range(3) if axis != seen.base.slice_axis)
+        none = np.zeros(self.state.lost.shape[1], bool)
         for kind in dict.fromkeys(self._kinds.kinds):
-            own = self._kinds.volumes_of(kind)
-            if not self._others[own].any():
+            volumes = self._kinds.volumes_of(kind)
+            if not self._others[volumes].any():
                 continue
-            ratios = np.ones((len(own), len(enough)))
-            for row, index in enumerate(own):
-                evidence = self._seen[1].evidence(index, none, _ALONE)
-                (predicted,) = evidence.predicted(state.parameters[index], expected[index])
-                shown = self._seen[1].observation(index, none).slices
-                seen, told = ((base.weights * own).sum(axes).cpu().numpy() for own in (shown, predicted))
-                ratios[row, enough] = seen[enough] / np.maximum(told[enough], 1e-6 * float(told.max()))
-            state.lost[own] = lost_slices(ratios, enough, _LOST_Z, _LOST_PART)
+            ratios, known = [], []
+            for index in volumes:
+                weights = weighted[index]
+                evidence = seen.evidence(index, weights, none, _FREE)
+                (told,) = evidence.predicted(state.parameters[index], expected[index])
+                sums = [(weights * own).sum(axes).cpu().numpy() for own in (seen.shown(index), told)]
+                ratios.append(sums[0] / np.maximum(sums[1], 1e-6 * float(sums[1].max())))
+                known.append(((weights > 0).sum(axes) >= _LEAST_PIXELS).cpu().numpy())
+            state.lost[volumes] = lost_slices(np.array(ratios), np.array(known), _LOST_Z, _LOST_PART)
 
 
 def _referenced(
@@ -228,8 +296,8 @@ def _referenced(
 ) -> tuple[PlacedStack, SeriesMotion]:
     """Volumes in one position share it; that of most reference volumes is the reference's."""
     groups, positions = grouped(found.parameters, found.covariance)
-    of_reference = groups[list(kinds.reference)]
-    most = int(np.bincount(of_reference).argmax())  # rest is group 0, and wins where it ties
+    most = _most(groups, kinds.reference)
+    groups = _joined(groups, positions, most, kinds)
     whole = [v for v in kinds.reference if groups[v] == most and not found.lost[v].any()]
     shown = whole or [v for v in kinds.reference if groups[v] == most]
     before = reference.registration.target_from_anchor
@@ -249,7 +317,7 @@ def _referenced(
     x, y, z = centre_world.tolist()
     motion = SeriesMotion(
         tuple(by_group[group] for group in groups),
-        tuple(float(e) if known else None for e, known in zip(errors, found.known, strict=True)),
+        tuple(map(float, errors)),
         tuple(tuple(np.flatnonzero(own).tolist()) for own in found.lost),
         (x, y, z),
     )
@@ -259,30 +327,63 @@ def _referenced(
     return replace(reference, acquired=series.mean(shown), registration=registration), motion
 
 
-def grouped(parameters: Array, covariance: Array) -> tuple[npt.NDArray[np.int64], list[Array]]:
-    """Which group of one position each volume belongs to, and (6,) of each group; the first is rest.
+def _most(groups: npt.NDArray[np.int64], volumes: Sequence[int]) -> int:
+    """The group of most of some volumes; the earliest of several."""
+    return int(np.bincount(groups[list(volumes)]).argmax())
 
-    Volumes join in their order: rest if they cannot be told from it, else the latest group that they cannot
-    be told from.
+
+def _joined(
+    groups: npt.NDArray[np.int64], positions: list[Array], rest: int, kinds: SeriesKinds
+) -> npt.NDArray[np.int64]:
+    """Each kind's main group taken to be at rest where it is as near as contrasts are apart by themselves.
+
+    Where the head lay still, one contrast is found elsewhere than another. What most volumes of a kind have
+    of it all of them have: their ``positions`` are shifted with it.
+    """
+    groups = groups.copy()
+    for kind in dict.fromkeys(kinds.kinds):
+        volumes = np.array(kinds.volumes_of(kind))
+        main = _most(groups, kinds.volumes_of(kind))
+        off = positions[main] - positions[rest]
+        n_main = int((groups[volumes] == main).sum())
+        if main == rest or n_main < max(2, len(volumes) / 3) or np.linalg.norm(off) > _CONTRASTS_APART_MM:
+            continue
+        for v in volumes:
+            if groups[v] == main:
+                groups[v] = rest
+            elif groups[v] != rest:
+                positions.append(positions[groups[v]] - off)
+                groups[v] = len(positions) - 1
+    return groups
+
+
+def grouped(parameters: Array, covariance: Array) -> tuple[npt.NDArray[np.int64], list[Array]]:
+    """Which group of one position each volume belongs to, and (6,) of each group.
+
+    Volumes join in their order: the largest group first that they cannot be told from, else a new one.
     """
     limit = float(stats.chi2.ppf(1 - _CHANCE, 6))
-    centres, precisions = [np.zeros(6)], [np.zeros((6, 6))]
-    groups = np.zeros(len(parameters), np.int64)
-    lattice = np.diag([_LATTICE_ERROR_MM**2 / 3] * 3 + [1e-6] * 3)
-    for v, (x, own) in enumerate(zip(parameters, covariance, strict=True)):
-        precision = np.linalg.inv(own + lattice)
-        for group in (0, *range(len(centres) - 1, 0, -1)):
-            of_group = np.linalg.inv(precisions[group]) if group else np.zeros((6, 6))
+    lattice = np.diag([_LATTICE_ERROR_MM**2 / 3] * 3 + [0.0] * 3)
+    precisions = [np.linalg.inv(own + lattice) for own in covariance]
+    members: list[list[int]] = []
+    centres: list[Array] = []
+    totals: list[Array] = []
+    for v, (x, own) in enumerate(zip(parameters, precisions, strict=True)):
+        for group in sorted(range(len(members)), key=lambda g: -len(members[g])):
             off = x - centres[group]
-            if off @ np.linalg.solve(own + lattice + of_group, off) < limit:
+            spread = np.linalg.inv(own) + np.linalg.inv(totals[group])
+            if off @ np.linalg.solve(spread, off) < limit:
                 break
         else:
-            centres.append(x)
-            precisions.append(np.zeros((6, 6)))
-            group = len(centres) - 1
-        groups[v] = group
-        if group:
-            total = precisions[group] + precision
-            centres[group] = np.linalg.solve(total, precisions[group] @ centres[group] + precision @ x)
-            precisions[group] = total
+            group = len(members)
+            members.append([])
+            centres.append(np.zeros(6))
+            totals.append(np.zeros((6, 6)))
+        members[group].append(v)
+        total = totals[group] + own
+        centres[group] = np.linalg.solve(total, totals[group] @ centres[group] + own @ x)
+        totals[group] = total
+    groups = np.zeros(len(parameters), np.int64)
+    for group, own_members in enumerate(members):
+        groups[own_members] = group
     return groups, centres

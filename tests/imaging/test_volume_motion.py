@@ -77,8 +77,8 @@ def test_slices_that_lost_their_signal_are_named_and_no_other(n_volumes):
     rng = np.random.default_rng(0)
     ratios = 1 + rng.normal(0, 0.02, (n_volumes, 30))
     ratios *= 1 + 0.1 * rng.random((n_volumes, 1))  # gains of volumes
-    known = np.arange(30) > 3
-    ratios[:, ~known] = 0.1  # too little of the head to tell
+    known = np.broadcast_to(np.arange(30) > 3, ratios.shape)
+    ratios[~known] = 0.1  # too little of the head to tell
     assert not lost_slices(ratios, known, 4.0, 0.1).any()
     ratios[1, [10, 17]] *= [0.3, 0.8]
     assert np.argwhere(lost_slices(ratios, known, 4.0, 0.1)).tolist() == [[1, 10], [1, 17]]

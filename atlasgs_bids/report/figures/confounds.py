@@ -15,7 +15,6 @@ def confounds_figure(path: str | Path, motion: SeriesMotion, n_slices: int, titl
     figure = Figure(figsize=(8, 8), layout="constrained")
     panels = figure.subplots(4, 1, sharex=True)
     volumes = np.arange(len(motion.positions))
-    errors = np.array([np.nan if own is None else own for own in motion.errors_mm])
     for panel, label, values in (
         (panels[0], "translation (RAS), mm", [own.translation_mm for own in motion.positions]),
         (panels[1], "rotation (RAS), degrees", [own.rotation_deg for own in motion.positions]),
@@ -26,7 +25,9 @@ def confounds_figure(path: str | Path, motion: SeriesMotion, n_slices: int, titl
         panel.legend(ncols=3, fontsize=8)
     displacement = [np.nan if own is None else own for own in motion.framewise_displacement_mm]
     panels[2].plot(volumes, displacement, ".-", color="black", linewidth=0.8, label="framewise displacement")
-    panels[2].plot(volumes, errors, "_", color=_ERROR_COLOUR, label="standard error of the position")
+    panels[2].plot(
+        volumes, motion.errors_mm, "_", color=_ERROR_COLOUR, label="standard error of the position"
+    )
     panels[2].set_ylabel("mm")
     panels[2].set_ylim(bottom=0)
     panels[2].legend(ncols=2, fontsize=8)
