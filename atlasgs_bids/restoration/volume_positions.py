@@ -46,7 +46,9 @@ _CHANCE = 1e-4
 """That two volumes in one position are taken to lie apart."""
 _CONTRASTS_APART_MM = 0.6
 """Up to which a kind as a whole is found elsewhere than another that lies where it does."""
-_LOST_Z, _LOST_PART, _LEAST_PIXELS = 4.0, 0.1, 100
+_LOST_Z, _LOST_PART = 4.0, 0.15
+_LEAST_PIXELS, _LEAST_AREA = 50, 0.25
+"""Of the head in a slice, below which it is not judged; the latter in parts of the largest slice."""
 
 Array = npt.NDArray[np.float64]
 
@@ -282,7 +284,8 @@ class _Search:
                 (told,) = evidence.predicted(state.parameters[index], expected[index])
                 sums = [(weights * own).sum(axes).cpu().numpy() for own in (seen.shown(index), told)]
                 ratios.append(sums[0] / np.maximum(sums[1], 1e-6 * float(sums[1].max())))
-                known.append(((weights > 0).sum(axes) >= _LEAST_PIXELS).cpu().numpy())
+                n_pixels = (weights > 0).sum(axes).cpu().numpy()
+                known.append(n_pixels >= max(_LEAST_PIXELS, _LEAST_AREA * n_pixels.max()))
             state.lost[volumes] = lost_slices(np.array(ratios), np.array(known), _LOST_Z, _LOST_PART)
 
 
