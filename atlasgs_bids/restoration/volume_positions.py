@@ -217,7 +217,7 @@ class _Search:
             free = seen.evidence(index, weights, state.lost[index], _FREE)
             start = self._start(index, free, before)
             own = free.amplitudes(start)
-            expected = features @ torch.linalg.lstsq(features, own[:, None]).solution[:, 0]
+            expected = _nearest(features, own)
             evidence = seen.evidence(index, weights, state.lost[index], _EXPECTED, expected)
             before = self._search(index, evidence, curvatures, start, enough_mm)
             advance(1)
@@ -287,6 +287,13 @@ class _Search:
                 n_pixels = (weights > 0).sum(axes).cpu().numpy()
                 known.append(n_pixels >= max(_LEAST_PIXELS, _LEAST_AREA * n_pixels.max()))
             state.lost[volumes] = lost_slices(np.array(ratios), np.array(known), _LOST_Z, _LOST_PART)
+
+
+def _nearest(features: Tensor, amplitudes: Tensor) -> Tensor:
+    """The combination of features (n, k) that is nearest to amplitudes (n,)."""
+    # On the CPU, whose solver takes features that depend on each other.
+    a, y = features.cpu().double(), amplitudes.cpu().double()
+    return (a @ torch.linalg.lstsq(a, y[:, None]).solution[:, 0]).to(amplitudes)
 
 
 def _referenced(

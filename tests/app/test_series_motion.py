@@ -85,7 +85,8 @@ def test_every_direction_is_turned_with_its_volume(out):
     in_head = world_directions(bvecs, nib.load(image).affine)
     weighted = B_VALUES > 0
     cosines = np.abs((in_head * DIRECTIONS).sum(1)[weighted])
-    assert np.degrees(np.arccos(np.clip(cosines, -1, 1))).max() < 0.3
+    # In voxels of 6 mm and slices of 12 mm; not turned with its volume, one is 3.6 degrees off.
+    assert np.degrees(np.arccos(np.clip(cosines, -1, 1))).max() < 0.5
 
 
 def test_figure_sidecar_and_metrics_tell_of_it(out):

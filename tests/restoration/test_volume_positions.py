@@ -97,6 +97,7 @@ def test_restored_where_they_lay_they_are_nearer_to_the_truth(moving, scaffold):
         )
 
     gained = decibels(reference, motion) - decibels(placed, None)
+    print("gained, dB:", gained)
     assert gained[sorted(MOVED)].min() > 2
     assert np.delete(gained, sorted(MOVED)).min() > -0.1
 
