@@ -46,7 +46,9 @@ ANCHOR_FACTORS = (2, 2, 2)
 MOST_MM, MOST_DEG = 3.0, 3.0
 WHITE = 0.5
 QUIET = Progress.quiet()
-SETTINGS = RestorationSettings(device="cpu", slice_profile="box", estimate_uncertainty=False)
+SETTINGS = RestorationSettings(
+    device="cpu", registration="header", slice_profile="box", estimate_uncertainty=False
+)
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def head_of(folder: Path) -> Head:
 
 
 def placed_reference(own: Head, series: Series, kinds: SeriesKinds) -> PlacedStack:
-    """The mean b0 registered and calibrated, as the app has it."""
+    """The mean b0 where the headers put it: what is measured is movement from volume to volume."""
     reference = series.mean(kinds.reference)
     geometry = slice_geometry(reference.data.shape, reference.world_from_voxel, {}, float(FACTORS[2]))
     stack = StackInput("series", geometry)

@@ -9,6 +9,7 @@ import distortion
 import speed
 import thousand
 import trust
+import volume_motion
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -52,6 +53,11 @@ def test_the_table_of_distortion_is_what_was_measured():
     rows = json.loads((DOCS / "measured/distortion.json").read_text("utf-8"))
     assert distortion.table(rows) in (DOCS / "benchmarks.md").read_text("utf-8")
     assert rows[0]["found"] < 0.7 < rows[0]["rigid"]
+
+
+def test_the_table_of_volumes_that_move_is_what_was_measured():
+    rows = json.loads((DOCS / "measured/volume_motion.json").read_text("utf-8"))
+    assert volume_motion.table(rows) in (DOCS / "benchmarks.md").read_text("utf-8")
 
 
 def test_the_table_of_stages_is_what_was_measured():
