@@ -36,10 +36,19 @@ def diffusion_contrast(b_value: float, direction: Array) -> Contrast:
     return Contrast(*(s0 * np.exp(-b_value * d) for s0, d in zip(B0, diffusivities, strict=True)))
 
 
-def diffusion_series(target_from_anchor: Array, spacing_mm: float, noise: float) -> Acquired:
-    """b0 and four b1000 volumes of the moved head."""
-    pairs = zip(B_VALUES, ANATOMY_DIRECTIONS, strict=True)
-    return _acquired([diffusion_contrast(b, g) for b, g in pairs], target_from_anchor, spacing_mm, noise)
+def diffusion_series(
+    target_from_anchor: Array,
+    spacing_mm: float,
+    noise: float,
+    b_values: Array = B_VALUES,
+    directions: Array = ANATOMY_DIRECTIONS,
+    size_mm: int = SIZE_MM,
+) -> Acquired:
+    """b0 and four b1000 volumes of the moved head, or others; (n, 4, 4): each volume where it lay."""
+    pairs = zip(b_values, directions, strict=True)
+    return _acquired(
+        [diffusion_contrast(b, g) for b, g in pairs], target_from_anchor, spacing_mm, noise, size_mm
+    )
 
 
 def labelling_series(target_from_anchor: Array, spacing_mm: float, noise: float, n_pairs: int) -> Acquired:
@@ -62,14 +71,19 @@ def world_directions(fsl: Array, world_from_voxel: Array) -> Array:
 
 
 def _acquired(
-    contrasts: list[Contrast], target_from_anchor: Array, spacing_mm: float, noise: float
+    contrasts: list[Contrast],
+    target_from_anchor: Array,
+    spacing_mm: float,
+    noise: float,
+    size_mm: int = SIZE_MM,
 ) -> Acquired:
-    truth = [head(contrast, SIZE_MM) for contrast in contrasts]
-    shape, affine = stack_affine(truth[0], 2, SIZE_MM, spacing_mm)
+    truth = [head(contrast, size_mm) for contrast in contrasts]
+    shape, affine = stack_affine(truth[0], 2, size_mm, spacing_mm)
     rng = np.random.default_rng(0)
     volumes = []
-    for image in truth:
-        clean = acquire(image, shape, affine, np.linalg.inv(target_from_anchor)).data
+    positions = np.broadcast_to(target_from_anchor, (len(truth), 4, 4))
+    for image, position in zip(truth, positions, strict=True):
+        clean = acquire(image, shape, affine, np.linalg.inv(position)).data
         real, imaginary = rng.normal(0, noise, (2, *shape))
         volumes.append(np.hypot(clean + real, imaginary).astype(np.float32))
     return Acquired(np.stack(volumes, axis=3), affine, truth)

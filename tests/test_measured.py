@@ -12,6 +12,7 @@ import series
 import speed
 import thousand
 import trust
+import volume_motion
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -73,6 +74,11 @@ def test_the_table_of_flags_is_what_was_measured():
     assert flags.table(rows) in (DOCS / "study.md").read_text("utf-8")
     rows[0]["factor"] = 9
     assert flags.table(rows) not in (DOCS / "study.md").read_text("utf-8")
+
+
+def test_the_table_of_volumes_that_move_is_what_was_measured():
+    rows = json.loads((DOCS / "measured/volume_motion.json").read_text("utf-8"))
+    assert volume_motion.table(rows) in (DOCS / "benchmarks.md").read_text("utf-8")
 
 
 def test_the_table_of_stages_is_what_was_measured():

@@ -84,7 +84,7 @@ def _target(run: TargetRun) -> TargetContents:
     stacks = []
     for planned in target.stacks:
         own = stack_outputs(planned, target, naming)
-        figures = {kind: own.figure_of(kind) for kind in ("calibration", "distortion", "motion")}
+        figures = {kind: own.figure_of(kind) for kind in ("calibration", "distortion", "motion", "confounds")}
         stacks.append(
             StackFiles(
                 name=planned.source.path.name,

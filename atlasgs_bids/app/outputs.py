@@ -147,7 +147,7 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
         outputs.sr: sidecar(
             description="Isotropic image rendered from Gaussians fitted to the acquired slices; intensities "
             "in the units of the source; 0 outside the field of view and the anchor's foreground",
-            skull_stripped=stripped, **on_grid, **fit_fields(result, config),
+            skull_stripped=stripped, **on_grid, **fit_fields(result, target, config),
             **provenance(plan, target, config),
         ),
         outputs.fov_mask: sidecar(

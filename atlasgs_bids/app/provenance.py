@@ -64,7 +64,6 @@ def differences(plan: SubjectPlan, target: TargetPlan, config: RunConfig) -> str
 def settings_of(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
     """Every option that changes a result, by its name: as it was asked for, not as the device decides."""
     core, profile = config.restoration.core, config.slice_profile_file
-    of_images = {"motion": config.restoration.motion} if target.series is None else {}
     return {
         "registration": config.restoration.registration,
         "prior": config.restoration.prior,
@@ -73,7 +72,7 @@ def settings_of(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
         "slice-profile": _file_setting(profile) if profile else config.restoration.slice_profile,
         "slice-thickness": config.plan.given_thickness_mm(target.entities["suffix"]),
         "combine-stacks": config.plan.combine_stacks,
-        **of_images,
+        "motion": motion_of(target, config),
         "geometry": core.geometry.mode,
         "regularization": core.appearance.regularization,
         "tolerance": core.appearance.tolerance,
@@ -89,6 +88,14 @@ def settings_of(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
         "targets-from": config.targets_from,
         _VERSION: __version__,
     }
+
+
+def motion_of(target: TargetPlan, config: RunConfig) -> str:
+    """Which movement was looked for in a target: between ``volume``s, between ``slice``s, or ``none``."""
+    motion = config.restoration.motion
+    if target.series is not None:
+        return "none" if motion == "none" else "volume"
+    return "slice" if motion == "slice" else "none"
 
 
 def _file_setting(path: Path) -> str:

@@ -141,9 +141,9 @@ def _checked_settings(config: RunConfig) -> RunConfig:
     if config.slice_profile_file is not None:
         config = config.restoring(slice_profile=read_slice_profile(config.slice_profile_file))
     settings = config.restoration
-    if settings.motion != "none" and settings.core.geometry.mode != "frozen":
+    if settings.motion == "slice" and settings.core.geometry.mode != "frozen":
         raise ConfigurationError(
-            f"--motion {settings.motion} together with --geometry {settings.core.geometry.mode}: both "
+            f"--motion slice together with --geometry {settings.core.geometry.mode}: both "
             "explain the same misfit; leave one of them out"
         )
     if config.dry_run:

@@ -1,7 +1,7 @@
 """A DWI, ASL or M0 series: registered once, then written volume by volume."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from atlasgs_bids.app.confounds import write_confounds
 from atlasgs_bids.app.outputs import target_sidecars
 from atlasgs_bids.app.stacks import phase_axis, stack_input
 from atlasgs_bids.app.target import TargetRun
@@ -24,6 +25,7 @@ from atlasgs_bids.imaging.nifti import image_stream, load_series, series_header
 from atlasgs_bids.imaging.series import Series
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
+from atlasgs_bids.imaging.volume_motion import SeriesMotion
 from atlasgs_bids.report.figures.target import TargetImages, target_figure
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.calibration import calibrated
@@ -32,6 +34,7 @@ from atlasgs_bids.restoration.result import StackResult, TargetResult
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.series import SeriesFit, fit_series, restored_volumes
 from atlasgs_bids.restoration.stack import PlacedStack, place
+from atlasgs_bids.restoration.volume_positions import with_motion
 from atlasgs_bids.runtime.costs import Clock
 from atlasgs_bids.runtime.files import atomic, save_json, save_text, save_tsv
 from atlasgs_bids.runtime.progress import Progress
@@ -39,6 +42,7 @@ from atlasgs_bids.runtime.progress import Progress
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float32]
+Directions = npt.NDArray[np.float64]
 
 
 def restore_series(
@@ -47,7 +51,7 @@ def restore_series(
     """Every volume restored and written; what is returned is the reference.
 
     The mean of the reference volumes (b0; M0, else control and label) is registered, or the separate M0 scan,
-    and all volumes share its position.
+    and the volumes lie where the evidence puts them from there.
     """
     settings = run.config.restoration
     series = load_series(run.target.source.path)
@@ -57,18 +61,42 @@ def restore_series(
         advance(1)
     with clock.measure("calibration"):
         (placed,) = calibrated([placed], scaffold.guides, settings, progress.under("reference"))
+        placed, motion = _in_motion(run, kinds, series, placed, scaffold, progress)
     if run.config.scaffold is None:
         scaffold = coarser_scaffold(placed, scaffold, settings, progress)
     with clock.measure("appearance"):
-        fit = fit_series(placed, series, kinds, scaffold, settings, progress)
+        fit = fit_series(placed, series, kinds, scaffold, settings, progress, motion)
     with clock.measure("render"):
-        result = fit.reference_result()
+        result = replace(fit.reference_result(), motion=motion)
     means = _write_volumes(run, fit, result, clock, progress)
     (stack,) = result.stacks
     with clock.measure("writing"):
-        position = SeriesPosition(result.grid, result.fov, stack.registration.target_from_anchor)
+        position = SeriesPosition(result.grid, result.fov, stack.registration.target_from_anchor, motion)
         write_series_figures(run, kinds, series, means.rendered, result.anchor, position)
+        if motion is not None:
+            write_confounds(run, motion)
     return replace(result, difference_to_noise=_difference_to_noise(kinds, series, means, fit))
+
+
+def _in_motion(
+    run: TargetRun,
+    kinds: SeriesPlan,
+    series: Series,
+    placed: PlacedStack,
+    scaffold: SessionScaffold,
+    progress: Progress,
+) -> tuple[PlacedStack, SeriesMotion | None]:
+    """The reference without those of its volumes that lay elsewhere, and where all of them lay."""
+    settings, gradients = run.config.restoration, run.target.source.gradients
+    if settings.motion == "none" or len(series) == 1:
+        return placed, None
+    directions = None if gradients is None else gradients.directions
+    found, motion = with_motion(placed, series, kinds, directions, scaffold.guides, settings, progress)
+    if found is not placed and found.displacement is None:
+        # Position and profile were those of a mean that was blurred by movement.
+        blurred = replace(found, calibration=None)
+        (found,) = calibrated([blurred], scaffold.guides, settings, progress.under("reference"))
+    return found, motion
 
 
 @dataclass
@@ -120,11 +148,12 @@ def _write_volumes(
     Their sidecars, gradients and contexts are there before the images get their names.
     """
     series, outputs, grid, kinds = fit.series, run.outputs, result.grid, fit.kinds.kinds
-    weights = fit.observation.weights.cpu().numpy()
     # Differences of perfusion volumes are the point of them, and a floor would not be linear.
     floor = None if run.target.entities["suffix"] == "asl" or series.volume(0).min() < 0 else 0.0
     n, step_s = len(series), series.seconds_per_volume
-    native_header = series_header((*weights.shape, n), series.world_from_voxel, step_s, series.form_code)
+    native_header = series_header(
+        (*result.stacks[0].acquired.data.shape, n), series.world_from_voxel, step_s, series.form_code
+    )
     grid_header = series_header((*grid.shape, n), grid.world_from_voxel, step_s, result.form_code)
     means = _Means({}, {})
     with ExitStack() as files, progress.stage("volumes", n) as advance:
@@ -136,7 +165,7 @@ def _write_volumes(
                 acquired, kind = series.volume(volume.index), kinds[volume.index]
                 add_sr(volume.rendered)
                 add_simulated(volume.simulated)
-                add_residual(np.where(weights > 0, acquired - volume.simulated, np.float32(0)))
+                add_residual(np.where(volume.observed, acquired - volume.simulated, np.float32(0)))
                 means.add(kind, 1 / kinds.count(kind), volume.rendered, volume.simulated)
             advance(1)
         with clock.measure("writing"):
@@ -144,27 +173,33 @@ def _write_volumes(
             sidecars = target_sidecars(run, result)
             for image in (outputs.sr, outputs.simulated, outputs.residual):
                 save_json(sidecars[image], json_path(image))
-            _write_companions(run, result.stacks[0], grid)
+            _write_companions(run, result.stacks[0], grid, fit.motion)
     return means
 
 
-def _write_companions(run: TargetRun, stack: StackResult, grid: Grid) -> None:
-    """bval and bvec, turned with the head into the output's voxel axes; the ASL context as it is."""
+def _write_companions(run: TargetRun, stack: StackResult, grid: Grid, motion: SeriesMotion | None) -> None:
+    """bval and bvec, each turned with the head into the output's voxel axes; the ASL context as it is."""
     source, outputs = run.target.source, run.outputs
     if source.gradients is not None:
-        turned = rotated_directions(
-            source.gradients.directions,
-            stack.acquired.world_from_voxel,
-            stack.registration.target_from_anchor,
-            grid.world_from_voxel,
-        )
-        _save_gradients(Gradients(source.gradients.b_values, turned), companions(run.target, outputs.sr))
+        own = _turned(source.gradients.directions, stack, grid, motion)
+        _save_gradients(Gradients(source.gradients.b_values, own), companions(run.target, outputs.sr))
         for native in (outputs.simulated, outputs.residual):
             _save_gradients(source.gradients, companions(run.target, native))
     if source.asl_context is not None:
         rows = [{"volume_type": kind} for kind in source.asl_context]
         for image in (outputs.sr, outputs.simulated, outputs.residual):
             save_tsv(rows, companions(run.target, image)["aslcontext"])
+
+
+def _turned(given: Directions, stack: StackResult, grid: Grid, motion: SeriesMotion | None) -> Directions:
+    """(n, 3) directions of a bvec file for the output, each turned with the head in its volume."""
+    native, position = stack.acquired.world_from_voxel, stack.registration.target_from_anchor
+    turned = rotated_directions(given, native, position, grid.world_from_voxel)
+    if motion is not None:
+        for v in motion.moved:
+            own = motion.target_from_anchor(v, position)
+            turned[v] = rotated_directions(given[v : v + 1], native, own, grid.world_from_voxel)[0]
+    return turned
 
 
 def _save_gradients(gradients: Gradients, paths: Mapping[str, Path]) -> None:
@@ -179,6 +214,23 @@ class SeriesPosition:
     grid: Grid
     fov: npt.NDArray[np.bool_]
     target_from_anchor: npt.NDArray[np.float64]
+    """Of its reference."""
+    motion: SeriesMotion | None
+    """Of its volumes from there; None: none was looked for."""
+
+    def mean(self, series: Series, indices: Sequence[int]) -> Array:
+        """Mean of some volumes on the output grid, interpolated where each of them lay."""
+        groups: dict[Hashable, list[int]] = {}
+        for index in indices:
+            groups.setdefault(None if self.motion is None else self.motion.positions[index], []).append(index)
+        total = np.zeros(self.grid.shape, np.float32)
+        for group in groups.values():
+            position = self.target_from_anchor
+            if self.motion is not None:
+                position = self.motion.target_from_anchor(group[0], position)
+            share = np.float32(len(group) / len(indices))
+            total += share * resample(series.mean(group), self.grid, position)
+        return total
 
 
 def write_series_figures(
@@ -194,8 +246,7 @@ def write_series_figures(
     anchor_image = resample(anchor.volume, grid)
     mask = anchor.foreground_on(grid) & position.fov
 
-    def draw(name: str, acquired: Volume, restored: Array) -> None:
-        cubic = resample(acquired, grid, position.target_from_anchor)
+    def draw(name: str, cubic: Array, restored: Array) -> None:
         with atomic(run.outputs.figure_of(name)) as path:
             target_figure(
                 path,
@@ -205,11 +256,12 @@ def write_series_figures(
                 mask,
             )
 
-    for kind in dict.fromkeys(kinds.kinds):
-        draw(kind, series.mean(kinds.volumes_of(kind)), restored_means[kind])
+    cubic = {kind: position.mean(series, kinds.volumes_of(kind)) for kind in dict.fromkeys(kinds.kinds)}
+    for kind, image in cubic.items():
+        draw(kind, image, restored_means[kind])
     if kinds.is_perfusion:
-        acquired = Volume(_acquired_difference(kinds, series), series.world_from_voxel, series.observed)
-        draw("difference", acquired, restored_means["control"] - restored_means["label"])
+        difference = restored_means["control"] - restored_means["label"]
+        draw("difference", cubic["control"] - cubic["label"], difference)
 
 
 def _acquired_difference(kinds: SeriesPlan, series: Series) -> Array:

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.provenance import source_uri
+from atlasgs_bids.app.provenance import motion_of, source_uri
 from atlasgs_bids.bids.outputs.names import image_sidecar
 from atlasgs_bids.bids.plan.session import SubjectPlan
+from atlasgs_bids.bids.plan.targets import TargetPlan
 from atlasgs_bids.core.appearance import Appearance
+from atlasgs_bids.imaging.slice_motion import largest_movement
+from atlasgs_bids.imaging.volume_motion import SeriesMotion
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.metrics import doubts
 from atlasgs_bids.restoration.result import TargetResult
@@ -36,7 +39,7 @@ def anchor_sidecars(
     return image, scaffold
 
 
-def fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
+def fit_fields(result: TargetResult, target: TargetPlan, config: RunConfig) -> dict[str, Any]:
     """How the result was made; one value for each stack where there are several."""
 
     def of_stacks(values: Sequence[Any]) -> Any:
@@ -61,10 +64,24 @@ def fit_fields(result: TargetResult, config: RunConfig) -> dict[str, Any]:
         "SliceProfileSDError": of_stacks([own and own.error_mm for own in profiles]),
         "RegistrationError": of_stacks([own and own.position_error_mm for own in calibrations]),
         "Registration": of_stacks([stack.registration.method for stack in stacks]),
-        "Motion": config.restoration.motion,
+        "Motion": motion_of(target, config),
+        **_moved_fields(result.motion),
         "StackGains": [stack.gain for stack in stacks] if len(stacks) > 1 else None,
         "StackNoise": [stack.noise_sd for stack in stacks] if len(stacks) > 1 else None,
         "BiasCorrected": False,
+    }
+
+
+def _moved_fields(motion: SeriesMotion | None) -> dict[str, Any]:
+    """How far the volumes of a series lay from its reference, and what they lost."""
+    if motion is None:
+        return {}
+    translation_mm, rotation_deg = largest_movement(motion.positions)
+    return {
+        "MovedVolumes": len(motion.moved),
+        "LargestTranslation": translation_mm,
+        "LargestRotation": rotation_deg,
+        "LostSlices": motion.n_lost,
     }
 
 

@@ -19,6 +19,7 @@ from atlasgs_bids.core.descent import Point, descended, positive_inverse
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.objective import Objective
 from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.operators import Diagonal, LinearOperator
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.rigid import Parameters, RigidFrame, left_jacobian
 from atlasgs_bids.core.splat.operator import SplatOperator
@@ -70,8 +71,15 @@ class PositionEvidence:
         regularization: float,
         frame: RigidFrame,
         chunk_elements: int = 2**24,
+        expected: Float[Tensor, " n"] | None = None,
+        shares: Float[Tensor, " n"] | None = None,
     ) -> None:
-        """``observations``: of the stacks where they are looked for; their weights hold for all positions."""
+        """``observations``: of the stacks where they are looked for; their weights hold for all positions.
+
+        ``expected``: amplitudes a₀ from which the graph counts, λ (a − a₀)ᵀ L (a − a₀); None: from 0.
+        ``gaussians`` are where the slices show them, and ``shares`` of their signal; None: all of it.
+        """
+        self._expected, self._shares = expected, shares
         self._terms = [own.beside(observations[0].noise_sd) for own in observations]
         self._needed = [term.acquisition.adjoint(term.weights) > 0 for term in self._terms]
         self._gaussians, self._prior, self._regularization = gaussians, prior, regularization
@@ -84,6 +92,20 @@ class PositionEvidence:
     def n_stacks(self) -> int:
         """How many positions there are: parameters come as (6 n,)."""
         return len(self._terms)
+
+    def amplitudes(self, parameters: Parameters) -> Float[Tensor, " n"]:
+        """a that minimises J at a position."""
+        self._scored(parameters)
+        assert self._amplitudes is not None
+        return self._amplitudes
+
+    def predicted(self, parameters: Parameters, amplitudes: Float[Tensor, " n"]) -> list[Tensor]:
+        """What amplitudes would show in each stack at a position."""
+        parts = np.split(np.asarray(parameters, np.float64), self.n_stacks)
+        return [
+            self._moved(term, needed, x).slices_from_amplitudes.forward(amplitudes)
+            for term, needed, x in zip(self._terms, self._needed, parts, strict=True)
+        ]
 
     def value_and_gradient(self, parameters: Parameters) -> tuple[float, Parameters]:
         """J, and its derivative by the parameters (6 n,), mm⁻¹ of J's unit."""
@@ -112,26 +134,31 @@ class PositionEvidence:
             self._moved(term, needed, x)
             for term, needed, x in zip(self._terms, self._needed, parts, strict=True)
         ]
-        objective = Objective(tuple(terms), self._prior, self._regularization)
-        amplitudes = objective.solve(self._amplitudes, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
+        objective = Objective(tuple(terms), self._prior, self._regularization, self._expected)
+        start = self._expected if self._amplitudes is None else self._amplitudes
+        amplitudes = objective.solve(start, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
         self._amplitudes = amplitudes
-        value = self._regularization * float((amplitudes * self._prior.forward(amplitudes)).sum())
+        unexpected = amplitudes if self._expected is None else amplitudes - self._expected
+        value = self._regularization * float((unexpected * self._prior.forward(unexpected)).sum())
+        shown = amplitudes if self._shares is None else self._shares * amplitudes
         scores = []
         for term, x in zip(terms, parts, strict=True):
             error = term.slices_from_amplitudes.forward(amplitudes) - term.slices
             value += float((term.weights * error.square()).sum(dtype=torch.float64))
             by_cell = term.acquisition.adjoint(2 * term.weights * error)
             scores.append(
-                motion_scores(term, self._gaussians, by_cell, amplitudes, self.frame, x, self._chunk_elements)
+                motion_scores(term, self._gaussians, by_cell, shown, self.frame, x, self._chunk_elements)
             )
         self._last = np.array(parameters), value, scores
         return value, scores
 
     def _moved(self, term: LatticeObservation, needed: Tensor, x: Parameters) -> LatticeObservation:
         world_from_lattice = self.frame.motion(x) @ term.world_from_lattice.double()
-        own = SplatOperator(
+        own: LinearOperator = SplatOperator(
             self._gaussians, term.lattice_shape, world_from_lattice, needed, self._chunk_elements
         )
+        if self._shares is not None:
+            own = own @ Diagonal(self._shares)
         return replace(term, splat=own, world_from_lattice=world_from_lattice)
 
 
@@ -195,18 +222,20 @@ def scores_of(pull: Pull, gaussians: Gaussians, frame: RigidFrame, x: Parameters
 def find_positions(
     evidence: PositionEvidence,
     curvature: Parameters | None = None,
+    start: Parameters | None = None,
+    enough_mm: float = 0.01,
 ) -> FoundPositions:
-    """The least J near where the stacks were looked for, to 0.01 mm.
+    """The least J near ``start`` (None: where the stacks were looked for), to ``enough_mm``.
 
     ``curvature``: that of J over its value from a search at another scale, to step by; None: found once there
     from the gradients half a millimetre to both sides. The covariance is H⁻¹ C H⁻¹ with C from the gradients
     of blocks that are taken to be independent: the model's errors are no white noise.
     """
-    start = np.zeros(6 * evidence.n_stacks)
+    start = np.zeros(6 * evidence.n_stacks) if start is None else start
     inverse, rises = None, None
     if curvature is not None:
         inverse = positive_inverse(curvature) / max(evidence.value_and_gradient(start)[0], _TINY)
-    reached = descended(evidence.value_and_gradient, start, inverse)
+    reached = descended(evidence.value_and_gradient, start, inverse, enough_mm)
     x, value, gradient = reached.x, reached.value, reached.gradient
     if curvature is None:
         rises, curvature = _surroundings(evidence, reached)

@@ -52,6 +52,13 @@ class SlicePosition:
     estimated: bool = True
     """False where the slice shows too little of the head and has the position of its pass."""
 
+    @classmethod
+    def of(cls, moved: Affine, centre_world: Array, gain: float = 1.0) -> SlicePosition:
+        """From a (4, 4) rigid point map in the target's world, about the centre."""
+        t = moved[:3, :3] @ centre_world + moved[:3, 3] - centre_world
+        r = Rotation.from_matrix(moved[:3, :3]).as_rotvec(degrees=True)
+        return cls((float(t[0]), float(t[1]), float(t[2])), (float(r[0]), float(r[1]), float(r[2])), gain)
+
     def moved(self, centre_world: Array) -> Affine:
         """(4, 4) rigid point map in the target's world, about the centre."""
         motion = np.eye(4)

@@ -46,7 +46,7 @@ class _AtlasGSInputSpec(BaseInterfaceInputSpec):
         usedefault=True,
         desc="output voxels: as --resolution",
     )
-    motion = traits.Enum(_DEFAULTS.motion, *MOTIONS, usedefault=True, desc="movement between slices")
+    motion = traits.Enum(_DEFAULTS.motion, *MOTIONS, usedefault=True, desc="slice: corrected between slices")
     estimate_uncertainty = traits.Bool(_DEFAULTS.estimate_uncertainty, usedefault=True)
     num_threads = traits.Int(nohash=True, desc="threads of this process")
 

@@ -35,8 +35,13 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         "Part of the squared error on held-out slices that it saves; n/a: they were not asked", None
     ),
     "distortion_gain_error": ("Standard error of distortion_gain", None),
-    "motion_translation": ("Largest translation of a slice; n/a without --motion slice", "mm"),
-    "motion_rotation": ("Largest rotation of a slice; n/a without --motion slice", "degree"),
+    "motion_translation": (
+        "Largest translation of a volume, or of a slice with --motion slice; n/a: none was looked for",
+        "mm",
+    ),
+    "motion_rotation": ("Largest rotation, likewise", "degree"),
+    "framewise_displacement": ("Series: its mean over the volumes (Power et al. 2012)", "mm"),
+    "n_lost_slices": ("Series: slices that lost their signal and took no part", None),
     "fov_coverage": ("Part of the anchor's foreground inside the target's field of view", None),
     "n_stacks": ("Stacks that were restored together", None),
     "n_volumes": ("Volumes of the series; the other columns are of the mean of its reference volumes", None),
@@ -108,6 +113,23 @@ _LONGITUDINAL_COLUMNS: dict[str, tuple[str, str | None]] = {
     "registration_displacement": ("Mean displacement over the anchor's foreground", "mm"),
 }  # fmt: skip
 
+_CONFOUNDS: dict[str, tuple[str, str | None]] = {
+    **{
+        f"trans_{axis}": (f"Translation of the head's centre along {axis} (RAS), from the reference", "mm")
+        for axis in "xyz"
+    },
+    **{f"rot_{axis}": (f"Rotation vector of the head, {axis} (RAS)", "rad") for axis in "xyz"},
+    "framewise_displacement": (
+        "Sum of the changes of translations and of rotations on a sphere of 50 mm (Power et al. 2012)", "mm"
+    ),
+    "position_error": (
+        "Standard error of the position, mean over the head", "mm"
+    ),
+    "moved": ("False: the evidence does not tell its position from the reference's, which it has", None),
+    "n_lost_slices": ("Slices that lost their signal and took no part", None),
+    "lost_slices": ("Their indices along the slice axis, from 0", None),
+}  # fmt: skip
+
 _MOTION_COLUMNS: dict[str, tuple[str, str | None]] = {
     "slice": ("Index of the slice along the slice axis", None),
     **{
@@ -128,6 +150,11 @@ def metrics_dictionary() -> dict[str, dict[str, Any]]:
 def motion_dictionary() -> dict[str, dict[str, Any]]:
     """The same for ``desc-motion_metrics.tsv``."""
     return data_dictionary(_MOTION_COLUMNS)
+
+
+def confounds_dictionary() -> dict[str, dict[str, Any]]:
+    """The same for ``desc-confounds_timeseries.tsv``."""
+    return data_dictionary(_CONFOUNDS)
 
 
 def longitudinal_dictionary() -> dict[str, dict[str, Any]]:

@@ -22,7 +22,8 @@ class StackFiles:
     """Voxel axis through the slices."""
     thickness_mm: float
     figures: Mapping[str, Path] = field(default_factory=dict)
-    """PNG files that are there, by what they show: ``calibration``, ``distortion``, ``motion``."""
+    """PNG files that are there, by what they show: ``calibration``, ``distortion``, ``motion`` (of slices),
+    ``confounds`` (movement of volumes)."""
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,12 @@ def _position(results: Sequence[Described]) -> str:
         text += " Displacement fields of another pipeline were part of the model, signal kept."
     if any(result.sidecar.get("Motion") == "slice" for result in results):
         text += " Movement and intensity steps between slices were corrected rigidly, slice by slice."
+    if any(result.sidecar.get("Motion") == "volume" for result in results):
+        text += (
+            " Each volume of a series was placed rigidly where the model's evidence was greatest, its "
+            "diffusion direction turned with it, where that could be told from the reference; slices that "
+            "lost their signal were left out."
+        )
     return text
 
 

@@ -125,8 +125,8 @@ def flags_of(
     for number, box in enumerate(ndimage.find_objects(clusters), start=1):
         regions.append(_region(CONTRADICTED, clusters[box] == number, grid, centre_mm, None, box))
     regions.sort(key=lambda region: -region.volume_mm3)
-    part = float((labels == CONTRADICTED).sum() / max(1, inside.sum()))
-    return Flags(labels, np.where(labels > 0, amount, np.float32(0)), tuple(regions), part)
+    share = float((labels == CONTRADICTED).sum() / max(1, inside.sum()))
+    return Flags(labels, np.where(labels > 0, amount, np.float32(0)), tuple(regions), share)
 
 
 def with_flags(error: ImageError, flags: Flags) -> ImageError:

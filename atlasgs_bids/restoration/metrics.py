@@ -103,6 +103,9 @@ def target_metrics(
     position_errors = [own.position_error_mm for own in _calibrations(result) if own.position_error_mm]
     profiles = [own.found_profile for own in _calibrations(result) if own.found_profile]
     movements = [largest_movement(stack.motion) for stack in stacks if stack.motion]
+    motion = result.motion
+    if motion is not None:
+        movements.append(largest_movement(motion.positions))
     mask = foreground & result.fov
     errors = []
     for stack in stacks:
@@ -130,6 +133,8 @@ def target_metrics(
         **_distortion_metrics(result),
         "motion_translation": max((own[0] for own in movements), default=None),
         "motion_rotation": max((own[1] for own in movements), default=None),
+        "framewise_displacement": None if motion is None else motion.mean_displacement_mm,
+        "n_lost_slices": None if motion is None else motion.n_lost,
         "fov_coverage": result.coverage,
         "n_stacks": len(stacks),
         "n_volumes": n_volumes,

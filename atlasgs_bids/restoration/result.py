@@ -24,6 +24,7 @@ from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.slice_motion import SlicePosition
 from atlasgs_bids.imaging.slices import slice_normal
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
+from atlasgs_bids.imaging.volume_motion import SeriesMotion
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.error import ImageError, TrustedVoxels, UncertainProfile, error_of
 from atlasgs_bids.restoration.flags import Contradicting, Flags, flags_of, with_flags
@@ -119,6 +120,8 @@ class TargetResult:
     """Where slices contradict the anchor, or lie elsewhere; None: not asked for."""
     difference_to_noise: float | None = None
     """ASL: RMS of acquired minus simulated difference of control and label, over its noise."""
+    motion: SeriesMotion | None = None
+    """Of the volumes of a series; None: they were taken to lie where the reference does."""
 
     @property
     def form_code(self) -> int:

@@ -5,8 +5,9 @@ meets the network, and the volumes' differences from that mean are solved for wi
 linear, and what volumes differ by (perfusion, direction) has to be (docs/decisions/0013-series.md).
 """
 
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance
 from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.imaging.series import Series, SeriesKinds
+from atlasgs_bids.imaging.volume_motion import SeriesMotion
 from atlasgs_bids.restoration.learning import learn_together
 from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.restoration.result import TargetResult, rendered_result, rendered_volume
@@ -27,6 +29,8 @@ from atlasgs_bids.restoration.stack import PlacedStack
 from atlasgs_bids.restoration.target import FittedTarget, fit_target
 from atlasgs_bids.runtime.costs import Clock
 from atlasgs_bids.runtime.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 2**30
 _MOST_TOGETHER = 16
@@ -53,26 +57,55 @@ class SeriesFit:
     reference: FittedTarget
     contrasts: Mapping[str, ContrastFit]
     config: RestorationSettings
+    placed: PlacedStack
+    """The reference in its position."""
+    motion: SeriesMotion | None
+    """Of the volumes from there; None: they share its position."""
 
     @property
     def observation(self) -> LatticeObservation:
-        """Of every volume: they share one position."""
+        """Of every volume that lies where the reference does, and lacks no slice."""
         return self.reference.observations[0]
+
+    def observation_of(self, index: int) -> LatticeObservation:
+        """Of one volume, where it lay, without the slices that lost their signal."""
+        motion, observed = self.motion, self.observation
+        if motion is None or motion.as_reference(index):
+            return observed
+        if not motion.at_rest(index):
+            placed = self.placed
+            position = motion.target_from_anchor(index, placed.registration.target_from_anchor)
+            placed = replace(placed, registration=replace(placed.registration, target_from_anchor=position))
+            moved = observe_placed(placed, self.scaffold.anchor, self.scaffold.gaussians, self.config)
+            observed = replace(moved, noise_sd=observed.noise_sd)
+        weights = observed.weights.clone()
+        weights.movedim(observed.slice_axis, 0)[list(motion.lost[index])] = 0.0
+        return replace(observed, weights=weights)
+
+    def _shared(self, index: int) -> Hashable:
+        """What volumes that are solved together have in common."""
+        alike = None if self.motion is None else (self.motion.positions[index], self.motion.lost[index])
+        return self.kinds.contrasts[index], alike
 
     @property
     def scaffold(self) -> SessionScaffold:
         """Whose Gaussians the amplitudes are of."""
         return self.reference.scaffold
 
-    def amplitudes(self) -> Iterator[Tensor]:
-        """(n,) of each volume in turn; as many are solved together as a bound on memory allows."""
+    def solved(self) -> Iterator[tuple[Tensor, LatticeObservation]]:
+        """(n,) of each volume in turn, and what they were solved with.
+
+        As many neighbours of one contrast and position are solved together as a bound on memory allows.
+        """
         n_elements = 6 * self.observation.splat.shape_in[0] + 3 * math.prod(self.observation.splat.shape_out)
         n_together = min(_MOST_TOGETHER, max(1, _BLOCK_BYTES // (4 * n_elements)))
-        for indices in _blocks(self.kinds.contrasts, n_together):
+        for indices in _blocks([self._shared(index) for index in range(len(self.series))], n_together):
             contrast = self.contrasts[self.kinds.contrasts[indices[0]]]
-            solved = _solve(self, indices, contrast, contrast.regularization)[0]
+            observation = self.observation_of(indices[0])
+            solved = _solve(self, observation, indices, contrast, contrast.regularization)[0]
             for column in solved.unbind(1):
-                yield column.contiguous() if contrast.amplitudes is None else contrast.amplitudes + column
+                known = contrast.amplitudes
+                yield column.contiguous() if known is None else known + column, observation
 
     def reference_result(self) -> TargetResult:
         """The reference on the output grid, which the volumes share."""
@@ -88,6 +121,8 @@ class RestoredVolume:
     """On the output grid."""
     simulated: npt.NDArray[np.float32]
     """What the model predicts for the acquired slices, native grid."""
+    observed: npt.NDArray[np.bool_]
+    """Native voxels that took part."""
 
 
 def restored_volumes(
@@ -97,16 +132,16 @@ def restored_volumes(
 
     None lies below ``floor``. The clock counts solving as ``appearance`` and rendering as ``render``.
     """
-    solved = fit.amplitudes()
+    solved = fit.solved()
     for index in range(len(fit.series)):
         with clock.measure("appearance"):
-            amplitudes = next(solved)
+            amplitudes, observation = next(solved)
         with clock.measure("render"):
             rendered = rendered_volume(
                 amplitudes, reference.grid, reference.inside, fit.scaffold, fit.config, floor=floor
             )
-            simulated = fit.observation.slices_from_amplitudes.forward(amplitudes).cpu().numpy()
-        yield RestoredVolume(index, rendered, simulated)
+            simulated = observation.slices_from_amplitudes.forward(amplitudes).cpu().numpy()
+        yield RestoredVolume(index, rendered, simulated, observation.weights.cpu().numpy() > 0)
 
 
 def fit_series(
@@ -116,12 +151,14 @@ def fit_series(
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
+    motion: SeriesMotion | None = None,
 ) -> SeriesFit:
     """The reference volume's fit, and what is common to each contrast.
 
-    ``placed`` holds the reference, calibrated by whoever counts what that takes.
+    ``placed`` holds the reference, calibrated by whoever counts what that takes; ``motion`` where the
+    volumes lay from there, None: in its position.
     """
-    expected = _expected_of_contrasts(placed, series, kinds, scaffold, config, progress)
+    expected = _expected_of_contrasts(placed, series, kinds, scaffold, config, progress, motion)
     shown = kinds.contrasts[kinds.reference[0]]
     # No Gaussians of the reference's own: the graph, which differences are solved with, does not know them.
     appearance = replace(config.core.appearance, specific_loss_db=math.inf, own_gaussians=0)
@@ -136,7 +173,7 @@ def fit_series(
     # What the reference chose holds for all volumes: a graph without the anchor, if that was better.
     chosen = replace(reference.scaffold, prior=reference.fit.appearance.objective.prior)
     reference = replace(reference, scaffold=chosen)
-    without = SeriesFit(series, kinds, reference, {}, config)
+    without = SeriesFit(series, kinds, reference, {}, config, placed, motion)
     names = list(dict.fromkeys(kinds.contrasts))
     contrasts = {}
     with progress.stage("contrasts", len(names)) as advance:
@@ -156,6 +193,7 @@ def _expected_of_contrasts(
     scaffold: SessionScaffold,
     config: RestorationSettings,
     progress: Progress,
+    motion: SeriesMotion | None,
 ) -> dict[str, ExpectedStack]:
     """What a network trained on the means of all contrasts expects of each; empty without one."""
     # Only where it is asked for: what it gains on series has not been shown (decision 13).
@@ -163,9 +201,20 @@ def _expected_of_contrasts(
         return {}
     reference = observe_placed(placed, scaffold.anchor, scaffold.gaussians, config)
     names = list(dict.fromkeys(kinds.contrasts))
+    # A mean over several positions is no image of the head.
+    at_rest = {
+        name: [v for v in kinds.of_contrast(name) if motion is None or motion.as_reference(v)]
+        for name in names
+    }
+    if not all(at_rest.values()):
+        logger.warning(
+            "%s: no volume lies where the reference does; the graph prior is used",
+            progress.led(", ".join(name for name in names if not at_rest[name])),
+        )
+        return {}
     means = []
     for name in names:
-        data = series.mean(kinds.of_contrast(name)).data
+        data = series.mean(at_rest[name]).data
         mean = replace(reference, slices=torch.from_numpy(data).to(config.device))
         measured = fit_appearance(mean, scaffold.prior, config.core.appearance)
         means.append(replace(mean, noise_sd=measured.noise_sd))
@@ -195,18 +244,29 @@ def _prior_weight(fit: SeriesFit, name: str, contrast: ContrastFit) -> float:
         len(fit.kinds.contrasts) == 1 or (contrast.mean is not None and len(indices) == 1)
     ):
         return contrast.regularization if given is None else given
-    return _solve(fit, [indices[len(indices) // 2]], contrast, None)[1]
+    middle = indices[len(indices) // 2]
+    return _solve(fit, fit.observation_of(middle), [middle], contrast, None)[1]
 
 
 def _solve(
-    fit: SeriesFit, indices: Sequence[int], contrast: ContrastFit, regularization: float | None
+    fit: SeriesFit,
+    shared: LatticeObservation,
+    indices: Sequence[int],
+    contrast: ContrastFit,
+    regularization: float | None,
 ) -> tuple[Tensor, float]:
-    """Amplitudes (n, k) of volumes of a contrast, less those of its mean, and λ."""
+    """Amplitudes (n, k) of volumes of a contrast that share their operators, less its mean's, and λ."""
     volumes = torch.from_numpy(np.stack([fit.series.volume(index) for index in indices], axis=3))
     volumes = volumes.to(fit.config.device)
     if contrast.mean is not None:
-        volumes = volumes - contrast.mean[..., None]
-    observation, prior = replace(fit.observation, slices=volumes), fit.scaffold.prior
+        mean = contrast.mean
+        if (
+            shared.splat is not fit.observation.splat
+        ):  # acquired in another position: as it would be seen there
+            assert contrast.amplitudes is not None
+            mean = shared.slices_from_amplitudes.forward(contrast.amplitudes)
+        volumes = volumes - mean[..., None]
+    observation, prior = replace(shared, slices=volumes), fit.scaffold.prior
     settings = fit.config.core.appearance
     if regularization is None:
         appearance = fit_appearance(observation, prior, settings)
@@ -215,15 +275,15 @@ def _solve(
     return appearance.amplitudes, appearance.regularization
 
 
-def _blocks(contrasts: Sequence[str], n_together: int) -> list[list[int]]:
-    """Runs of neighbouring volumes of one contrast, at most ``n_together`` long.
+def _blocks(shared: Sequence[Hashable], n_together: int) -> list[list[int]]:
+    """Runs of neighbouring volumes that have all of that in common, at most ``n_together`` long.
 
     >>> _blocks(["b0", "b0", "b0", "b1000", "b0"], 2)
     [[0, 1], [2], [3], [4]]
     """
     blocks: list[list[int]] = []
-    for index, contrast in enumerate(contrasts):
-        if blocks and len(blocks[-1]) < n_together and contrasts[blocks[-1][0]] == contrast:
+    for index, own in enumerate(shared):
+        if blocks and len(blocks[-1]) < n_together and shared[blocks[-1][0]] == own:
             blocks[-1].append(index)
         else:
             blocks.append([index])

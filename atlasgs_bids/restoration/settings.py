@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # loads numpy, and the command line reads its defaults from h
 
 REGISTRATIONS = ("rigid", "auto", "deformable", "header")
 PRIORS = ("auto", "graph", "learned")
-MOTIONS = ("none", "slice")
+MOTIONS = ("volume", "slice", "none")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class RestorationSettings:
     """``iso``, ``anchor``, ``native`` (isotropic at a target's pixel size) or a voxel size in mm."""
     slice_profile: str | SliceProfile = "auto"
     """``auto`` (found from the slices), ``box``, ``gaussian`` or a profile of its own."""
-    motion: str = "none"
-    """``slice``: correct movement between the slices of a stack; ``none``."""
+    motion: str = "volume"
+    """``volume``: volumes of a series lie where the evidence puts them; ``slice``: slices of other targets
+    do as well; ``none``."""
     estimate_uncertainty: bool = True
     """Whether a standard deviation is estimated beside each result; series have none."""
     core: CoreSettings = field(default_factory=CoreSettings)

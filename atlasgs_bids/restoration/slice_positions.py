@@ -222,12 +222,7 @@ def position_of(
     moved = (
         target_from_anchor @ np.linalg.inv(frame.motion(x[:6]).numpy()) @ np.linalg.inv(target_from_anchor)
     )
-    t = moved[:3, :3] @ centre_world + moved[:3, 3] - centre_world
-    r = np.degrees(Rotation.from_matrix(moved[:3, :3]).as_rotvec())
-    gain = float(np.exp(GAIN_UNIT * x[6]))
-    return SlicePosition(
-        (float(t[0]), float(t[1]), float(t[2])), (float(r[0]), float(r[1]), float(r[2])), gain
-    )
+    return SlicePosition.of(moved, centre_world, float(np.exp(GAIN_UNIT * x[6])))
 
 
 def matcher_of(placed: PlacedStack, anchor: Anchor, config: RestorationSettings) -> SliceMatcher:

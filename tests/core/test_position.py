@@ -51,8 +51,12 @@ def stack(gaussians, slices, weights, world_from_lattice):
     )
 
 
-def test_the_gradient_is_that_of_differences(monkeypatch):
-    """Two stacks, elongated and turned Gaussians, away from where the stacks were looked for."""
+@pytest.mark.parametrize("is_expected", [False, True])
+def test_the_gradient_is_that_of_differences(monkeypatch, is_expected):
+    """Two stacks, elongated and turned Gaussians, away from where the stacks were looked for.
+
+    Once with amplitudes that are expected, of Gaussians that show a share of their signal each.
+    """
     monkeypatch.setattr(position, "_SOLVE_TOLERANCE", 1e-12)
     monkeypatch.setattr(position, "_SOLVE_STEPS", 500)
     generator = torch.Generator().manual_seed(0)
@@ -65,8 +69,9 @@ def test_the_gradient_is_that_of_differences(monkeypatch):
     weights = uniform(n, n)
     world = torch.eye(4, dtype=torch.float64)
     stacks = [stack(gaussians, uniform(7, 7, 3), (uniform(7, 7, 3) > 0.2).double(), world) for _ in range(2)]
+    more = {"expected": 3 * uniform(n), "shares": 0.5 + uniform(n)} if is_expected else {}
     evidence = PositionEvidence(
-        stacks, gaussians, DenseLaplacian(weights + weights.T), 0.1, RigidFrame.of(gaussians.means_mm)
+        stacks, gaussians, DenseLaplacian(weights + weights.T), 0.1, RigidFrame.of(gaussians.means_mm), **more
     )
     x = np.random.default_rng(0).normal(size=12) * 0.3
     _, gradient = evidence.value_and_gradient(x)

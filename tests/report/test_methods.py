@@ -32,6 +32,12 @@ def test_what_was_done_is_said_and_what_was_not_is_not():
     assert "generalised cross-validation" in text
     assert "network" not in text
     assert "slice by slice" not in text
+    assert "volume of a series" not in text
+
+
+def test_volumes_that_moved_are_said():
+    series = Described("dwi", {**FLAIR.sidecar, "Motion": "volume"}, FLAIR.metrics)
+    assert "Each volume of a series was placed rigidly" in methods_of([series], "0.1.0").plain()
 
 
 def test_a_field_of_another_pipeline_is_said():

@@ -42,7 +42,7 @@ def fitted(acquired, kinds, scaffold, settings=SETTINGS):
     series, placed = placed_series(acquired, kinds, SPACING_MM)
     with Progress() as progress:
         fit = fit_series(placed, series, kinds, scaffold, settings, progress)
-    return fit, torch.stack(list(fit.amplitudes()))
+    return fit, torch.stack([own for own, _ in fit.solved()])
 
 
 def apart(found, expected):

@@ -33,6 +33,7 @@ DESCRIPTIONS = {
     "atlasgs": "The Gaussians that were fitted to the anchor",
     "deformable": "Position with a displacement, along the phase-encoding axis or as another pipeline has it",
     "motion": "Where the head was during each slice, relative to its stack",
+    "confounds": "Where the head was during each volume of a series, and slices that lost their signal",
     "longitudinal": "How well the scaffold of one session explains the anchor of another",
 }
 """Every value of ``desc-`` that the app writes."""
@@ -43,6 +44,7 @@ BIDSIGNORE = (
     "*_xfm.*",
     "*_scaffold.*",
     "*_metrics.*",
+    "*_timeseries.*",
     "group_*",
     "*_dwi.bval",
     "*_dwi.bvec",

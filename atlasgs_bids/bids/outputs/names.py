@@ -75,7 +75,7 @@ class Naming:
     resolution: str | float = "iso"
     """Of the output grid, as ``--resolution`` has it."""
     motion: str = "none"
-    """``slice``: there are tables and figures of the movement between slices."""
+    """As ``--motion`` has it: whether there are tables and figures of the movement of slices or volumes."""
     space: str = "T1w"
     """Suffix of the anchor, after which the space of the results is called."""
 
@@ -107,6 +107,8 @@ class TargetOutputs:
     scaffold_npz: Path
     """Amplitudes of the shared Gaussians and the target's own Gaussians."""
     metrics_tsv: Path
+    confounds_tsv: Path
+    """Where each volume of a series lay."""
     figure: Path
 
     @property
@@ -214,6 +216,7 @@ def target_outputs(
         scaffold_npz=path("scaffold", ".npz", modality=suffix, space=space, desc="atlasgs"),
         # The suffix is "metrics", so the modality that it describes stands in mod-.
         metrics_tsv=path("metrics", ".tsv", modality=suffix, desc="sr", **on_grid),
+        confounds_tsv=path("timeseries", ".tsv", modality=suffix, desc="confounds"),
         figure=figure_folder / sr.name.replace(".nii.gz", ".png"),
     )
 

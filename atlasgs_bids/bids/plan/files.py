@@ -47,14 +47,16 @@ def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
         others += [outputs.figure_of(kind) for kind in (*dict.fromkeys(target.series.kinds), "difference")]
         for image in (outputs.sr, outputs.simulated, outputs.residual):
             others += companions(target, image).values()
-    if naming.motion == "slice":
+    if naming.motion == "slice" or (naming.motion != "none" and target.series is not None):
         others += _motion_files(target, naming)
     return [*data, *map(json_path, data), *others]
 
 
 def _motion_files(target: TargetPlan, naming: Naming) -> list[Path]:
     if target.series is not None:
-        return []
+        outputs = target_outputs(naming.out_dir, target.entities, naming.resolution, naming.space)
+        table = outputs.confounds_tsv
+        return [table, json_path(table), outputs.figure_of("confounds")]
     every = [stack_outputs(stack, target, naming) for stack in target.stacks]
     return [
         path for own in every for path in (own.motion_tsv, json_path(own.motion_tsv), own.figure_of("motion"))

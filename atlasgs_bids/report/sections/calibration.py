@@ -10,6 +10,8 @@ _TEXTS = {
     "distortion": "The slices as acquired and as corrected, with the edges of the anchor, and how far points "
     "of the head are displaced",
     "motion": "Movement and intensity of every slice",
+    "confounds": "Movement of every volume from the reference, its change from volume to volume, and the "
+    "slices that lost their signal",
 }
 
 _TEMPLATE = """
