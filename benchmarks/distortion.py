@@ -45,11 +45,11 @@ from atlasgs_bids.imaging.itk import itk_affine
 from atlasgs_bids.imaging.nifti import load_series, load_volume
 from atlasgs_bids.imaging.registration.itk_files import TransformStep
 from atlasgs_bids.imaging.slices import slice_geometry
-from atlasgs_bids.imaging.volume import Grid, Volume
+from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.report.figures.distortion import DistortionImages, distortion_figure
 from atlasgs_bids.restoration.anchor import Anchor, anchor_of
 from atlasgs_bids.restoration.calibration import calibrated
-from atlasgs_bids.restoration.distortion import deep_inside, with_displacement
+from atlasgs_bids.restoration.distortion import with_displacement
 from atlasgs_bids.restoration.guides import Guides
 from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -60,6 +60,7 @@ QUIET = Progress.quiet()
 SETTINGS = RestorationSettings(device="cpu", registration="auto", slice_profile="box")
 PHASE_AXIS, FACTORS = 1, (2, 2, 4)
 PEAK_MM, FAR_MM = 6.0, 2.0
+SCALP_MM = 12.0
 LATTICE_MM, REGULARIZATION = 2.0, 0.03
 FIELD_MM = 2.0
 AWAY = np.array([[0.998, -0.0632, 0, 6], [0.0632, 0.998, 0, -4], [0, 0, 1, 3], [0, 0, 0, 1]])
@@ -272,6 +273,12 @@ def restored(
         render(guide.gaussians, fit.amplitudes, grid.shape, world_from_voxel, chunk).cpu().numpy(),
         grid.world_from_voxel,
     )
+
+
+def deep_inside(anchor: Anchor) -> np.ndarray:
+    """Roughly the brain: what lies more than 12 mm below the surface of a head."""
+    sizes_mm = voxel_sizes_mm(anchor.volume.world_from_voxel)
+    return np.asarray(ndimage.distance_transform_edt(anchor.foreground, sampling=sizes_mm) > SCALP_MM)
 
 
 def restored_db(stack: PlacedStack, guides: Guides, truth: Volume, where: np.ndarray) -> float:

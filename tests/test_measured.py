@@ -7,6 +7,7 @@ import circular
 import consumers
 import distortion
 import flags
+import harmonisation
 import perfusion
 import series
 import speed
@@ -88,6 +89,6 @@ def test_the_table_of_stages_is_what_was_measured():
 
 def test_the_tables_of_series_are_what_was_measured():
     page = (DOCS / "benchmarks.md").read_text("utf-8")
-    for name, module in (("series", series), ("perfusion", perfusion)):
+    for name, module in (("series", series), ("perfusion", perfusion), ("harmonisation", harmonisation)):
         rows = json.loads((DOCS / "measured" / f"{name}.json").read_text("utf-8"))
         assert module.table(rows) in page

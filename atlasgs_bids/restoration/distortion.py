@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from atlasgs_bids.core.bspline import ControlGrid
@@ -30,7 +29,6 @@ from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.displacement import Displacement, centres_mm, coarse_grid
 from atlasgs_bids.imaging.registration.register import moved_registration
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
-from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.guides import Guide, Guides
 from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -50,10 +48,6 @@ _JUDGED_BY = 0.1
 _BLOCK_MM = 16.0
 _SURE = 2.0
 """Standard errors by which held-out slices are to be predicted better."""
-_SCALP_MM = 12.0
-"""Depth below a head's surface from which on it counts: the scalp's fat is shifted in a way of its own."""
-_LEAST_INSIDE = 0.2
-"""Of the observed voxels, that lie so deep; else all count."""
 _MARGIN_MM = 8.0
 """Of the control points' box around the anchor's support: half a voxel of the coarsest anchor and more."""
 
@@ -145,17 +139,7 @@ class _Search:
         scale = float(observation.slices[observation.weights > 0].std())
         if not scale > 0:
             return None
-        weights = observation.weights * self.deep(guide, observation)
-        own = replace(observation, slices=observation.slices / scale, noise_sd=1.0, weights=weights)
-        return _Seen(guide, own)
-
-    def deep(self, guide: Guide, observation: LatticeObservation) -> Tensor:
-        """1 in the slices' voxels that show the inside of the head, else 0."""
-        everything = torch.ones_like(observation.weights)
-        inside = torch.from_numpy(deep_inside(guide.anchor)[guide.anchor.support]).to(observation.slices)
-        shown = (observation.slices_from_amplitudes.forward(inside) > 0.5).to(everything)
-        kept = float((observation.weights * shown).sum() / observation.weights.sum())
-        return shown if kept > _LEAST_INSIDE else everything
+        return _Seen(guide, replace(observation, slices=observation.slices / scale, noise_sd=1.0))
 
     def start(self) -> FoundDeformation:
         """No displacement, on the coarse control points."""
@@ -194,15 +178,6 @@ class _Search:
         )
         known = Distortion(gain, error, (float(lengths_mm.mean()), float(lengths_mm.max())))
         return _judged(moved, known)
-
-
-def deep_inside(anchor: Anchor) -> npt.NDArray[np.bool_]:
-    """The anchor's foreground without the scalp, where it is a head; roughly the brain."""
-    if anchor.is_brain:
-        return anchor.foreground
-    sizes_mm = voxel_sizes_mm(anchor.volume.world_from_voxel)
-    depth_mm = ndimage.distance_transform_edt(anchor.foreground, sampling=sizes_mm)
-    return np.asarray(depth_mm > _SCALP_MM)
 
 
 def found_displacement(found: FoundDeformation, direction: Array, guides: Guides) -> Displacement:

@@ -3,6 +3,8 @@
 A volume's position is where the model's evidence is greatest (core/position.py): first against the anchor
 alone, then with a graph that counts from what the other volumes of its kind say, each from where it lay
 (docs/decisions/0036-volumes-that-move.md). What the evidence does not tell from rest stays at rest.
+
+Longer than 300 lines: one search, whose steps share its scales, weights and expectations.
 """
 
 import logging

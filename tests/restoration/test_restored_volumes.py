@@ -57,7 +57,7 @@ def test_each_volume_is_the_image_and_the_slices_of_its_amplitudes_and_the_clock
     assert min(clock.seconds.values()) > 0
     assert sum(clock.seconds.values()) <= passed - len(found) * PAUSE_S
     assert [volume.index for volume in found] == [0, 1, 2, 3]
-    for volume, amplitudes in zip(found, fit.amplitudes(), strict=True):
+    for volume, amplitudes in zip(found, (own for own, _ in fit.solved()), strict=True):
         image = rendered_volume(
             amplitudes, reference.grid, reference.inside, fit.scaffold, SETTINGS, floor=None
         )
