@@ -203,11 +203,11 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--fast", is_flag=True, help="A smaller network: seconds less, and up to 0.5 dB.")
 @click.option(
     "--motion",
-    type=click.Choice(["volume", "slice", "none"]),
+    type=click.Choice(["none", "volume", "slice"]),
     default=DEFAULTS.restoration.motion,
     show_default=True,
-    help="Correct the movement between the volumes of a series, where the evidence is for it; slice: and "
-    "movement and intensity steps between the slices of 3-D targets.",
+    help="volume: correct the movement between the volumes of a series, where the evidence is for it; slice: "
+    "that, and movement and intensity steps between the slices of 3-D targets.",
 )
 @click.option(
     "--no-uncertainty",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # loads numpy, and the command line reads its defaults from h
 
 REGISTRATIONS = ("rigid", "auto", "deformable", "header")
 PRIORS = ("auto", "graph", "learned")
-MOTIONS = ("volume", "slice", "none")
+MOTIONS = ("none", "volume", "slice")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class RestorationSettings:
     """``iso``, ``anchor``, ``native`` (isotropic at a target's pixel size) or a voxel size in mm."""
     slice_profile: str | SliceProfile = "auto"
     """``auto`` (found from the slices), ``box``, ``gaussian`` or a profile of its own."""
-    motion: str = "volume"
+    motion: str = "none"
     """``volume``: volumes of a series lie where the evidence puts them; ``slice``: slices of other targets
-    do as well; ``none``."""
+    as well; ``none``."""
     estimate_uncertainty: bool = True
     """Whether a standard deviation is estimated beside each result; series have none."""
     core: CoreSettings = field(default_factory=CoreSettings)

@@ -210,7 +210,6 @@ def test_figures_of_each_shell_and_of_the_difference(run):
         "sr_dwi.png", "b0_dwi.png", "b1000_dwi.png",
         "sr_asl.png", "control_asl.png", "label_asl.png", "difference_asl.png", "sr_m0scan.png",
         "calibration_dwi.png", "calibration_asl.png", "calibration_m0scan.png",
-        "confounds_dwi.png", "confounds_asl.png",
         "thumbnail_dwi.jpg", "thumbnail_asl.jpg", "thumbnail_m0scan.jpg",
     }  # fmt: skip
 

@@ -26,7 +26,7 @@ from tests.validation import validator_errors
 
 OPTIONS = (
     "--device", "cpu", "--regularization", "0.1", "--slice-profile", "box", "--registration", "header",
-    "--no-viewer", "--skip-bids-validation",
+    "--no-viewer", "--skip-bids-validation", "--motion", "volume",
 )  # fmt: skip
 
 
