@@ -112,6 +112,7 @@ def test_figures_can_be_drawn_again(moving, out):
     assert [path.read_bytes() for path in paths] == before
 
 
+@pytest.mark.slow
 def test_a_series_that_lies_still_has_the_bytes_of_no_correction(tmp_path):
     root = dataset(tmp_path, {})
     still, none = run(root, "still"), run(root, "none", "--motion", "none")

@@ -135,6 +135,7 @@ def test_what_disturbs_a_comparison_of_intensities_leads_nowhere(anchor, guides,
     assert error_mm(found.registration.target_from_anchor, truth, guides) < 0.25
 
 
+@pytest.mark.slow
 def test_two_stacks_are_found_together(anchor, guides):
     truths = [rigid(*motion, CENTRE) for motion in MOTIONS]
     stacks = [

@@ -76,7 +76,7 @@ def test_the_reference_is_what_lay_still(moving):
     assert not np.array_equal(placed.acquired.data, series.volume(0))
 
 
-@pytest.mark.parametrize("noise", [0.0, 5.0])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.slow), 5.0])
 def test_what_lies_still_stays(scaffold, noise):
     _, placed, reference, motion = looked_for(series_of({}, noise), scaffold)
     assert reference is placed
@@ -104,6 +104,7 @@ def test_restored_where_they_lay_they_are_nearer_to_the_truth(moving, scaffold):
     assert np.delete(gained, sorted(MOVED)).min() > -0.1
 
 
+@pytest.mark.slow
 def test_a_slice_without_signal_is_named_and_its_harm_is_less(scaffold):
     acquired = series_of({}, 1.0)
     data = acquired.data.copy()

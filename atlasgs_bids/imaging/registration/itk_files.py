@@ -153,7 +153,7 @@ def _part(transform: SimpleITK.Transform, name: str) -> Part:
         return ras_point_map(transform)
     if transform.GetTransformEnum() != SimpleITK.sitkDisplacementField:
         raise InputError(
-            f"{name}: holds a {transform.GetName()}, expected linear transforms and displacement fields; "
+            f"{name}: holds a {transform.GetName()}, expected a linear transform or a displacement field; "
             "write it as a field (antsApplyTransforms -o [NAME,1])"
         )
     field = SimpleITK.DisplacementFieldTransform(transform).GetDisplacementField()
