@@ -65,7 +65,7 @@ def local_shifts(evidence: PositionEvidence, gaussians: Gaussians) -> LocalShift
             pulls[axis, side] = _pulls(evidence, side * _BESIDE_MM * np.eye(3)[axis])
     here = pulls[0, 0]
     slopes = [(pulls[axis, 1] - pulls[axis, -1]) / (2 * _BESIDE_MM) for axis in range(3)]
-    means = gaussians.means_mm
+    means = gaussians.means_mm.cpu()
     first = means.amin(0)
     shape = tuple(int(n) for n in torch.div(means.amax(0) - first, _STEP_MM).floor().long() + 1)
     cells = torch.div(means - first, _STEP_MM).floor().long()
@@ -79,8 +79,8 @@ def local_shifts(evidence: PositionEvidence, gaussians: Gaussians) -> LocalShift
         own = (squares < (_REACH * _PATCH_MM) ** 2).nonzero().squeeze(1)
         weights = torch.exp(-0.5 * squares[own] / _PATCH_MM**2).double()
         masses[index] = float(weights.sum())
-        pull = (weights @ here[own]).cpu().numpy()
-        curvature = np.stack([(weights @ slope[own]).cpu().numpy() for slope in slopes], axis=1)
+        pull = (weights @ here[own]).numpy()
+        curvature = np.stack([(weights @ slope[own]).numpy() for slope in slopes], axis=1)
         values, vectors = np.linalg.eigh(0.5 * (curvature + curvature.T))
         if not values[-1] > 0:
             continue
@@ -88,8 +88,8 @@ def local_shifts(evidence: PositionEvidence, gaussians: Gaussians) -> LocalShift
         inverse = (vectors / values) @ vectors.T
         # What the blocks pull by beyond their part of the whole patch: that they disagree is the error.
         beyond = weights[:, None] * (here[own] - torch.from_numpy(pull).to(here) / masses[index])
-        sums = torch.zeros(n_blocks, 3, dtype=torch.float64, device=means.device)
-        shifted = (sums.index_add_(0, blocks[own], beyond) @ torch.from_numpy(inverse).to(sums)).cpu().numpy()
+        sums = torch.zeros(n_blocks, 3, dtype=torch.float64)
+        shifted = (sums.index_add_(0, blocks[own], beyond) @ torch.from_numpy(inverse)).numpy()
         moved = -inverse @ pull
         shift[index] = -moved
         direction = moved / max(float(np.linalg.norm(moved)), 1e-12)
@@ -98,7 +98,7 @@ def local_shifts(evidence: PositionEvidence, gaussians: Gaussians) -> LocalShift
         error[index] = _of_few(n_own) * np.sqrt(((shifted @ direction) ** 2).sum())
     hardly = masses < _LEAST_PATCH * masses.max()
     shift[hardly], error[hardly] = np.nan, np.nan
-    return LocalShifts(first.double().cpu().numpy(), _STEP_MM, shift, error)
+    return LocalShifts(first.double().numpy(), _STEP_MM, shift, error)
 
 
 def _of_few(n: float) -> float:
@@ -109,6 +109,6 @@ def _of_few(n: float) -> float:
 
 
 def _pulls(evidence: PositionEvidence, shift_mm: Array) -> torch.Tensor:
-    """(n, 3) derivative of J by the stack's shift, split by Gaussian."""
+    """(n, 3) derivative of J by the stack's shift, by Gaussian; on the CPU, whose sums keep an order."""
     (scores,) = evidence.scores(np.concatenate([shift_mm, np.zeros(3)]))
-    return scores[:, :3]
+    return scores[:, :3].cpu()
