@@ -194,7 +194,7 @@ def restore_stacks(
     clock = clock or Clock()
     with clock.measure("calibration"):
         calibrated_stacks = calibrated(placed, scaffold.guides, settings, progress)
-        asked = settings.estimate_uncertainty and settings.motion == "none"
+        asked = settings.estimate_uncertainty and settings.motion != "slice"
         shifts = shifts_of(calibrated_stacks, scaffold.guides, settings) if asked else ()
     with clock.measure("appearance"):
         fitted = fit_target(calibrated_stacks, scaffold, settings, progress)
