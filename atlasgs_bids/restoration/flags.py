@@ -60,6 +60,8 @@ class Flags:
     """The largest first."""
     contradicted_part: float
     """Of the image's voxels."""
+    asked: tuple[int, ...]
+    """Labels that were looked for: of another, that there is no region says nothing."""
 
     def of(self, label: int) -> list[FlaggedRegion]:
         return [region for region in self.regions if region.label == label]
@@ -126,7 +128,10 @@ def flags_of(
         regions.append(_region(CONTRADICTED, clusters[box] == number, grid, centre_mm, None, box))
     regions.sort(key=lambda region: -region.volume_mm3)
     share = float((labels == CONTRADICTED).sum() / max(1, inside.sum()))
-    return Flags(labels, np.where(labels > 0, amount, np.float32(0)), tuple(regions), share)
+    asked = tuple(
+        label for label, seen in ((CONTRADICTED, contradicting), (MISALIGNED, shifts)) if len(seen)
+    )
+    return Flags(labels, np.where(labels > 0, amount, np.float32(0)), tuple(regions), share, asked)
 
 
 def with_flags(error: ImageError, flags: Flags) -> ImageError:

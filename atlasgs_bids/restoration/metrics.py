@@ -178,7 +178,8 @@ def _flag_metrics(result: TargetResult) -> dict[str, Any]:
     """How many regions are flagged, and how much of the image, mm³; None where it was not asked for."""
     found: dict[str, Any] = {}
     for label, name in LABELS.items():
-        regions = None if result.flags is None else result.flags.of(label)
+        flags = result.flags
+        regions = flags.of(label) if flags is not None and label in flags.asked else None
         found[f"{name}_regions"] = None if regions is None else len(regions)
         found[f"{name}_volume"] = None if regions is None else sum(own.volume_mm3 for own in regions)
     return found

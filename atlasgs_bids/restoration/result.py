@@ -202,8 +202,9 @@ def rendered_result(
         error = error_of(
             uncertainty, drawn, image, grid, inside, foreground & fov, _positions(stacks), _profiles(stacks)
         )
-        flags = flags_of(_contradicting(stacks), shifts, image, grid, foreground & fov, anchor)
-        error = with_flags(error, flags)
+        if (contradicting := _contradicting(stacks)) or shifts:
+            flags = flags_of(contradicting, shifts, image, grid, foreground & fov, anchor)
+            error = with_flags(error, flags)
     return TargetResult(
         stacks=stacks,
         appearance=fit.appearance,

@@ -101,6 +101,10 @@ def _flags(contradicted: np.ndarray, shifts=()):
     return flags_of(stacks, shifts, anchor.volume.data, grid, anchor.foreground, anchor)
 
 
+def test_what_was_not_looked_for_is_not_said_to_be_absent() -> None:
+    assert _flags(np.zeros(_anchor().volume.data.shape, bool)).asked == (CONTRADICTED,)
+
+
 def test_what_is_flagged_is_neither_trusted_nor_sure() -> None:
     anchor = _anchor()
     points = centres_mm(anchor.volume.grid).reshape(*anchor.volume.data.shape, 3)
