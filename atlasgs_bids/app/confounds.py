@@ -32,13 +32,13 @@ def write_confounds(run: TargetRun, motion: SeriesMotion) -> None:
         }
         for v, position in enumerate(motion.positions)
     ]
-    save_json(confounds_dictionary(), json_path(table))
+    describe_confounds(run, motion)
     save_tsv(rows, table)
-    draw_confounds(run, motion)
 
 
-def draw_confounds(run: TargetRun, motion: SeriesMotion) -> None:
-    """The figure of a movement."""
+def describe_confounds(run: TargetRun, motion: SeriesMotion) -> None:
+    """What goes with the table of a movement: its dictionary, and its figure."""
+    save_json(confounds_dictionary(), json_path(run.outputs.confounds_tsv))
     header = run.target.source.header
     assert header is not None, "an image without header has a problem"
     n_slices = header.shape[run.target.stacks[0].geometry.axis]

@@ -72,7 +72,7 @@ def settings_of(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
         "slice-profile": _file_setting(profile) if profile else config.restoration.slice_profile,
         "slice-thickness": config.plan.given_thickness_mm(target.entities["suffix"]),
         "combine-stacks": config.plan.combine_stacks,
-        "motion": motion_of(target, config),
+        "motion": target.movement(config.restoration.motion),
         "geometry": core.geometry.mode,
         "regularization": core.appearance.regularization,
         "tolerance": core.appearance.tolerance,
@@ -88,14 +88,6 @@ def settings_of(target: TargetPlan, config: RunConfig) -> dict[str, Any]:
         "targets-from": config.targets_from,
         _VERSION: __version__,
     }
-
-
-def motion_of(target: TargetPlan, config: RunConfig) -> str:
-    """Which movement was looked for in a target: between ``volume``s, between ``slice``s, or ``none``."""
-    motion = config.restoration.motion
-    if target.series is not None:
-        return "none" if motion == "none" else "volume"
-    return "slice" if motion == "slice" else "none"
 
 
 def _file_setting(path: Path) -> str:

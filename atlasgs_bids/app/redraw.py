@@ -6,12 +6,11 @@ import nibabel as nib
 import numpy as np
 
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.confounds import draw_confounds, read_confounds
+from atlasgs_bids.app.confounds import describe_confounds, read_confounds
 from atlasgs_bids.app.failures import SubjectResult, each_target
 from atlasgs_bids.app.scaffold import session_anchor
 from atlasgs_bids.app.series import SeriesPosition, write_series_figures
 from atlasgs_bids.app.target import TargetRun
-from atlasgs_bids.bids.outputs.names import json_path
 from atlasgs_bids.bids.plan.files import stack_outputs
 from atlasgs_bids.bids.plan.series import SeriesPlan
 from atlasgs_bids.bids.plan.session import SubjectPlan
@@ -20,7 +19,7 @@ from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import load_series, load_volume
 from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from atlasgs_bids.imaging.volume import Grid
-from atlasgs_bids.report.columns import confounds_dictionary, metrics_dictionary
+from atlasgs_bids.report.columns import metrics_dictionary
 from atlasgs_bids.report.figures.target import TargetImages, target_figure
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.result import mean_interpolated
@@ -90,5 +89,4 @@ def _redraw_series(run: TargetRun, kinds: SeriesPlan, anchor: Anchor, position: 
     means = {kind: restored.mean(kinds.volumes_of(kind)).data for kind in dict.fromkeys(kinds.kinds)}
     write_series_figures(run, kinds, load_series(run.target.source.path), means, anchor, position)
     if position.motion is not None:
-        save_json(confounds_dictionary(), json_path(run.outputs.confounds_tsv))
-        draw_confounds(run, position.motion)
+        describe_confounds(run, position.motion)

@@ -88,7 +88,7 @@ def _in_motion(
 ) -> tuple[PlacedStack, SeriesMotion | None]:
     """The reference without those of its volumes that lay elsewhere, and where all of them lay."""
     settings, gradients = run.config.restoration, run.target.source.gradients
-    if settings.motion == "none" or len(series) == 1:
+    if run.target.movement(settings.motion) == "none" or len(series) == 1:
         return placed, None
     directions = None if gradients is None else gradients.directions
     found, motion = with_motion(placed, series, kinds, directions, scaffold.guides, settings, progress)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from atlasgs_bids.app.config import RunConfig
-from atlasgs_bids.app.provenance import motion_of, source_uri
+from atlasgs_bids.app.provenance import source_uri
 from atlasgs_bids.bids.outputs.names import image_sidecar
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.bids.plan.targets import TargetPlan
@@ -64,7 +64,7 @@ def fit_fields(result: TargetResult, target: TargetPlan, config: RunConfig) -> d
         "SliceProfileSDError": of_stacks([own and own.error_mm for own in profiles]),
         "RegistrationError": of_stacks([own and own.position_error_mm for own in calibrations]),
         "Registration": of_stacks([stack.registration.method for stack in stacks]),
-        "Motion": motion_of(target, config),
+        "Motion": target.movement(config.restoration.motion),
         **_moved_fields(result.motion),
         "StackGains": [stack.gain for stack in stacks] if len(stacks) > 1 else None,
         "StackNoise": [stack.noise_sd for stack in stacks] if len(stacks) > 1 else None,

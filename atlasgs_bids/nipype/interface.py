@@ -97,8 +97,10 @@ def _or_none(value: Any) -> Any:
 
 def _saved(result: Result, stem: Path) -> dict[str, Any]:
     """Files of a result, called ``stem`` and what they are, by the name of the output."""
-    images = {"file": result.image, "sd": result.sd, "fov": result.fov, "trusted": result.trusted}
-    images["flags"] = result.flags
+    images = {
+        "file": result.image, "sd": result.sd, "fov": result.fov,
+        "trusted": result.trusted, "flags": result.flags,
+    }  # fmt: skip
     names = {"file": "sr", "sd": "srstd"}
     saved: dict[str, Any] = {"out_simulated": [], "out_xfm": [], "warnings": result.warnings}
     for kind, image in images.items():

@@ -104,14 +104,23 @@ def position_variance(
     variance = np.zeros(int(inside.sum()), np.float32)
     if not positions:
         return variance
-    slope_vox = np.stack([slope[inside] for slope in list(np.gradient(image))], axis=1)
-    slope_mm = slope_vox @ np.linalg.inv(grid.world_from_voxel[:3, :3])
-    points_mm = np.argwhere(inside) @ grid.world_from_voxel[:3, :3].T + grid.world_from_voxel[:3, 3]
+    slope_mm, points_mm = slopes_mm(image, grid, inside), places_mm(grid, inside)
     for own in positions:
         turning = np.cross(points_mm - own.frame.centre_mm.numpy(), slope_mm) / own.frame.radius_mm
         by_parameter = np.concatenate([slope_mm, turning], axis=1)
         variance += ((by_parameter @ own.covariance) * by_parameter).sum(axis=1) / len(positions)
     return variance
+
+
+def slopes_mm(image: FloatArray, grid: Grid, inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """(n inside, 3) by the world's axes."""
+    slope_vox = np.stack([slope[inside] for slope in list(np.gradient(image))], axis=1)
+    return np.asarray(slope_vox @ np.linalg.inv(grid.world_from_voxel[:3, :3]))
+
+
+def places_mm(grid: Grid, inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """(n inside, 3) world."""
+    return np.asarray(np.argwhere(inside) @ grid.world_from_voxel[:3, :3].T + grid.world_from_voxel[:3, 3])
 
 
 def profile_variance(

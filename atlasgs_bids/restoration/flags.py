@@ -11,7 +11,7 @@ from atlasgs_bids.core.local_shifts import LocalShifts
 from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.restoration.error import ImageError
+from atlasgs_bids.restoration.error import ImageError, places_mm, slopes_mm
 
 CONTRADICTED, MISALIGNED = 1, 2
 LABELS = {CONTRADICTED: "contradicted", MISALIGNED: "misaligned"}
@@ -104,14 +104,15 @@ def flags_of(
         labels[(found > 0) & inside] = CONTRADICTED
         amount = np.maximum(amount, found)
     regions = []
-    centre_mm = _mean_mm(anchor.foreground, anchor.volume.grid)
-    points_mm = np.argwhere(inside) @ grid.world_from_voxel[:3, :3].T + grid.world_from_voxel[:3, 3]
+    centre_mm = places_mm(anchor.volume.grid, anchor.foreground).mean(0)
     for own in shifts:
-        cells = own.cells_of(points_mm)
+        if not own.found.any():
+            continue
+        cells = own.cells_of(places_mm(grid, inside))
         patches, n_regions = ndimage.label(own.found, np.ones((3, 3, 3)))
         where = patches[tuple(cells.T)]
         shown_mm = np.clip(own.shift_mm[tuple(cells.T)], -_FARTHEST_MM, _FARTHEST_MM)
-        off = np.abs((shown_mm * _slopes_mm(image, grid)[inside]).sum(1))
+        off = np.abs((shown_mm * slopes_mm(image, grid, inside)).sum(1))
         part = labels[inside]
         part[where > 0] = MISALIGNED
         labels[inside] = part
@@ -128,9 +129,7 @@ def flags_of(
         regions.append(_region(CONTRADICTED, clusters[box] == number, grid, centre_mm, None, box))
     regions.sort(key=lambda region: -region.volume_mm3)
     share = float((labels == CONTRADICTED).sum() / max(1, inside.sum()))
-    asked = tuple(
-        label for label, seen in ((CONTRADICTED, contradicting), (MISALIGNED, shifts)) if len(seen)
-    )
+    asked = tuple(label for label, seen in ((CONTRADICTED, contradicting), (MISALIGNED, shifts)) if len(seen))
     return Flags(labels, np.where(labels > 0, amount, np.float32(0)), tuple(regions), share, asked)
 
 
@@ -169,17 +168,6 @@ def _region(
     place = grid.world_from_voxel[:3, :3] @ voxels.mean(0) + grid.world_from_voxel[:3, 3]
     volume_mm3 = len(voxels) * float(np.prod(voxel_sizes_mm(grid.world_from_voxel)))
     return FlaggedRegion(label, place, volume_mm3, side_of(place - centre_mm), shift_mm)
-
-
-def _mean_mm(mask: npt.NDArray[np.bool_], grid: Grid) -> Point:
-    mean = np.argwhere(mask).mean(0)
-    return np.asarray(grid.world_from_voxel[:3, :3] @ mean + grid.world_from_voxel[:3, 3])
-
-
-def _slopes_mm(image: FloatArray, grid: Grid) -> FloatArray:
-    """(x, y, z, 3) by the world's axes."""
-    slopes = np.stack(list(np.gradient(image)), axis=-1) @ np.linalg.inv(grid.world_from_voxel[:3, :3])
-    return np.asarray(slopes, np.float32)
 
 
 def _places(regions: Sequence[FlaggedRegion]) -> str:

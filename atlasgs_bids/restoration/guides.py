@@ -69,11 +69,16 @@ class Guides:
         return self._made[shape]
 
 
+def means_in_voxels(gaussians: Gaussians, anchor: Anchor) -> npt.NDArray[np.float32]:
+    """(n, 3) means of Gaussians in the anchor's voxels."""
+    voxel_from_world = torch.from_numpy(np.linalg.inv(anchor.volume.world_from_voxel)).float()
+    return world_points(gaussians.means_mm.cpu(), voxel_from_world).numpy()
+
+
 def graph_of(anchor: Anchor, gaussians: Gaussians, config: RestorationSettings) -> GraphLaplacian:
     """The graph along the edges of an anchor without bias field, weighted by likeness in it."""
     settings, device = config.core.graph, gaussians.means_mm.device
-    voxel_from_world = torch.from_numpy(np.linalg.inv(anchor.volume.world_from_voxel)).float()
-    means_vox = world_points(gaussians.means_mm.cpu(), voxel_from_world).numpy()
+    means_vox = means_in_voxels(gaussians, anchor)
     amplitude, local_mean = anchor.sampled(means_vox)
     features = anchor_features(
         torch.from_numpy(amplitude), torch.from_numpy(local_mean), anchor.scale, settings

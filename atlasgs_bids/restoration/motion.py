@@ -80,8 +80,7 @@ def _observed(
     parts = {}
     for k, position in sorted(positions.items()):
         target_from_anchor = position.moved(centre_world) @ placed.registration.target_from_anchor
-        registration = replace(placed.registration, target_from_anchor=target_from_anchor)
-        own = replace(placed.only(k), registration=registration)
+        own = placed.only(k).at(target_from_anchor)
         try:
             part = observe_placed(own, scaffold.anchor, scaffold.gaussians, config)
         except InputError:  # beyond the head: nothing to explain

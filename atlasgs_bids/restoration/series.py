@@ -73,10 +73,9 @@ class SeriesFit:
         if motion is None or motion.as_reference(index):
             return observed
         if not motion.at_rest(index):
-            placed = self.placed
-            position = motion.target_from_anchor(index, placed.registration.target_from_anchor)
-            placed = replace(placed, registration=replace(placed.registration, target_from_anchor=position))
-            moved = observe_placed(placed, self.scaffold.anchor, self.scaffold.gaussians, self.config)
+            position = motion.target_from_anchor(index, self.placed.registration.target_from_anchor)
+            scaffold = self.scaffold
+            moved = observe_placed(self.placed.at(position), scaffold.anchor, scaffold.gaussians, self.config)
             observed = replace(moved, noise_sd=observed.noise_sd)
         weights = observed.weights.clone()
         weights.movedim(observed.slice_axis, 0)[list(motion.lost[index])] = 0.0
@@ -260,9 +259,7 @@ def _solve(
     volumes = volumes.to(fit.config.device)
     if contrast.mean is not None:
         mean = contrast.mean
-        if (
-            shared.splat is not fit.observation.splat
-        ):  # acquired in another position: as it would be seen there
+        if shared.splat is not fit.observation.splat:  # as it would be seen in the volumes' own position
             assert contrast.amplitudes is not None
             mean = shared.slices_from_amplitudes.forward(contrast.amplitudes)
         volumes = volumes - mean[..., None]

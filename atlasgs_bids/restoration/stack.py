@@ -125,6 +125,10 @@ class PlacedStack:
             acquired=self.acquired.averaged((i, j, k)),
         )
 
+    def at(self, target_from_anchor: npt.NDArray[np.float64]) -> "PlacedStack":
+        """The stack in another position (4, 4)."""
+        return replace(self, registration=replace(self.registration, target_from_anchor=target_from_anchor))
+
     def only(self, k: int) -> "PlacedStack":
         """Slice ``k`` as a stack of its own."""
         axis, volume = self.source.geometry.axis, self.acquired

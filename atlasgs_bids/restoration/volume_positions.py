@@ -17,7 +17,6 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor
 
-from atlasgs_bids.core.gaussians import world_points
 from atlasgs_bids.core.position import PositionEvidence, find_positions
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.registration.register import moved_registration
@@ -25,7 +24,7 @@ from atlasgs_bids.imaging.series import Series, SeriesKinds
 from atlasgs_bids.imaging.slice_motion import AT_REST, SlicePosition
 from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
 from atlasgs_bids.imaging.volume_motion import SeriesMotion, leave_one_out, lost_slices
-from atlasgs_bids.restoration.guides import Guide, Guides
+from atlasgs_bids.restoration.guides import Guide, Guides, means_in_voxels
 from atlasgs_bids.restoration.observation import displaced, observe_placed, shares_of_signal
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack
@@ -96,7 +95,8 @@ class _Seen:
         self._reference, self._series, self._kinds, self._size_mm = reference, series, kinds, size_mm
         self._guide, self._frame, self._chunk = guide, guides.frame, config.core.chunk_elements
         self._config = config
-        self.base = observe_placed(reference.averaged(size_mm), guide.anchor, guide.gaussians, config)
+        self._coarse = reference.averaged(size_mm)
+        self.base = observe_placed(self._coarse, guide.anchor, guide.gaussians, config)
         self._gaussians, self._shares = guide.gaussians, None
         if reference.displacement is not None:
             self._gaussians = displaced(guide.gaussians, reference.displacement)
@@ -117,8 +117,7 @@ class _Seen:
     def features(self, reference: Tensor) -> Tensor:
         """(n, 6) of each Gaussian: all products of 1, the anchor and the reference's amplitudes."""
         anchor = self._guide.anchor
-        voxel_from_world = torch.from_numpy(np.linalg.inv(anchor.volume.world_from_voxel)).float()
-        means_vox = world_points(self._guide.gaussians.means_mm.cpu(), voxel_from_world).numpy()
+        means_vox = means_in_voxels(self._guide.gaussians, anchor)
         t = torch.from_numpy(anchor.sampled(means_vox)[0] / anchor.scale).to(reference)
         s = reference / reference.abs().mean()
         return torch.stack([torch.ones_like(t), t, s, t * t, t * s, s * s], dim=1)
@@ -129,14 +128,11 @@ class _Seen:
         Background that is seen is explained where the head is looked for, and not where it lies: its noise,
         which is no less than the signal at a high b, would hold a volume where it was looked for.
         """
-        weights = self.base.weights
-        coarse = self._reference.averaged(self._size_mm)
+        weights, coarse, guide = self.base.weights, self._coarse, self._guide
         if parameters.any():
             motion = self._frame.motion(parameters).numpy()
-            position = coarse.registration.target_from_anchor @ np.linalg.inv(motion)
-            coarse = replace(coarse, registration=replace(coarse.registration, target_from_anchor=position))
-            guide = self._guide
-            weights = observe_placed(coarse, guide.anchor, guide.gaussians, self._config).weights
+            moved = coarse.at(coarse.registration.target_from_anchor @ np.linalg.inv(motion))
+            weights = observe_placed(moved, guide.anchor, guide.gaussians, self._config).weights
         sizes_mm = voxel_sizes_mm(coarse.acquired.world_from_voxel)
         inside = ndimage.distance_transform_edt(weights.cpu().numpy() > 0, sampling=sizes_mm) > depth_mm
         return weights * torch.from_numpy(inside).to(weights)

@@ -47,7 +47,7 @@ def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
         others += [outputs.figure_of(kind) for kind in (*dict.fromkeys(target.series.kinds), "difference")]
         for image in (outputs.sr, outputs.simulated, outputs.residual):
             others += companions(target, image).values()
-    if naming.motion == "slice" or (naming.motion != "none" and target.series is not None):
+    if target.movement(naming.motion) != "none":
         others += _motion_files(target, naming)
     return [*data, *map(json_path, data), *others]
 

@@ -58,6 +58,12 @@ class TargetPlan:
         """The first stack's geometry."""
         return self.stacks[0].geometry
 
+    def movement(self, asked: str) -> str:
+        """What ``--motion`` means for it: between its ``volume``s, between its ``slice``s, or ``none``."""
+        if self.series is not None:
+            return "none" if asked == "none" else "volume"
+        return "slice" if asked == "slice" else "none"
+
 
 @dataclass
 class SessionTargets:
