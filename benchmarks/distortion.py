@@ -11,7 +11,7 @@ PSNR on a lattice of 2 mm where the head is displaced by more than 2 mm. Seed 0:
 ``given``: the same slices, 1 % of noise, turned and shifted away, placed by ITK composites of affine and
 field, there and backwards, and by the affine alone.
 ``pair``: two series of opposite phase encoding, each corrected by itself: correlation of the two fields, and
-RMS difference of the two restored references over the head, before and after. Scans that are not there are
+RMS difference of the two restored references deep in the head, before and after. Scans that are not there are
 skipped with a message.
 """
 
@@ -19,8 +19,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -101,51 +101,67 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def simulated(options: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Displaced:
+    """The target of the stroke scan behind one field."""
+
+    seed: int
+    field: np.ndarray
+    """Voxels of 1 mm along the phase-encoding axis."""
+    data: np.ndarray
+
+
+def displaced_targets(
+    options: argparse.Namespace,
+) -> tuple[Anchor, Volume, Iterator[Displaced]] | None:
+    """The anchor, the target as it is, and displaced by the field of each seed; None, said: no scan."""
     folder = options.scans / "stroke"
     if not folder.exists():
         print(f"{folder} is not there: skipped")
-        return
+        return None
     anchor = anchor_of(load_volume(folder / "T1.nii.gz"))
     truth = load_volume(folder / f"{options.target}.nii.gz")
+    fields = ((seed, known_field(truth.data.shape, anchor.foreground, seed)) for seed in options.seeds)
+    data = truth.data.astype(np.float64)
+    return anchor, truth, (Displaced(seed, field, acquired_through(data, field)) for seed, field in fields)
+
+
+def simulated(options: argparse.Namespace) -> None:
+    made = displaced_targets(options)
+    if made is None:
+        return
+    anchor, truth, heads = made
     guides, rows = Guides(anchor), []
-    for seed in options.seeds:
-        field = known_field(truth.data.shape, anchor.foreground, seed)
-        displaced = acquired_through(truth.data.astype(np.float64), field)
+    for head in heads:
         for noise in options.noise:
-            volume = in_slices(displaced, truth.world_from_voxel, noise)
-            found = one_case(volume, anchor, guides, truth, field)
-            rows.append({"target": options.target, "seed": seed, "noise": noise, **found})
+            volume = in_slices(head.data, truth.world_from_voxel, noise)
+            found = one_case(volume, anchor, guides, truth, head.field)
+            rows.append({"target": options.target, "seed": head.seed, "noise": noise, **found})
             print(line(rows[-1]), flush=True)
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def given(options: argparse.Namespace) -> None:
-    folder = options.scans / "stroke"
-    if not folder.exists():
-        print(f"{folder} is not there: skipped")
+    made = displaced_targets(options)
+    if made is None:
         return
-    anchor = anchor_of(load_volume(folder / "T1.nii.gz"))
-    truth = load_volume(folder / f"{options.target}.nii.gz")
+    anchor, truth, heads = made
     guides, rows = Guides(anchor), []
-    for seed in options.seeds:
-        field = known_field(truth.data.shape, anchor.foreground, seed)
-        displaced = acquired_through(truth.data.astype(np.float64), field)
-        there = in_slices(displaced, truth.world_from_voxel, 1.0)
+    for head in heads:
+        field, there = head.field, in_slices(head.data, truth.world_from_voxel, 1.0)
         volume = replace(there, world_from_voxel=AWAY @ there.world_from_voxel)
         geometry = slice_geometry(volume.data.shape, volume.world_from_voxel, {}, FACTORS[2])
         far = (np.abs(field) > FAR_MM) & anchor.foreground
-        with tempfile.TemporaryDirectory() as made:
-            for name, step in written_files(Path(made), field, truth.grid).items():
+        with tempfile.TemporaryDirectory() as files:
+            for name, step in written_files(Path(files), field, truth.grid).items():
                 source = StackInput("slices", geometry, transforms=(step,))
                 start = time.perf_counter()
                 stack = place(source, volume, anchor, SETTINGS, QUIET)
                 seconds = time.perf_counter() - start
                 home = np.linalg.inv(AWAY) @ stack.registration.target_from_anchor
-                registration = replace(stack.registration, target_from_anchor=home)
-                off = misplaced(replace(stack, registration=registration), anchor, field)
-                rows.append({"target": options.target, "seed": seed, "file": name,
+                off = misplaced(stack.at(home), anchor, field)
+                rows.append({"target": options.target, "seed": head.seed, "file": name,
                              "displaced": float(np.abs(field[anchor.foreground]).mean()),
                              "off": float(off.mean()), "off95": float(np.percentile(off, 95)),
                              "db": restored_db(stack, guides, truth, far), "s": seconds})  # fmt: skip

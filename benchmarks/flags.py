@@ -30,7 +30,8 @@ from typing import Any
 
 import numpy as np
 from distortion import acquired_through
-from lesions import AXIS, FILES, load_head, wanted
+from documents import DOCS, put_between, stored, with_row
+from lesions import AXIS, FILES, load_head, noisy_slices, scans_folder, wanted
 from scipy import ndimage
 
 from atlasgs_bids.core.local_shifts import LocalShifts
@@ -47,7 +48,7 @@ from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import StackInput, place
 from atlasgs_bids.runtime.progress import Progress
 from atlasgs_bids.study.results.lesion_scores import NullSpace, score_lesions
-from atlasgs_bids.study.simulation.degrade import Degradation, with_rician_noise
+from atlasgs_bids.study.simulation.degrade import Degradation
 from atlasgs_bids.study.simulation.lesions import DIAMETERS_MM, KINDS, Implanted, implant, place_lesions
 
 BUMP_MM, BUMP_SIGMA, FOREHEAD = 6.0, 18.0, np.array([0.0, 50.0, 0.0])
@@ -63,9 +64,8 @@ def main() -> int:
     if options.document is not None:
         document(options.document)
         return 0
-    scans = options.scans / "stroke" if (options.scans / "stroke").is_dir() else options.scans
-    if not (scans / "T1.nii.gz").exists():
-        print(f"skipped: {scans} has no T1.nii.gz; give the scan's folder with --scans")
+    scans = scans_folder(options.scans)
+    if scans is None:
         return 0
     settings = resolved(RestorationSettings(device=options.device, prior=options.prior))
     if set(options.cases) & set(RESTORED):
@@ -132,7 +132,7 @@ def seen(
     settings: RestorationSettings,
 ) -> tuple[Result, float]:
     """The restored slices of the target, and how long it took; the noise is always the same."""
-    slices, world_from_slices = sliced(target, affine, options)
+    slices, world_from_slices = noisy_slices(target, affine, options)
     started = time.perf_counter()
     brain = to_nifti((anchor > 0).astype(np.uint8), affine, np.uint8)
     scaffold = fit_scaffold(to_nifti(anchor, affine), settings, brain_mask=brain)
@@ -141,14 +141,6 @@ def seen(
     )
     assert isinstance(found, Result)
     return found, time.perf_counter() - started
-
-
-def sliced(
-    target: np.ndarray, affine: np.ndarray, options: argparse.Namespace
-) -> tuple[np.ndarray, np.ndarray]:
-    slices, world_from_slices = Degradation("paper", AXIS, options.factor).slices(target, affine)
-    noise_sd = options.noise / 100 * float(np.percentile(target[target > 0], 99))
-    return with_rician_noise(slices, noise_sd, np.random.default_rng(options.seed)), world_from_slices
 
 
 def counts(result: Result, n_voxels: int) -> dict[str, Any]:
@@ -200,7 +192,7 @@ def shifted_case(
         source = np.indices(target.shape).astype(float)
         source[along] -= field
         target = np.maximum(ndimage.map_coordinates(target, source, order=3), 0).astype(np.float32)
-    slices, world_from_slices = sliced(target, affine, options)
+    slices, world_from_slices = noisy_slices(target, affine, options)
     geometry = slice_geometry(slices.shape, world_from_slices, {}, float(options.factor))
     profile = profile_of(*Degradation("paper", AXIS, options.factor).profile(1.0))
     known = replace(settings, registration="header", slice_profile=profile)
@@ -244,15 +236,9 @@ def named(shifts: LocalShifts, field: np.ndarray, affine: np.ndarray) -> dict[st
 
 
 def add(out_dir: Path, row: dict[str, Any]) -> None:
-    """The row beside those of earlier runs, in place of one of the same setting."""
     print(json.dumps(row), flush=True)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    path = out_dir / "flags.json"
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     setting = ("case", "target", "factor", "noise", "prior", "head")
-    rows = [own for own in rows if any(own[name] != row[name] for name in setting)] + [row]
-    rows.sort(key=lambda own: [str(own[name]) for name in setting])
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    with_row(out_dir / "flags.json", row, setting, setting, 1)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -304,15 +290,9 @@ def shift_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def document(measured: Path) -> None:
     """The rows into docs/measured, their tables between the marks in docs/study.md."""
-    docs = Path(__file__).parents[1] / "docs"
     rows = json.loads(measured.read_text(encoding="utf-8"))
-    (docs / "measured" / "flags.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    page = docs / "study.md"
-    before, begin, rest = page.read_text(encoding="utf-8").partition("<!-- flags: begin -->")
-    _, end, after = rest.partition("<!-- flags: end -->")
-    if not end:
-        sys.exit(f"{page} has no <!-- flags: begin --> and <!-- flags: end -->, expected both")
-    page.write_text(f"{before}{begin}\n\n{table(rows)}\n{end}{after}", encoding="utf-8")
+    stored(rows, "flags.json")
+    put_between(DOCS / "study.md", "flags", table(rows))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from documents import DOCS, put_between, stored
 from scipy import ndimage
 
 from atlasgs_bids import __version__
@@ -83,9 +84,8 @@ def main() -> int:
     if options.document is not None:
         document(options.document)
         return 0
-    scans = options.scans / "stroke" if (options.scans / "stroke").is_dir() else options.scans
-    if not (scans / "T1.nii.gz").exists():
-        print(f"skipped: {scans} has no T1.nii.gz; give the scan's folder with --scans")
+    scans = scans_folder(options.scans)
+    if scans is None:
         return 0
     head, white, affine = load_head(scans, options)
     settings = resolved(RestorationSettings(device=options.device, prior=options.prior))
@@ -157,6 +157,24 @@ def wanted(number: int, rng: np.random.Generator) -> list[Wish]:
     ]
 
 
+def scans_folder(scans: Path) -> Path | None:
+    """The folder, or the stroke scan's in it; None, said, where there is no scan."""
+    folder = scans / "stroke" if (scans / "stroke").is_dir() else scans
+    if (folder / "T1.nii.gz").exists():
+        return folder
+    print(f"skipped: {folder} has no T1.nii.gz; give the scan's folder with --scans")
+    return None
+
+
+def noisy_slices(
+    target: np.ndarray, affine: np.ndarray, options: argparse.Namespace
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slices of the target and their world_from_voxel; the noise is always the same."""
+    slices, world_from_slices = Degradation("paper", AXIS, options.factor).slices(target, affine)
+    noise_sd = options.noise / 100 * float(np.percentile(target[target > 0], 99))
+    return with_rician_noise(slices, noise_sd, np.random.default_rng(options.seed)), world_from_slices
+
+
 def see(
     anchor: np.ndarray,
     target: np.ndarray,
@@ -166,9 +184,7 @@ def see(
     settings: RestorationSettings,
 ) -> Seen:
     """What each method makes of the slices of the target; the noise is always the same."""
-    clean, world_from_slices = degradation.slices(target, affine)
-    noise_sd = options.noise / 100 * float(np.percentile(target[target > 0], 99))
-    slices = with_rician_noise(clean, noise_sd, np.random.default_rng(options.seed))
+    slices, world_from_slices = noisy_slices(target, affine, options)
     voxel_mm = float(voxel_sizes_mm(affine)[AXIS])
     started = time.monotonic()
     brain = to_nifti((anchor > 0).astype(np.uint8), affine, np.uint8)
@@ -236,21 +252,11 @@ def write(
 
 def document(measured: Path) -> None:
     """The cells into docs/measured, their tables between the marks of that name in docs/study.md."""
-    docs = Path(__file__).parents[1] / "docs"
     content = json.loads(measured.read_text(encoding="utf-8"))
-    stored = docs / "measured" / measured.name
-    stored.parent.mkdir(exist_ok=True)
-    stored.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    page = docs / "study.md"
-    text = page.read_text(encoding="utf-8")
-    begin, end = (f"<!-- {measured.stem}: {word} -->" for word in ("begin", "end"))
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        sys.exit(f"{page} has no {begin} and {end}, expected both where the tables go")
-    table = lesion_table(cells_from(content["cells"]), DOCUMENTED)
-    page.write_text(f"{before}{begin}\n\n{table}\n{end}{after}", encoding="utf-8")
-    print(f"{stored}\n{page}")
+    page = DOCS / "study.md"
+    print(stored(content, measured.name))
+    put_between(page, measured.stem, lesion_table(cells_from(content["cells"]), DOCUMENTED))
+    print(page)
 
 
 def of(cells: Sequence[LesionCell], method: str) -> list[LesionCell]:

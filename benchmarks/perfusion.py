@@ -12,10 +12,7 @@ of those two, in the position that the app found. Results: ``--out``/perfusion.j
 
 import argparse
 import json
-import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +21,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from series import STEM, averaged, middle_slab, tissue_of, write_json
+from series import STEM, averaged, parser_of_series, run_app, stroke_pair, tissue_of, write_dataset
 
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from atlasgs_bids.imaging.volume import Volume
 
@@ -74,7 +70,9 @@ def main() -> int:
     for thickness in options.thickness:
         bids_dir = options.out / f"perfusion-{thickness}mm"
         volumes = acquired(head, thickness, options.noise)
-        write_dataset(bids_dir, head, volumes, thickness)
+        series = write_dataset(bids_dir, "perf/asl", head.anchor, volumes, {"SkullStripped": True}, SIDECAR)
+        context = ["volume_type", "m0scan", *(("control", "label") * N_PAIRS)]
+        series.with_name(f"{STEM}_aslcontext.tsv").write_text("\n".join(context) + "\n", encoding="utf-8")
         for prior in options.priors:
             rows.append(
                 {"thickness": thickness, "prior": prior, **restored(bids_dir, head, volumes, prior, options)}
@@ -86,23 +84,13 @@ def main() -> int:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Restore a simulated pCASL series.")
-    parser.add_argument("--scans", type=Path, required=True, help="folder with stroke/{T1,T2}.nii.gz")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:n")
-    parser.add_argument("--thickness", type=int, nargs="+", default=[4, 6], help="mm")
-    parser.add_argument("--priors", nargs="+", choices=["graph", "learned"], default=["graph", "learned"])
+    parser = parser_of_series("Restore a simulated pCASL series.", [4, 6])
     parser.add_argument("--noise", type=float, default=0.002, help="standard deviation, of M0")
-    parser.add_argument("--slab", type=int, help="take the middle so many voxels along z alone")
-    parser.add_argument("--out", type=Path, default=Path("benchmark-output/perfusion"))
-    parser.add_argument("further", nargs="*", metavar="-- OPTION", help="further options of atlasgs")
     return parser.parse_args()
 
 
 def head_of(options: argparse.Namespace) -> Head:
-    anchor, t2w = (
-        middle_slab(load_volume(options.scans / "stroke" / f"{name}.nii.gz"), options.slab)
-        for name in ("T1", "T2")
-    )
+    anchor, t2w = stroke_pair(options)
     inside, tissue = anchor.data > 0, tissue_of(anchor, t2w)
     fluid = np.clip((tissue.diffusivity - 0.8e-3 + 0.4e-3 * tissue.white) / 2.2e-3, 0, 1)
     grey = np.clip(1 - tissue.white - fluid, 0, 1)
@@ -131,45 +119,11 @@ def acquired(head: Head, thickness: int, noise: float) -> list[Volume]:
     ]
 
 
-def write_dataset(bids_dir: Path, head: Head, volumes: Sequence[Volume], thickness: int) -> None:
-    shutil.rmtree(bids_dir, ignore_errors=True)
-    for folder in ("anat", "perf"):
-        (bids_dir / STEM / folder).mkdir(parents=True)
-    description = {"Name": "Simulated perfusion", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
-    write_json(bids_dir / "dataset_description.json", description)
-    (bids_dir / "README.md").write_text("# Simulated perfusion\n", encoding="utf-8")
-    stripped = {"SkullStripped": True}
-    series, world = np.stack([volume.data for volume in volumes], axis=3), volumes[0].world_from_voxel
-    labelling = {**SIDECAR, **stripped, "SliceThickness": float(thickness)}
-    for data, world_from_voxel, stem, sidecar in (
-        (head.anchor.data, head.anchor.world_from_voxel, f"anat/{STEM}_T1w", stripped),
-        (series, world, f"perf/{STEM}_asl", labelling),
-    ):
-        image = nib.Nifti1Image(data, world_from_voxel)
-        image.set_sform(world_from_voxel, 1)
-        image.set_qform(world_from_voxel, 1)
-        image.header.set_xyzt_units("mm", "sec")
-        nib.save(image, bids_dir / STEM / f"{stem}.nii.gz")
-        write_json(bids_dir / STEM / f"{stem}.json", sidecar)
-    context = ["volume_type", "m0scan", *(("control", "label") * N_PAIRS)]
-    (bids_dir / STEM / "perf" / f"{STEM}_aslcontext.tsv").write_text(
-        "\n".join(context) + "\n", encoding="utf-8"
-    )
-
-
 def restored(
     bids_dir: Path, head: Head, volumes: Sequence[Volume], prior: str, options: argparse.Namespace
 ) -> dict[str, Any]:
     """The app's run and its scores beside cubic's."""
-    out_dir = bids_dir.with_name(f"{bids_dir.name}-{prior}")
-    shutil.rmtree(out_dir, ignore_errors=True)
-    command = [
-        sys.executable, "-m", "atlasgs_bids", str(bids_dir), str(out_dir), "participant", "--no-viewer",
-        "--skip-bids-validation", "--device", options.device, "--prior", prior, *options.further,
-    ]  # fmt: skip
-    started_s = time.monotonic()
-    subprocess.run(command, check=True)
-    seconds = time.monotonic() - started_s
+    out_dir, costs = run_app(bids_dir, prior, options)
     (path,) = out_dir.glob("sub-*/perf/*_desc-sr_asl.nii.gz")
     (xfm,) = out_dir.glob("sub-*/perf/*_xfm.txt")
     target_from_anchor = read_itk_transform(xfm)
@@ -181,7 +135,7 @@ def restored(
         resample(Volume(image, world), head.anchor.grid, target_from_anchor)
         for image in (volumes[0].data, control - label)
     ]
-    return {"seconds": seconds, "cubic": scores(head, *cubic), "atlasgs": scores(head, *ours)}
+    return {**costs, "cubic": scores(head, *cubic), "atlasgs": scores(head, *ours)}
 
 
 def scores(head: Head, m0: Image, difference: Image) -> dict[str, float]:

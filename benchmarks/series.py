@@ -103,17 +103,23 @@ def main() -> int:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Restore diffusion series of thicker slices.")
-    parser.add_argument("--scans", type=Path, required=True, help="folder with stroke or philips_enh")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:n")
+    parser = parser_of_series("Restore diffusion series of thicker slices.", [2, 4, 6])
     parser.add_argument("--acquired", action="store_true", help="philips_enh instead of the simulation")
-    parser.add_argument("--thickness", type=int, nargs="+", default=[2, 4, 6], help="mm, even")
-    parser.add_argument("--priors", nargs="+", choices=["graph", "learned"], default=["graph", "learned"])
     parser.add_argument("--volumes", type=int, default=30, help="of the simulation")
+    return parser.parse_args()
+
+
+def parser_of_series(description: str, thickness: Sequence[int]) -> argparse.ArgumentParser:
+    """With what series have in common: scans, thickness in mm, and how the app is run."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--scans", type=Path, required=True, help="folder with the scans' folders")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:n")
+    parser.add_argument("--thickness", type=int, nargs="+", default=thickness, help="mm")
+    parser.add_argument("--priors", nargs="+", choices=["graph", "learned"], default=["graph", "learned"])
     parser.add_argument("--slab", type=int, help="take the middle so many voxels along z alone")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output/series"))
     parser.add_argument("further", nargs="*", metavar="-- OPTION", help="further options of atlasgs")
-    return parser.parse_args()
+    return parser
 
 
 @dataclass(frozen=True)
@@ -144,10 +150,7 @@ class Truth:
 
 
 def simulated_case(options: argparse.Namespace, thickness: int) -> Case:
-    anchor, t2w = (
-        middle_slab(load_volume(options.scans / "stroke" / f"{name}.nii.gz"), options.slab)
-        for name in ("T1", "T2")
-    )
+    anchor, t2w = stroke_pair(options)
     tissue = tissue_of(anchor, t2w)
     b_values, directions = protocol(options.volumes)
     factors = (IN_PLANE, IN_PLANE, thickness)
@@ -156,7 +159,8 @@ def simulated_case(options: argparse.Namespace, thickness: int) -> Case:
     rng = np.random.default_rng(0)
     acquired = [averaged(Volume(image, anchor.world_from_voxel), factors, noise, rng) for image in volumes]
     bids_dir = options.out / f"simulated-{thickness}mm"
-    write_dataset(bids_dir, anchor, acquired, b_values, directions, {"SkullStripped": True})
+    series = write_dataset(bids_dir, "dwi/dwi", anchor, acquired, {"SkullStripped": True})
+    write_gradients(series, anchor.world_from_voxel, b_values, directions)
     mask = anchor.data > 0
     voxels = every(mask)
     truth = Truth(anchor.grid, mask, volumes, 0.0, tissue.tensors(voxels), voxels)
@@ -178,7 +182,8 @@ def acquired_case(options: argparse.Namespace, thickness: int) -> Case:
     head = resample(t1w, volumes[0].grid)
     mask = (b0 > 0.25 * np.percentile(b0, 98)) & (head > 0.1 * np.percentile(t1w.data, 99))
     mask[:, :, thick[0].data.shape[2] * thickness // 2 :] = False
-    write_dataset(bids_dir, t1w, thick, b_values, directions, {})
+    series = write_dataset(bids_dir, "dwi/dwi", t1w, thick, {})
+    write_gradients(series, thick[0].world_from_voxel, b_values, directions)
     voxels = tuple(np.nonzero(mask))
     known = fitted(data[voxels], b_values, directions)
     truth = Truth(volumes[0].grid, mask, [volume.data for volume in volumes], 2.0, known, voxels)
@@ -191,6 +196,15 @@ def every(mask: Mask) -> tuple[npt.NDArray[np.intp], ...]:
     step = slice(None, None, TENSOR_EVERY)
     sparse[step, step, step] = mask[step, step, step]
     return tuple(np.nonzero(sparse))
+
+
+def stroke_pair(options: argparse.Namespace) -> tuple[Volume, Volume]:
+    """T1w and T2w."""
+    t1w, t2w = (
+        middle_slab(load_volume(options.scans / "stroke" / f"{name}.nii.gz"), options.slab)
+        for name in ("T1", "T2")
+    )
+    return t1w, t2w
 
 
 def middle_slab(volume: Volume, n_slices: int | None) -> Volume:
@@ -248,42 +262,51 @@ def averaged(
 
 def write_dataset(
     bids_dir: Path,
+    name: str,
     anchor: Volume,
     acquired: Sequence[Volume],
-    b_values: Vectors,
-    directions: Vectors,
     about: Mapping[str, Any],
-) -> None:
+    labelling: Mapping[str, Any] | None = None,
+) -> Path:
+    """A new dataset of the anchor and a series (``dwi/dwi``, ``perf/asl``); the series' path, no extension.
+
+    ``about``: of both sidecars; ``labelling``: of the series alone.
+    """
     shutil.rmtree(bids_dir, ignore_errors=True)
-    for folder in ("anat", "dwi"):
-        (bids_dir / STEM / folder).mkdir(parents=True)
-    description = {"Name": "Diffusion in thick slices", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
-    write_json(bids_dir / "dataset_description.json", description)
-    (bids_dir / "README.md").write_text("# Diffusion in thick slices\n", encoding="utf-8")
-    data = np.stack([volume.data for volume in acquired], axis=3)
-    world = acquired[0].world_from_voxel
-    sidecar = {**about, "SliceThickness": float(np.linalg.norm(world[:3, 2]))}
+    folder, suffix = name.split("/")
+    description = {"Name": "Series in thick slices", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+    data, world = np.stack([volume.data for volume in acquired], axis=3), acquired[0].world_from_voxel
+    sidecar = {**about, **(labelling or {}), "SliceThickness": float(np.linalg.norm(world[:3, 2]))}
+    series = bids_dir / STEM / folder / f"{STEM}_{suffix}"
     for image, affine, path, content in (
-        (anchor.data, anchor.world_from_voxel, f"anat/{STEM}_T1w", about),
-        (data, world, f"dwi/{STEM}_dwi", sidecar),
+        (anchor.data, anchor.world_from_voxel, bids_dir / STEM / "anat" / f"{STEM}_T1w", about),
+        (data, world, series, sidecar),
     ):
+        path.parent.mkdir(parents=True)
         nifti = nib.Nifti1Image(image, affine)
         nifti.set_sform(affine, 1)
         nifti.set_qform(affine, 1)
         nifti.header.set_xyzt_units("mm", "sec")
-        nib.save(nifti, bids_dir / STEM / f"{path}.nii.gz")
-        write_json(bids_dir / STEM / f"{path}.json", content)
+        nib.save(nifti, path.with_suffix(".nii.gz"))
+        write_json(path.with_suffix(".json"), content)
+    write_json(bids_dir / "dataset_description.json", description)
+    (bids_dir / "README.md").write_text("# Series in thick slices\n", encoding="utf-8")
+    return series
+
+
+def write_gradients(series: Path, world: Vectors, b_values: Vectors, directions: Vectors) -> None:
+    """bval and bvec of directions (volumes, 3) in voxel axes, beside the series."""
     flip = [-1 if np.linalg.det(world[:3, :3]) > 0 else 1, 1, 1]
-    np.savetxt(bids_dir / STEM / "dwi" / f"{STEM}_dwi.bval", b_values[None], fmt="%g")
-    np.savetxt(bids_dir / STEM / "dwi" / f"{STEM}_dwi.bvec", (directions * flip).T + 0.0, fmt="%.6f")
+    np.savetxt(series.with_suffix(".bval"), b_values[None], fmt="%g")
+    np.savetxt(series.with_suffix(".bvec"), (directions * flip).T + 0.0, fmt="%.6f")
 
 
-def restored(case: Case, prior: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The app's run, and its scores beside cubic's."""
-    out_dir = case.bids_dir.with_name(f"{case.bids_dir.name}-{prior}")
+def run_app(bids_dir: Path, prior: str, options: argparse.Namespace) -> tuple[Path, dict[str, float]]:
+    """The app on a dataset; its folder, and seconds and host memory of the process."""
+    out_dir = bids_dir.with_name(f"{bids_dir.name}-{prior}")
     shutil.rmtree(out_dir, ignore_errors=True)
     command = [
-        sys.executable, "-m", "atlasgs_bids", str(case.bids_dir), str(out_dir), "participant", "--no-viewer",
+        sys.executable, "-m", "atlasgs_bids", str(bids_dir), str(out_dir), "participant", "--no-viewer",
         "--skip-bids-validation", "--device", options.device, "--prior", prior, *options.further,
     ]  # fmt: skip
     started_s = time.monotonic()
@@ -291,7 +314,13 @@ def restored(case: Case, prior: str, options: argparse.Namespace) -> dict[str, A
     _, status, usage = os.wait4(process.pid, 0)
     if code := os.waitstatus_to_exitcode(status):
         raise SystemExit(f"atlasgs ended with {code}")
-    found = {"seconds": time.monotonic() - started_s, "host_gib": usage.ru_maxrss / 2**20, **metrics(out_dir)}
+    return out_dir, {"seconds": time.monotonic() - started_s, "host_gib": usage.ru_maxrss / 2**20}
+
+
+def restored(case: Case, prior: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The app's run, and its scores beside cubic's."""
+    out_dir, costs = run_app(case.bids_dir, prior, options)
+    found = {**costs, **metrics(out_dir)}
     (path,) = out_dir.glob("sub-*/dwi/*_desc-sr_dwi.nii.gz")
     (xfm,) = out_dir.glob("sub-*/dwi/*_xfm.txt")
     target_from_anchor = read_itk_transform(xfm)

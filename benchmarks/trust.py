@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from documents import DOCS, put_between, stored, with_row
 from lesions import AXIS, FILES, load_head
 from scipy import ndimage, stats
 
@@ -193,28 +194,16 @@ def local_mean(image: np.ndarray, brain: np.ndarray, sigma: float) -> np.ndarray
 
 
 def add(out_dir: Path, row: dict[str, Any]) -> None:
-    """The row beside those of earlier runs, in place of one of the same setting."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    path = out_dir / "trust.json"
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    setting = ("target", "factor", "noise", "prior")
-    rows = [own for own in rows if any(own[name] != row[name] for name in setting)] + [row]
-    rows.sort(key=lambda own: [str(own[name]) for name in ("prior", "target", "factor", "noise")])
-    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    setting, order = ("target", "factor", "noise", "prior"), ("prior", "target", "factor", "noise")
+    rows = with_row(out_dir / "trust.json", row, setting, order, 2)
     (out_dir / "trust.md").write_text(table(rows), encoding="utf-8")
 
 
 def document(measured: Path) -> None:
     """The rows into docs/measured, their table between the marks in docs/benchmarks.md."""
-    docs = Path(__file__).parents[1] / "docs"
     rows = json.loads(measured.read_text(encoding="utf-8"))
-    (docs / "measured" / "trust.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    page = docs / "benchmarks.md"
-    before, begin, rest = page.read_text(encoding="utf-8").partition("<!-- trust: begin -->")
-    _, end, after = rest.partition("<!-- trust: end -->")
-    if not end:
-        sys.exit(f"{page} has no <!-- trust: begin --> and <!-- trust: end -->, expected both")
-    page.write_text(f"{before}{begin}\n\n{table(rows)}\n{end}{after}", encoding="utf-8")
+    stored(rows, "trust.json")
+    put_between(DOCS / "benchmarks.md", "trust", table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """Runs of the real command on tiny datasets, quick and coarse."""
 
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -8,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from atlasgs_bids import run
 from atlasgs_bids.bids.outputs.names import target_outputs
 
 FAST = ("--device", "cpu", "--registration", "header", "--n-gaussians", "1500", "--scaffold-steps", "2")
@@ -27,6 +29,18 @@ def atlasgs(bids_dir, out_dir, *options, level="participant"):
     """A finished run: exit code, last line of stdout, log."""
     ended = finished("atlasgs_bids.app.cli", *command(bids_dir, out_dir, *options, level=level)[3:])
     return ended.returncode, (ended.stdout.splitlines() or [""])[-1], ended.stderr
+
+
+def run_logged(config, path):
+    """A run in this process: exit code, and the log, kept at ``path``."""
+    handler = logging.FileHandler(path)
+    logging.getLogger("atlasgs_bids").addHandler(handler)
+    try:
+        code = run(config)
+    finally:
+        logging.getLogger("atlasgs_bids").removeHandler(handler)
+        handler.close()
+    return code, path.read_text()
 
 
 def finished(module, *arguments):

@@ -5,7 +5,6 @@ sub-02 are the same; of them only the affine parts are known.
 """
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 import SimpleITK
 from scipy import ndimage
 
-from atlasgs_bids import run
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
@@ -25,6 +23,7 @@ from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.files import load_tsv
 from tests.bids_datasets import Dataset, affine_of, head
 from tests.imaging.phantom import rigid
+from tests.runs import run_logged
 from tests.validation import validator_errors
 
 CORE = CoreSettings(
@@ -122,15 +121,8 @@ def restored(tmp_path_factory):
         skip_bids_validation=True,
         viewer=False,
     )
-    log = root / "log.txt"
-    handler = logging.FileHandler(log)
-    logging.getLogger("atlasgs_bids").addHandler(handler)
-    try:
-        code = run(config)
-    finally:
-        logging.getLogger("atlasgs_bids").removeHandler(handler)
-        handler.close()
-    return Restored(root / "out", code, log.read_text())
+    code, log = run_logged(config, root / "log.txt")
+    return Restored(root / "out", code, log)
 
 
 def pipeline(root):

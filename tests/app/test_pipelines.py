@@ -4,7 +4,6 @@ The scans of sub-01 lie elsewhere than their headers say; only the transforms kn
 """
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from atlasgs_bids import run
 from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.bids.inputs.discover import discover_participant
 from atlasgs_bids.bids.plan.session import plan_subject
@@ -24,6 +22,7 @@ from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from atlasgs_bids.restoration.settings import RestorationSettings
 from tests.bids_datasets import THICK_MM, Dataset, head
 from tests.imaging.phantom import rigid
+from tests.runs import run_logged
 from tests.validation import validator_errors
 
 CORE = CoreSettings(
@@ -77,15 +76,8 @@ def restored(tmp_path_factory):
         skip_bids_validation=True,
         viewer=False,
     )
-    log = root / "log.txt"
-    handler = logging.FileHandler(log)
-    logging.getLogger("atlasgs_bids").addHandler(handler)
-    try:
-        code = run(config)
-    finally:
-        logging.getLogger("atlasgs_bids").removeHandler(handler)
-        handler.close()
-    return Restored(config, root / "out", code, log.read_text())
+    code, log = run_logged(config, root / "log.txt")
+    return Restored(config, root / "out", code, log)
 
 
 def fmriprep(root):
