@@ -29,6 +29,8 @@ _LEAST_CURVATURE = 0.05
 """Of the largest, along a direction in which a patch is all alike."""
 _SHIFTED_MM, _SURE = 1.0, 2.0
 """What a shift has to exceed, by how many standard errors."""
+_TOLD_MM = 0.5
+"""Median standard error of the patches, from which on a shift of a millimetre is not told from chance."""
 
 Array = npt.NDArray[np.float64]
 
@@ -50,6 +52,12 @@ class LocalShifts:
         """(a, b, c): by more than a millimetre, by two standard errors."""
         length = np.linalg.norm(self.shift_mm, axis=-1)
         return np.asarray(length - _SHIFTED_MM > _SURE * self.error_mm)
+
+    @property
+    def tells(self) -> bool:
+        """Whether the slices tell where patches lie: half of them to half a millimetre."""
+        known = self.error_mm[np.isfinite(self.shift_mm).all(-1)]
+        return len(known) > 0 and float(np.median(known)) < _TOLD_MM
 
     def cells_of(self, points_mm: Array) -> npt.NDArray[np.int64]:
         """(n, 3) cell that each point of the anchor's world lies in; the nearest one outside of all."""

@@ -20,7 +20,7 @@ _REGULARIZATION = 0.1
 def shifts_of(
     placed: Sequence[PlacedStack], guides: Guides, config: RestorationSettings
 ) -> tuple[LocalShifts, ...]:
-    """Of each stack by itself; one that shows nothing inside the head, or no contrast, is left out."""
+    """Of each stack by itself; one that shows nothing inside the head, or does not tell, is left out."""
     guide = guides.at(_SIZE_MM, config)
     found = []
     for stack in placed:
@@ -39,5 +39,7 @@ def shifts_of(
         evidence = PositionEvidence(
             [observation], gaussians, guide.prior, _REGULARIZATION, guides.frame, config.core.chunk_elements
         )
-        found.append(local_shifts(evidence, gaussians))
+        shifts = local_shifts(evidence, gaussians)
+        if shifts.tells:
+            found.append(shifts)
     return tuple(found)

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from atlasgs_bids.core.local_shifts import LocalShifts
+from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
 from atlasgs_bids.imaging.displacement import centres_mm
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Volume
@@ -16,8 +17,10 @@ from atlasgs_bids.restoration.error import ImageError, TrustedVoxels
 from atlasgs_bids.restoration.flags import CONTRADICTED, MISALIGNED, flags_of, side_of, with_flags
 from atlasgs_bids.restoration.guides import Guides
 from atlasgs_bids.restoration.patches import shifts_of
+from atlasgs_bids.restoration.restore import restore_stacks
+from atlasgs_bids.restoration.scaffold import scaffold_of
 from atlasgs_bids.restoration.settings import RestorationSettings
-from atlasgs_bids.restoration.stack import StackInput, place
+from atlasgs_bids.restoration.stack import PlacedStack, StackInput, place
 from atlasgs_bids.runtime.progress import Progress
 from tests.imaging.phantom import T1W, T2W, head
 
@@ -53,6 +56,11 @@ def _block(points):
 
 def _shifts(shift=None, noise: float = 1.0) -> LocalShifts:
     """Of slices of 4 mm."""
+    (found,) = shifts_of([_placed(shift, noise)], _guides(), SETTINGS)
+    return found
+
+
+def _placed(shift=None, noise: float = 1.0, n_averaged: int = 2) -> PlacedStack:
     image = head(T2W, SIZE_MM, with_scalp=False)
     data = image.data.astype(np.float64)
     if shift is not None:
@@ -61,11 +69,9 @@ def _shifts(shift=None, noise: float = 1.0) -> LocalShifts:
         signs = np.sign(np.diag(image.world_from_voxel)[:3])
         data = ndimage.map_coordinates(data, (voxels * signs).T, order=3).reshape(data.shape)
     data = data + np.random.default_rng(0).normal(0, noise, data.shape)
-    volume = Volume(data.astype(np.float32), image.world_from_voxel).averaged((1, 1, 2))
-    geometry = slice_geometry(volume.data.shape, volume.world_from_voxel, {}, 2.0 * SIZE_MM)
-    placed = place(StackInput("slices", geometry), volume, _anchor(), SETTINGS, Progress.quiet())
-    (found,) = shifts_of([placed], _guides(), SETTINGS)
-    return found
+    volume = Volume(data.astype(np.float32), image.world_from_voxel).averaged((1, 1, n_averaged))
+    geometry = slice_geometry(volume.data.shape, volume.world_from_voxel, {}, float(n_averaged * SIZE_MM))
+    return place(StackInput("slices", geometry), volume, _anchor(), SETTINGS, Progress.quiet())
 
 
 def _centres(shifts: LocalShifts) -> np.ndarray:
@@ -76,6 +82,26 @@ def test_slices_that_lie_where_they_should_are_silent() -> None:
     found = _shifts()
     assert np.isfinite(found.error_mm).sum() > 100
     assert not found.found.any()
+
+
+def test_slices_that_do_not_tell_where_patches_lie_name_none() -> None:
+    """Slices of 12 mm: of hundreds of patches whose steps are chance some would be named."""
+    assert shifts_of([_placed(noise=10.0, n_averaged=6)], _guides(), SETTINGS) == ()
+
+
+def test_movement_between_volumes_asks_nothing_else_of_an_image() -> None:
+    """--motion volume is of series: in an image shifts are looked for as without it."""
+    quick = CoreSettings(
+        scaffold=ScaffoldSettings(n_gaussians=1500, n_steps=2),
+        appearance=AppearanceSettings(regularization=0.1, max_iterations=10),
+    )
+    quiet = Progress.quiet()
+    scaffold = scaffold_of(_anchor(), replace(SETTINGS, core=quick), quiet)
+    for motion in ("none", "volume"):
+        settings = replace(SETTINGS, core=quick, motion=motion)
+        flags = restore_stacks([_placed(_bump)], scaffold, settings, quiet).flags
+        assert flags is not None
+        assert flags.of(MISALIGNED), motion
 
 
 @pytest.mark.parametrize(("shift", "axis"), [(_bump, 1), (_block, 2)])

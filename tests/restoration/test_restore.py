@@ -1,6 +1,5 @@
 """Images in, images out: every form of input, wrong ones, and the same result as the command line's."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -10,7 +9,6 @@ import pytest
 import atlasgs_bids as ag
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
 from atlasgs_bids.errors import ConfigurationError, InputError
-from atlasgs_bids.restoration.flags import MISALIGNED
 from tests.bids_datasets import THICK_MM, Dataset, head
 from tests.runs import FAST, atlasgs, outputs
 
@@ -137,18 +135,6 @@ def test_progress_can_be_switched_on(scaffold, dataset, capfd, caplog):
     assert not any("appearance" in text for text in caplog.messages)
     ag.restore(scaffold, dataset.path("01", "FLAIR"), thickness_mm=9, settings=SETTINGS, progress=True)
     assert any("sub-01_FLAIR.nii.gz: appearance: done" in text for text in caplog.messages)
-
-
-def test_movement_between_volumes_asks_nothing_else_of_an_image(scaffold, dataset):
-    """An image 6 mm from where its header says is said to lie elsewhere, with --motion volume as without."""
-    image = nib.load(dataset.path("01", "FLAIR"))
-    affine = image.affine.copy()
-    affine[1, 3] += 6
-    elsewhere = nib.Nifti1Image(np.asarray(image.dataobj), affine)
-    for motion in ("none", "volume"):
-        settings = replace(SETTINGS, motion=motion)
-        flags = ag.restore(scaffold, elsewhere, thickness_mm=9, settings=settings).flags
-        assert (np.asarray(flags.dataobj) == MISALIGNED).any(), motion
 
 
 def test_a_brain_mask_is_the_foreground(dataset):
