@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from atlasgs_bids.app.config import RunConfig
@@ -23,7 +23,13 @@ from atlasgs_bids.core.settings import CoreSettings
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.metrics import warnings_of
-from atlasgs_bids.restoration.restore import restore_stacks
+from atlasgs_bids.restoration.prepared import (
+    PreparedTarget,
+    learn_side_by_side,
+    prepare,
+    targets_at_once,
+)
+from atlasgs_bids.restoration.restore import restore_prepared
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.stack import PlacedStack, place
 from atlasgs_bids.runtime.costs import Clock
@@ -57,15 +63,68 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
             check_other_session(plan, scaffold, config)
             advance(1)
 
-        def process(run: TargetRun) -> None:
-            with_smaller_chunks(
-                partial(_process_target, run, scaffold, placed, progress),
-                config.restoration.core,
-                config.restoration.device,
-                len(scaffold.gaussians),
-            )
+        session = _Session(scaffold, placed, progress)
+        partners = _partners(pending, config)
+        return each_target(pending, skipped, lambda run: session.process(run, partners[run.target.label]))
 
-        return each_target(pending, skipped, process)
+
+class _Session:
+    """The targets of one session, each made in its turn; what learns together is prepared together."""
+
+    def __init__(self, scaffold: SessionScaffold, registrations: Registrations, progress: Progress) -> None:
+        self._scaffold, self._registrations, self._progress = scaffold, registrations, progress
+        self._ahead: dict[str, _Ahead | Exception] = {}
+
+    def process(self, run: TargetRun, partners: Sequence[TargetRun]) -> None:
+        """One target, from its images to its files; ``partners``: those that learn together, itself too."""
+        if run.target.series is None and run.target.label not in self._ahead:
+            self._prepare(partners)
+        ahead = self._ahead.pop(run.target.label, None)
+        if isinstance(ahead, Exception):
+            raise ahead
+        restoration, n_gaussians = run.config.restoration, len(self._scaffold.gaussians)
+        attempt = partial(_process_target, run, ahead, self._scaffold, self._progress)
+        with_smaller_chunks(attempt, restoration.core, restoration.device, n_gaussians)
+
+    def _prepare(self, runs: Sequence[TargetRun]) -> None:
+        """Registered, calibrated, the learned prior of all asked at once; a failure waits for its turn."""
+        settings, ready = runs[0].config.restoration, {}
+        for run in runs:
+            label = run.target.label
+            attempt = partial(_prepared, run, self._scaffold, self._registrations, self._progress)
+            try:
+                ready[label] = with_smaller_chunks(
+                    attempt, settings.core, settings.device, len(self._scaffold.gaussians)
+                )
+            except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
+                self._ahead[label] = error
+        progress = self._progress.under(" and ".join(ready))
+        targets = [own.prepared for own in ready.values()]
+        start = time.perf_counter()
+        learned = learn_side_by_side(targets, self._scaffold, settings, progress)
+        seconds = (time.perf_counter() - start) / max(1, len(ready))
+        for (label, own), prepared in zip(ready.items(), learned, strict=True):
+            clock = Clock({**own.seconds, "appearance": seconds})
+            self._ahead[label] = _Ahead(prepared, clock.seconds)
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A target that is ready to be fitted, and the seconds of each stage until then."""
+
+    prepared: PreparedTarget
+    seconds: Mapping[str, float]
+
+
+def _partners(runs: Sequence[TargetRun], config: RunConfig) -> dict[str, Sequence[TargetRun]]:
+    """By label: the 3-D targets that are prepared together, it among them."""
+    images = [run for run in runs if run.target.series is None]
+    at_once = 1 if config.stop_on_first_crash else targets_at_once(config.restoration)
+    partners: dict[str, Sequence[TargetRun]] = {run.target.label: [run] for run in runs}
+    for first in range(0, len(images), at_once):
+        some = images[first : first + at_once]
+        partners |= {run.target.label: some for run in some}
+    return partners
 
 
 @contextmanager
@@ -110,23 +169,39 @@ def _placed(
     return placed, time.perf_counter() - start
 
 
-def _process_target(
+def _prepared(
     run: TargetRun,
     scaffold: SessionScaffold,
     registrations: Registrations,
     progress: Progress,
     core: CoreSettings,
+) -> _Ahead:
+    progress, clock = progress.under(run.target.label), Clock({"scaffold": scaffold.seconds})
+    with progress.stage("registration") as advance:
+        placed, clock.seconds["registration"] = registrations[run.target.label]()
+        advance(1)
+    settings = replace(run.config.restoration, core=core)
+    with clock.measure("calibration"):
+        prepared = prepare(placed, scaffold, settings, progress)
+    return _Ahead(prepared, clock.seconds)
+
+
+def _process_target(
+    run: TargetRun,
+    ahead: _Ahead | None,
+    scaffold: SessionScaffold,
+    progress: Progress,
+    core: CoreSettings,
 ) -> None:
     run, progress = replace(run, config=run.config.restoring(core=core)), progress.under(run.target.label)
-    settings, series = run.config.restoration, run.target.series
-    clock = Clock({"scaffold": scaffold.seconds})
+    series = run.target.series
     if series is not None:
+        clock = Clock({"scaffold": scaffold.seconds})
         result = restore_series(run, series, scaffold, clock, progress)
     else:
-        with progress.stage("registration") as advance:
-            placed, clock.seconds["registration"] = registrations[run.target.label]()
-            advance(1)
-        result = restore_stacks(placed, scaffold, settings, progress, clock)
+        assert ahead is not None
+        clock = Clock(ahead.seconds)
+        result = restore_prepared(ahead.prepared, scaffold, run.config.restoration, progress, clock)
     for text in warnings_of(result):
         logger.warning("%s", progress.led(text))
     with progress.stage("writing") as advance:

@@ -69,11 +69,8 @@ def finer_scaffold(
     None where no pixel is finer than the anchor's voxel by SAME_SIZE_RATIO. At most ``own_gaussians``, or as
     many as were asked for: more lie farther apart, and there are none where that would not be finer.
     """
-    limit = min(config.core.appearance.own_gaussians, config.core.scaffold.n_gaussians or math.inf)
-    finest = min(placed, key=lambda own: math.prod(own.source.geometry.acquired_in_plane_mm))
-    anchor_mm = scaffold.anchor.voxel_mm
-    cell_mm, seen = _cell_mm(finest, placed, anchor_mm)
-    finer = seen & (cell_mm * SAME_SIZE_RATIO <= anchor_mm)
+    limit, anchor_mm = _most_gaussians(config), scaffold.anchor.voxel_mm
+    finest, cell_mm, finer = _finest(placed, anchor_mm)
     if limit == 0 or not finer.any():
         return None
     while True:
@@ -100,6 +97,27 @@ def finer_scaffold(
     own = with_graph(scaffold.anchor, gaussians, scaffold.anchor_psnr_db, 0.0, config, progress)
     own = replace(own, n_shared=0, own_cell_mm=lattice.world_from_voxel[:3, :3])
     return FinerScaffold(own, lattice, support)
+
+
+def wants_finer(
+    placed: Sequence[PlacedStack], scaffold: SessionScaffold, config: RestorationSettings
+) -> bool:
+    """Whether ``finer_scaffold`` would try: a pixel is finer than the anchor's voxel."""
+    _, _, finer = _finest(placed, scaffold.anchor.voxel_mm)
+    return _most_gaussians(config) > 0 and bool(finer.any())
+
+
+def _most_gaussians(config: RestorationSettings) -> float:
+    return min(config.core.appearance.own_gaussians, config.core.scaffold.n_gaussians or math.inf)
+
+
+def _finest(
+    placed: Sequence[PlacedStack], anchor_mm: float
+) -> tuple[PlacedStack, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """The stack with the smallest pixels, its cells (3,) in mm, and which of their sides are finer."""
+    finest = min(placed, key=lambda own: math.prod(own.source.geometry.acquired_in_plane_mm))
+    cell_mm, seen = _cell_mm(finest, placed, anchor_mm)
+    return finest, cell_mm, seen & (cell_mm * SAME_SIZE_RATIO <= anchor_mm)
 
 
 def _cell_mm(

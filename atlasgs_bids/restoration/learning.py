@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack
-from atlasgs_bids.core.priors.learned.prior import TooLittleDataError, expect, expect_together
+from atlasgs_bids.core.priors.learned.prior import TooLittleDataError, expect_each, expect_together
 from atlasgs_bids.restoration.observation import support_of
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -21,17 +21,31 @@ def learn(
     progress: Progress,
 ) -> tuple[ExpectedStack, ...]:
     """What a network trained on each stack expects of it; none where one has too little to learn from."""
+    (expected,) = learn_each([observations], scaffold, config, progress)
+    return expected
+
+
+def learn_each(
+    targets: Sequence[Sequence[LatticeObservation]],
+    scaffold: SessionScaffold,
+    config: RestorationSettings,
+    progress: Progress,
+) -> list[tuple[ExpectedStack, ...]]:
+    """``learn`` for the stacks of several targets: the same networks, trained beside each other on a GPU."""
     settings = config.core.learned
-    found = []
-    with progress.stage("learning", len(observations) * settings.n_steps) as advance:
-        for observation in observations:
-            own, support = observation.without_gain(), support_of(observation, scaffold.anchor)
-            try:
-                found.append(expect(own, support, scaffold.gaussians, settings, config.core.seed, advance))
-            except TooLittleDataError as error:
-                _warn(progress, error)
-                return ()
-    return tuple(found)
+    own = [stack.without_gain() for stacks in targets for stack in stacks]
+    supports = [support_of(stack, scaffold.anchor) for stacks in targets for stack in stacks]
+    with progress.stage("learning", len(own) * settings.n_steps) as advance:
+        found = iter(expect_each(own, supports, scaffold.gaussians, settings, config.core.seed, advance))
+    expected = []
+    for stacks in targets:
+        of_target = [next(found) for _ in stacks]
+        for each in of_target:
+            if isinstance(each, TooLittleDataError):
+                _warn(progress, each)
+        learned = tuple(each for each in of_target if not isinstance(each, TooLittleDataError))
+        expected.append(learned if len(learned) == len(of_target) else ())
+    return expected
 
 
 def learn_together(

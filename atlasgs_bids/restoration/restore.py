@@ -22,10 +22,14 @@ from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.restoration.anchor import anchor_of
-from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.given import ImageLike, given_mask, given_volume, view_of
 from atlasgs_bids.restoration.metrics import doubts, target_metrics, warnings_of
-from atlasgs_bids.restoration.patches import shifts_of
+from atlasgs_bids.restoration.prepared import (
+    PreparedTarget,
+    learn_side_by_side,
+    prepare,
+    targets_at_once,
+)
 from atlasgs_bids.restoration.result import TargetResult, mean_interpolated, rendered_result
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -176,10 +180,23 @@ def restore(
         scaffold = fit_scaffold(scaffold, settings, progress=progress)
     thicknesses = _for_each(thickness_mm, len(targets))
     with _progress(progress) as report:
-        found = []
-        for number, (target, thickness) in enumerate(zip(targets, thicknesses, strict=True), start=1):
-            stacks = _inputs(target, thickness, phase_axis, displacement)
-            found.append(_restored(scaffold, stacks, settings, report.under(_name(target, number))))
+        found: list[Result] = []
+        at_once = targets_at_once(settings)
+        for first in range(0, len(targets), at_once):
+            some = range(first, min(first + at_once, len(targets)))
+            labels = [_name(targets[number], number + 1) for number in some]
+            prepared = [
+                _prepared(
+                    scaffold,
+                    _inputs(targets[number], thicknesses[number], phase_axis, displacement),
+                    settings,
+                    report.under(label),
+                )
+                for number, label in zip(some, labels, strict=True)
+            ]
+            prepared = learn_side_by_side(prepared, scaffold, settings, report.under(" and ".join(labels)))
+            for each, label in zip(prepared, labels, strict=True):
+                found.append(_restored(each, scaffold, settings, report.under(label)))
     return found[0] if len(found) == 1 else found
 
 
@@ -193,13 +210,22 @@ def restore_stacks(
     """The stacks of one target -> its image: the door that command line, study and Python go through."""
     clock = clock or Clock()
     with clock.measure("calibration"):
-        calibrated_stacks = calibrated(placed, scaffold.guides, settings, progress)
-        asked = settings.estimate_uncertainty and settings.motion != "slice"
-        shifts = shifts_of(calibrated_stacks, scaffold.guides, settings) if asked else ()
+        prepared = prepare(placed, scaffold, settings, progress)
+    return restore_prepared(prepared, scaffold, settings, progress, clock)
+
+
+def restore_prepared(
+    prepared: PreparedTarget,
+    scaffold: SessionScaffold,
+    settings: RestorationSettings,
+    progress: Progress,
+    clock: Clock,
+) -> TargetResult:
+    """The second half of ``restore_stacks``: fit and image."""
     with clock.measure("appearance"):
-        fitted = fit_target(calibrated_stacks, scaffold, settings, progress)
+        fitted = fit_target(prepared.placed, scaffold, settings, progress, prepared.expected)
     with clock.measure("render"), progress.stage("rendering") as advance:
-        result = rendered_result(fitted.fit, fitted.scaffold, settings, shifts)
+        result = rendered_result(fitted.fit, fitted.scaffold, settings, prepared.shifts)
         advance(1)
     return result
 
@@ -210,19 +236,30 @@ def resolved(settings: RestorationSettings) -> RestorationSettings:
     return replace(settings, device=device).with_network_of_device()
 
 
-def _restored(
+def _prepared(
     scaffold: SessionScaffold,
     stacks: Sequence[tuple[StackInput, Volume]],
     settings: RestorationSettings,
     progress: Progress,
-) -> Result:
+) -> PreparedTarget:
     placed = []
     for stack, volume in stacks:
         for text in stack.geometry.warnings:
             logger.warning("%s", progress.led(text))
         placed.append(place(stack, volume, scaffold.anchor, settings, progress))
+    return with_smaller_chunks(
+        lambda core: prepare(placed, scaffold, replace(settings, core=core), progress),
+        settings.core,
+        settings.device,
+        len(scaffold.gaussians),
+    )
+
+
+def _restored(
+    prepared: PreparedTarget, scaffold: SessionScaffold, settings: RestorationSettings, progress: Progress
+) -> Result:
     result = with_smaller_chunks(
-        lambda core: restore_stacks(placed, scaffold, replace(settings, core=core), progress),
+        lambda core: restore_prepared(prepared, scaffold, replace(settings, core=core), progress, Clock()),
         settings.core,
         settings.device,
         len(scaffold.gaussians),

@@ -52,9 +52,7 @@ def fit_target(
     ``expected``: what a learned prior said of the stacks before; None: it is asked, if wanted.
     """
     if config.motion == "slice":
-        observations = tuple(
-            observe_placed(stack, scaffold.anchor, scaffold.gaussians, config) for stack in placed
-        )
+        observations = observed_alone(placed, scaffold, config)
         moving = fit_moving_stacks(placed, observations, scaffold, config, progress)
         return FittedTarget(scaffold, _with_noise(observations, moving), moving)
     mode = config.core.geometry.mode
@@ -185,7 +183,7 @@ def _fitted(
 
     ``amplitudes``: what they leave of the slices is fitted, and added to them.
     """
-    alone = tuple(observe_placed(stack, scaffold.anchor, scaffold.gaussians, config) for stack in placed)
+    alone = observed_alone(placed, scaffold, config)
     observations: Sequence[LatticeObservation] = alone
     if known:
         pairs_known = zip(alone, known, strict=True)
@@ -198,6 +196,13 @@ def _fitted(
         moved = [own.on(observation.splat, scaffold.gaussians) for own, observation in pairs]
     fit = fit_stacks(placed, observations, scaffold, config, progress, moved, amplitudes)
     return FittedTarget(scaffold, _with_noise(alone, fit), fit)
+
+
+def observed_alone(
+    placed: Sequence[PlacedStack], scaffold: SessionScaffold, config: RestorationSettings
+) -> tuple[LatticeObservation, ...]:
+    """The stacks as each is observed by itself, its noise not yet known."""
+    return tuple(observe_placed(stack, scaffold.anchor, scaffold.gaussians, config) for stack in placed)
 
 
 def _with_noise(observations: Sequence[LatticeObservation], fit: TargetFit) -> tuple[LatticeObservation, ...]:

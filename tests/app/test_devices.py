@@ -4,9 +4,10 @@ import csv
 import gzip
 import json
 
+import numpy as np
 import pytest
 
-from tests.bids_datasets import Dataset
+from tests.bids_datasets import THICK_MM, Dataset, head
 from tests.runs import atlasgs, outputs
 
 QUICK = ("--fast", "--omp-nthreads", "2")
@@ -49,3 +50,24 @@ def test_every_gpu_does_its_share_and_the_same(two_gpus, tmp_path):
         contents += images(out_dir, ["01"])
     assert len(set(contents)) == 1
     assert list((spread / "logs").glob("crash-*")) == []
+
+
+@pytest.mark.gpu
+def test_targets_that_learn_beside_each_other_are_as_alone(tmp_path):
+    """To the last byte; one that lies outside the T1w fails by itself."""
+    both, far = Dataset.create(tmp_path / "both").add_participant("01", "FLAIR", "T2w"), np.eye(4)
+    data, affine = head("FLAIR", THICK_MM)
+    far[:3, 3] = 1000
+    both.add("01", "FLAIR", entities="acq-far", data=data, world_from_voxel=far @ affine)
+    options = ("--device", "cuda", "--registration", "header", *QUICK)
+    code, _, log = atlasgs(both.root, tmp_path / "out", *options)
+    assert (code, "sub-01 acq-far_FLAIR: " in log) == (1, True), log
+    assert "FLAIR and T2w: learning" in log
+    for suffix in ("FLAIR", "T2w"):
+        alone = Dataset.create(tmp_path / suffix).add_participant("01", suffix)
+        code, _, log = atlasgs(alone.root, tmp_path / f"out-{suffix}", *options)
+        assert code == 0, log
+        files = [outputs(tmp_path / folder, "01", suffix) for folder in ("out", f"out-{suffix}")]
+        for image in ("sr", "srstd"):
+            first, second = (gzip.decompress(getattr(own, image).read_bytes()) for own in files)
+            assert first == second

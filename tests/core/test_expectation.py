@@ -9,7 +9,7 @@ import torch
 from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack
-from atlasgs_bids.core.priors.learned.prior import Stack, expect, predict, train_prior
+from atlasgs_bids.core.priors.learned.prior import Stack, expect_each, predict, train_prior
 from atlasgs_bids.core.settings import LEARNED_CPU
 from atlasgs_bids.core.splat.operator import SplatOperator
 from tests.helpers import random_gaussians
@@ -36,7 +36,8 @@ def _observed() -> tuple[LatticeObservation, ExpectedStack, torch.Tensor]:
     observation = LatticeObservation(
         slices, torch.ones(shape), 2, acquisition=acquisition, splat=splat, world_from_lattice=lattice
     )
-    return observation, expect(observation, support, gaussians, QUICK, 0), splat.forward(gaussians.amplitudes)
+    (expected,) = expect_each([observation], [support], gaussians, QUICK, 0)
+    return observation, expected, splat.forward(gaussians.amplitudes)
 
 
 def test_a_network_is_trained_at_the_ratio_of_the_cells_sides() -> None:

@@ -13,7 +13,13 @@ from atlasgs_bids.core.acquisition import AcquisitionOperator, slice_sampling
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.priors.expectation import Prediction
 from atlasgs_bids.core.priors.learned.degradation import interpolation, sampling_of
-from atlasgs_bids.core.priors.learned.prior import Stack, TooLittleDataError, predict, train_prior
+from atlasgs_bids.core.priors.learned.prior import (
+    Stack,
+    TooLittleDataError,
+    predict,
+    train_prior,
+    train_priors,
+)
 from atlasgs_bids.core.settings import LEARNED_CPU
 from tests.helpers import of_cells
 
@@ -79,6 +85,20 @@ def test_same_seed_same_output(device: str) -> None:
     assert torch.equal(first.image, second.image)
     assert torch.equal(first.sd, second.sd)
     assert not torch.equal(first.image, other.image)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_network_does_not_know_what_is_trained_beside_it(device: str) -> None:
+    """Of another size, with other rounds, and one that has too little to learn from."""
+    stacks = [_stack(device=device), _stack((20, 26, 5), device=device)]
+    nothing = _changed(stacks[0], weights=torch.zeros_like(stacks[0].observation.weights))
+    first, failed, second = train_priors([[stacks[0]], [nothing], [stacks[1]]], QUICK, 0)
+    assert isinstance(failed, TooLittleDataError)
+    for trained, stack in zip((first, second), stacks, strict=True):
+        assert not isinstance(trained, TooLittleDataError)
+        beside, alone = predict(trained, stack), _run(stack)
+        assert torch.equal(beside.image, alone.image)
+        assert torch.equal(beside.sd, alone.sd)
 
 
 @pytest.mark.gpu

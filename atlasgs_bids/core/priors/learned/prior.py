@@ -8,7 +8,7 @@ prediction is what it learns from in the next round. Nothing but this subject's 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ from atlasgs_bids.core.priors.learned.prepare import (
     native_views,
     prepare,
 )
-from atlasgs_bids.core.priors.learned.training import Trainer
+from atlasgs_bids.core.priors.learned.training import Trainer, advance_together
 from atlasgs_bids.core.settings import LearnedSettings
 
 _MOST_TRAINED = 8
@@ -40,6 +40,8 @@ _MOST_TRAINED = 8
 
 __all__ = ["Prediction", "Stack", "TooLittleDataError", "TrainedPrior", "predict", "train_prior"]
 
+_AT_ONCE = 2
+"""Networks that are trained beside each other on a GPU: two need little more time than one."""
 _REACH = 2
 """Neighbouring planes on either side that the network on the lattice sees."""
 
@@ -58,6 +60,10 @@ class TrainedPrior:
     in_plane: _Restorer | None
 
 
+_Training = Generator[Iterator[None], None, TrainedPrior]
+"""Yields the rounds of steps that it wants, and goes on once one has been made."""
+
+
 def train_prior(
     stacks: Sequence[Stack],
     settings: LearnedSettings,
@@ -71,6 +77,37 @@ def train_prior(
     trained on the acquired slices is the last one. Raises TooLittleDataError where the slices hold too
     little to learn from.
     """
+    (found,) = train_priors([stacks], settings, seed, on_step)
+    if isinstance(found, TooLittleDataError):
+        raise found
+    return found
+
+
+def train_priors(
+    contrasts: Sequence[Sequence[Stack]],
+    settings: LearnedSettings,
+    seed: int,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> list[TrainedPrior | TooLittleDataError]:
+    """``train_prior`` of several contrasts, their steps by turns: the same networks, sooner on a GPU."""
+    found: dict[int, TrainedPrior | TooLittleDataError] = {}
+    trainings = {number: _training(stacks, settings, seed) for number, stacks in enumerate(contrasts)}
+    while trainings:
+        rounds = []
+        for number, training in list(trainings.items()):
+            try:
+                rounds.append(next(training))
+                continue
+            except StopIteration as end:
+                found[number] = end.value
+            except TooLittleDataError as error:
+                found[number] = error
+            del trainings[number]
+        advance_together(rounds, on_step)
+    return [found[number] for number in range(len(contrasts))]
+
+
+def _training(stacks: Sequence[Stack], settings: LearnedSettings, seed: int) -> _Training:
     generator = torch.Generator().manual_seed(seed)
     data = [prepare(stack, settings.held_out_fraction, generator) for stack in stacks]
     through_views = [view for each in data for view in native_views(each, (each.observation.slice_axis,))]
@@ -80,14 +117,14 @@ def train_prior(
 
     along_slices = in_plane = None
     if through_views and has_sharp_lattice:
-        first = _trained(through_views, settings, settings.n_first_steps, generator, on_step)
-        along_slices = _train_on_lattice(data, first, settings, generator, on_step)
+        first = yield from _trained(through_views, settings, settings.n_first_steps, generator)
+        along_slices = yield from _trained_on_lattice(data, first, settings, generator)
     elif through_views:
-        network = _trained(through_views, settings, n_alone, generator, on_step)
+        network = yield from _trained(through_views, settings, n_alone, generator)
         along_slices = _Restorer(network, measured_error(network, through_views))
     if in_plane_views:
         n_steps = settings.n_first_steps if has_sharp_lattice else n_alone
-        network = _trained(in_plane_views, settings, n_steps, generator, on_step)
+        network = yield from _trained(in_plane_views, settings, n_steps, generator)
         in_plane = _Restorer(network, measured_error(network, in_plane_views))
     return TrainedPrior(along_slices, in_plane)
 
@@ -127,30 +164,25 @@ def _weighed(
 
 
 def _trained(
-    views: Sequence[View],
-    settings: LearnedSettings,
-    n_steps: int,
-    generator: torch.Generator,
-    on_step: Callable[[int], None],
-) -> RestorationNetwork:
+    views: Sequence[View], settings: LearnedSettings, n_steps: int, generator: torch.Generator
+) -> Generator[Iterator[None], None, RestorationNetwork]:
     trainer = Trainer([view.planes for view in views], settings, 0, generator)
-    trainer.run(n_steps, on_step)
+    yield trainer.steps(n_steps)
     return trainer.finish()
 
 
-def _train_on_lattice(
+def _trained_on_lattice(
     data: Sequence[PreparedStack],
     first: RestorationNetwork,
     settings: LearnedSettings,
     generator: torch.Generator,
-    on_step: Callable[[int], None],
-) -> _Restorer:
+) -> Generator[Iterator[None], None, _Restorer]:
     """The network that ends ``settings.n_cycles`` rounds, each trained on what the round before predicted."""
     images = _predicted(first, data)
     views = [view for pair in zip(data, images, strict=True) for view in lattice_views(*pair)]
     trainer = Trainer([view.planes for view in views], settings, _REACH, generator)
     for cycle in range(settings.n_cycles):
-        trainer.run(settings.n_cycle_steps, on_step)
+        yield trainer.steps(settings.n_cycle_steps)
         if cycle == settings.n_cycles - 1:
             break
         before, images = images, _predicted(trainer.network, data)
@@ -191,21 +223,31 @@ def _restore_along(
     return total / len(across), total_sd / len(across)
 
 
-def expect(
-    observation: LatticeObservation,
-    support: Bool[Tensor, "X Y Z"],
+def expect_each(
+    observations: Sequence[LatticeObservation],
+    supports: Sequence[Bool[Tensor, "X Y Z"]],
     gaussians: Gaussians,
     settings: LearnedSettings,
     seed: int,
     on_step: Callable[[int], None] = lambda _: None,
-) -> ExpectedStack:
-    """Train on the slices, guided by the anchor as the Gaussians render it, and predict their lattice.
+) -> list[ExpectedStack | TooLittleDataError]:
+    """Train a network on each stack, guided by the anchor as the Gaussians render it; predict its lattice.
 
-    ``support``: the cells in which Gaussians were placed. Raises TooLittleDataError where there is nothing to
-    learn from.
+    ``supports``: the cells in which Gaussians were placed. TooLittleDataError in place of what a stack holds
+    too little for. The networks know nothing of each other; on a GPU two at a time are trained.
     """
-    (expected,) = expect_together([observation], support, gaussians, settings, seed, on_step)
-    return expected
+    at_once = _AT_ONCE if gaussians.means_mm.is_cuda else 1
+    found: list[ExpectedStack | TooLittleDataError] = []
+    for first in range(0, len(observations), at_once):
+        some = slice(first, first + at_once)
+        data = [Stack(own, own.splat.forward(gaussians.amplitudes)) for own in observations[some]]
+        priors = train_priors([[each] for each in data], settings, seed, on_step)
+        for each, support, prior in zip(data, supports[some], priors, strict=True):
+            if not isinstance(prior, TooLittleDataError):
+                found.append(expected_stack(each.observation, support, predict(prior, each), gaussians))
+            else:
+                found.append(prior)
+    return found
 
 
 def expect_together(
@@ -218,7 +260,8 @@ def expect_together(
 ) -> tuple[ExpectedStack, ...]:
     """What one network, trained on stacks of one position, expects of each of them.
 
-    At most ``_MOST_TRAINED`` are trained on, evenly chosen. Raises TooLittleDataError as ``expect`` does.
+    At most ``_MOST_TRAINED`` are trained on, evenly chosen. Raises TooLittleDataError where there is nothing
+    to learn from.
     """
     anchor = observations[0].splat.forward(gaussians.amplitudes)
     data = [Stack(observation, anchor) for observation in observations]

@@ -1,7 +1,7 @@
 """Training of a restoration network on planes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -39,26 +39,34 @@ class Trainer:
         for each in planes:
             _, n_v, n_u = each.anchor.shape
             self._sizes.append(max(1, settings.batch_voxels // (min(settings.window, n_v) * n_u)))
+        self._stream = torch.cuda.Stream(self._device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._choices = [torch.zeros(size, 6, dtype=torch.int64, device=self._device) for size in self._sizes]
         self._recorded = [self._record(which) for which in range(len(planes))] if on_gpu else []
 
-    def run(self, n_steps: int, on_step: Callable[[int], None]) -> None:
-        """One round of ``n_steps``, the planes by turns; the learning rate rises and falls once."""
+    def steps(self, n_steps: int) -> Iterator[None]:
+        """One round of ``n_steps``, the planes by turns; the learning rate rises and falls once.
+
+        Each step is done, or on a GPU queued on the trainer's own stream, when the iterator is advanced.
+        """
         window, n_turns = self._settings.window, math.ceil(n_steps / len(self._planes))
         drawn = [
             planes.choose(n_turns * size, window, self._generator).view(n_turns, size, 6).to(self._device)
             for planes, size in zip(self._planes, self._sizes, strict=True)
         ]
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
-            for step in range(n_steps):
-                turn, which = divmod(step, len(self._planes))
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        for step in range(n_steps):
+            turn, which = divmod(step, len(self._planes))
+            with torch.cuda.stream(self._stream):  # of None: no other stream
                 self._rate.fill_(self._settings.learning_rate * _schedule(step / n_steps))
                 self._choices[which].copy_(drawn[which][turn])
                 if self._recorded:
                     self._recorded[which].replay()
                 else:
                     self._step(which)
-                on_step(1)
+            yield
+        if self._stream is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
     def finish(self) -> RestorationNetwork:
         """The network; the recorded steps and their memory are let go."""
@@ -78,7 +86,8 @@ class Trainer:
             torch.cuda.device(self._device),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False),
         ):
-            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            stream = self._stream
+            assert stream is not None
             before = torch.cuda.current_stream(self._device)
             stream.wait_stream(before)
             with torch.cuda.stream(stream):
@@ -109,6 +118,24 @@ class Trainer:
         surprise = bounded + error * torch.exp(-bounded)  # of a Laplace distribution, up to a constant
         per_voxel = fit + _SD_LOSS_WEIGHT * surprise
         return (per_voxel * batch.weights).sum() / batch.weights.sum().clamp_min(1)
+
+
+def advance_together(rounds: Iterable[Iterator[None]], on_step: Callable[[int], None]) -> None:
+    """Rounds of several trainers, a step of each by turns: on a GPU they run beside each other.
+
+    One network's kernels fill three quarters of a large GPU; what each learns is the same as alone.
+    """
+    going = list(rounds)
+    while going:
+        still = []
+        for each in going:
+            try:
+                next(each)
+            except StopIteration:
+                continue
+            on_step(1)
+            still.append(each)
+        going = still
 
 
 def _schedule(fraction: float) -> float:
