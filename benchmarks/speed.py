@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,12 @@ def sessions(
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in versions}
     for turn in range(options.repeat + 1):
         for name, tree in versions.items():
-            out_dir = options.out / f"{name}-{prior}"
+            out_dir, start = options.out / f"{name}-{prior}", time.time()
             seconds = run(tree, bids_dir, out_dir, options, "--prior", prior, "--participant-label", "01")
             if turn:
-                runs[name].append({"whole process": seconds, **stages(out_dir)})
+                runs[name].append(
+                    {"whole process": seconds, **outside(out_dir, start, seconds), **stages(out_dir)}
+                )
     medians = {
         name: {stage: statistics.median(one.get(stage, 0.0) for one in of_one) for stage in of_one[-1]}
         for name, of_one in runs.items()
@@ -130,6 +133,15 @@ def stages(out_dir: Path) -> dict[str, float]:
         if values:
             found[f"{column}, MiB"] = max(values)
     return found
+
+
+def outside(out_dir: Path, start: float, seconds: float) -> dict[str, float]:
+    """Seconds of the process that started at ``start`` before its first stage and after its last."""
+    with (out_dir / "logs" / "sub-01_resources.tsv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["stage"] != "all"]
+    times = [datetime.fromisoformat(row["started"].replace("Z", "+00:00")).timestamp() for row in rows]
+    ends = [begun + float(row["seconds"]) for begun, row in zip(times, rows, strict=True)]
+    return {"before the stages": min(times) - start, "after them": start + seconds - max(ends)}
 
 
 def table(found: Mapping[str, Any]) -> str:

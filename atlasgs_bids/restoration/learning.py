@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from atlasgs_bids.core.observation import LatticeObservation
-from atlasgs_bids.core.priors.expectation import ExpectedStack
+from atlasgs_bids.core.priors.expectation import ExpectedStack, Prediction, expected_stack
 from atlasgs_bids.core.priors.learned.prior import TooLittleDataError, expect_each, expect_together
 from atlasgs_bids.restoration.observation import support_of
 from atlasgs_bids.restoration.scaffold import SessionScaffold
@@ -46,6 +46,16 @@ def learn_each(
         learned = tuple(each for each in of_target if not isinstance(each, TooLittleDataError))
         expected.append(learned if len(learned) == len(of_target) else ())
     return expected
+
+
+def expected_of(
+    predictions: Sequence[Prediction], observations: Sequence[LatticeObservation], scaffold: SessionScaffold
+) -> list[ExpectedStack]:
+    """What ``learn`` has found before, of the same stacks observed anew."""
+    return [
+        expected_stack(own.without_gain(), support_of(own, scaffold.anchor), prediction, scaffold.gaussians)
+        for own, prediction in zip(observations, predictions, strict=True)
+    ]
 
 
 def learn_together(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from atlasgs_bids.core.local_shifts import LocalShifts
-from atlasgs_bids.core.priors.expectation import ExpectedStack
+from atlasgs_bids.core.priors.expectation import Prediction
 from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.finer import wants_finer
 from atlasgs_bids.restoration.learning import learn_each
@@ -31,8 +31,8 @@ class PreparedTarget:
 
     placed: tuple[PlacedStack, ...]
     shifts: tuple[LocalShifts, ...]
-    expected: tuple[ExpectedStack, ...] | None = None
-    """What a learned prior says of them; None: it is not asked yet."""
+    predictions: tuple[Prediction, ...] = ()
+    """What a learned prior says of them; empty: it is not asked yet."""
 
 
 def prepare(
@@ -74,7 +74,7 @@ def learn_side_by_side(
         logger.info("%s", progress.led("memory holds no two networks: they learn one after the other"))
         return found
     for number, expected in zip(which, learned, strict=True):
-        found[number] = replace(found[number], expected=expected or None)
+        found[number] = replace(found[number], predictions=tuple(own.prediction for own in expected))
     return found
 
 

@@ -223,7 +223,7 @@ def restore_prepared(
 ) -> TargetResult:
     """The second half of ``restore_stacks``: fit and image."""
     with clock.measure("appearance"):
-        fitted = fit_target(prepared.placed, scaffold, settings, progress, prepared.expected)
+        fitted = fit_target(prepared.placed, scaffold, settings, progress, predictions=prepared.predictions)
     with clock.measure("render"), progress.stage("rendering") as advance:
         result = rendered_result(fitted.fit, fitted.scaffold, settings, prepared.shifts)
         advance(1)

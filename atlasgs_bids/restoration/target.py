@@ -11,13 +11,14 @@ from torch import Tensor
 from atlasgs_bids.core.gaussians import joined
 from atlasgs_bids.core.geometry import Relaxation, TargetData, relax_geometry
 from atlasgs_bids.core.observation import LatticeObservation
-from atlasgs_bids.core.priors.expectation import ExpectedStack
+from atlasgs_bids.core.priors.expectation import ExpectedStack, Prediction
 from atlasgs_bids.core.priors.quadratic import PartialLaplacian
 from atlasgs_bids.core.specific import missing_image, specific_gaussians
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.finer import FinerScaffold, finer_scaffold
 from atlasgs_bids.restoration.fit import fit_stacks
+from atlasgs_bids.restoration.learning import expected_of
 from atlasgs_bids.restoration.motion import fit_moving_stacks
 from atlasgs_bids.restoration.observation import measured, observe_placed
 from atlasgs_bids.restoration.result import StackResult, TargetFit, mean_interpolated
@@ -46,10 +47,12 @@ def fit_target(
     config: RestorationSettings,
     progress: Progress,
     expected: Sequence[ExpectedStack] | None = None,
+    predictions: Sequence[Prediction] = (),
 ) -> FittedTarget:
     """The amplitudes of a target; once more with other Gaussians where the session's cannot show it.
 
     ``expected``: what a learned prior said of the stacks before; None: it is asked, if wanted.
+    ``predictions``: the same of stacks that will be observed anew, where the geometry is frozen.
     """
     if config.motion == "slice":
         observations = observed_alone(placed, scaffold, config)
@@ -60,7 +63,7 @@ def fit_target(
         finer = finer_scaffold(placed, scaffold, config, progress)
         if finer is not None:
             return _with_detail(finer, placed, scaffold, config, progress)
-        first = _fitted(placed, scaffold, config, progress, expected)
+        first = _fitted(placed, scaffold, config, progress, expected, predictions=predictions)
         return _with_specific(first, placed, config, progress)
     stiff = config.core.appearance.regularization or config.core.geometry.regularization
     # The fit that only starts the geometry needs no uncertainty.
@@ -178,6 +181,7 @@ def _fitted(
     expected: Sequence[ExpectedStack] | None,
     known: Sequence[StackResult] = (),
     amplitudes: Tensor | None = None,
+    predictions: Sequence[Prediction] = (),
 ) -> FittedTarget:
     """``known``: the stacks with noise and gains as an earlier fit has them; empty: they are measured.
 
@@ -194,6 +198,8 @@ def _fitted(
     if expected is not None:
         pairs = zip(expected, observations, strict=True)
         moved = [own.on(observation.splat, scaffold.gaussians) for own, observation in pairs]
+    elif predictions:
+        moved = expected_of(predictions, observations, scaffold)
     fit = fit_stacks(placed, observations, scaffold, config, progress, moved, amplitudes)
     return FittedTarget(scaffold, _with_noise(alone, fit), fit)
 

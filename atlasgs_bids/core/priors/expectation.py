@@ -79,9 +79,15 @@ class ExpectedStack:
 
     def on(self, splat: LinearOperator, gaussians: Gaussians) -> "ExpectedStack":
         """The same expectation of other Gaussians, ``splat`` being theirs."""
-        old = self.expectation
-        prediction = Prediction(old.image, old.sd, old.evidence)
-        return expected_stack(replace(self.observation, splat=splat), self.support, prediction, gaussians)
+        return expected_stack(
+            replace(self.observation, splat=splat), self.support, self.prediction, gaussians
+        )
+
+    @property
+    def prediction(self) -> Prediction:
+        """What is expected, without the operators of the stack."""
+        own = self.expectation
+        return Prediction(own.image, own.sd, own.evidence)
 
 
 def expected_stack(
