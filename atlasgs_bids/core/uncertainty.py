@@ -19,7 +19,7 @@ from atlasgs_bids.core.trust import Trust, trust_of
 _TOLERANCE = 3e-3
 """Of the solves: two thirds of the steps of 1e-3, and a spread smaller by 0.1 %, of the noise alone 0.6 %."""
 _PATTERN_TOLERANCE = 3e-2
-"""Where the draws are a pattern that held-out errors weigh: half as many steps once more, correlation 0.97."""
+"""Where the draws are a pattern that held-out errors weigh: half the steps, correlation 0.97."""
 _NORMAL_90 = 1.645
 """Half width, in σ, of the interval that holds 90 % of a normal distribution."""
 _INSIDE = 0.9
