@@ -1,6 +1,7 @@
 """The files of one session: images, sidecars, figure and metrics, the metrics last."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -96,10 +97,36 @@ def write_target(run: TargetRun, result: TargetResult, clock: Clock) -> None:
 
 
 def _write_files(run: TargetRun, result: TargetResult) -> dict[str, Any]:
-    """Every file but the metrics, which are returned: both need the interpolated images."""
+    """Every file but the metrics, which are returned: both need the interpolated images.
+
+    What only computes goes on beside what is written and drawn.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        grid, anchor = result.grid, result.anchor
+        anchor_image = beside.submit(resample, anchor.volume, grid)
+        stacks = [stack.interpolable for stack in result.stacks]
+        cubic = beside.submit(mean_interpolated, stacks, grid)
+        _write_images(run, result)
+        foreground = anchor.foreground_on(grid)
+        n_volumes = 1 if run.target.series is None else len(run.target.series.kinds)
+        metrics = beside.submit(
+            target_metrics, n_volumes, result, anchor_image.result(), cubic.result(), foreground
+        )
+        with atomic(run.outputs.figure) as path:
+            trusted = None if result.trust is None else result.trust.mask
+            flagged = None if result.flags is None else result.flags.labels
+            shown = TargetImages(
+                anchor_image.result(), cubic.result(), result.sr, result.sd, trusted, flagged, anchor.name
+            )
+            mask = foreground & result.fov
+            target_figure(path, shown, grid.world_from_voxel, run.label, mask, doubts(result))
+        return metrics.result()
+
+
+def _write_images(run: TargetRun, result: TargetResult) -> None:
+    """Images, transforms and the figures of each stack."""
     target, outputs, naming = run.target, run.outputs, run.naming
-    anchor, grid = result.anchor, result.grid
-    sidecars = target_sidecars(run, result)
+    grid, sidecars = result.grid, target_sidecars(run, result)
     if target.series is None:
         _save_images(run, result, sidecars)
     mask_image = to_nifti(result.fov, grid.world_from_voxel, np.uint8, result.form_code)
@@ -114,17 +141,6 @@ def _write_files(run: TargetRun, result: TargetResult) -> dict[str, Any]:
             _write_motion(stack, own)
         if stack.calibration is not None:
             _draw_calibration(stack, stack.calibration, own)
-    anchor_image = resample(anchor.volume, grid)
-    cubic = mean_interpolated([stack.interpolable for stack in result.stacks], grid)
-    foreground = anchor.foreground_on(grid)
-    with atomic(outputs.figure) as path:
-        mask = foreground & result.fov
-        trusted = None if result.trust is None else result.trust.mask
-        flagged = None if result.flags is None else result.flags.labels
-        shown = TargetImages(anchor_image, cubic, result.sr, result.sd, trusted, flagged, anchor.name)
-        target_figure(path, shown, grid.world_from_voxel, run.label, mask, doubts(result))
-    n_volumes = 1 if target.series is None else len(target.series.kinds)
-    return target_metrics(n_volumes, result, anchor_image, cubic, foreground)
 
 
 def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str, Any]]:
