@@ -10,7 +10,7 @@ Array = npt.NDArray[np.float64]
 
 _FIRST_STEP = 0.3
 _ENOUGH = 0.01
-"""A step shorter than this in every parameter ends the search."""
+"""A step shorter than this in every parameter is not worth its evaluation: the search ends before it."""
 _MOST_STEPS, _MOST_STALLS = 30, 2
 _LONGEST_STEP = 1.0
 _TINY = 1e-300
@@ -60,7 +60,8 @@ def descended(
         else:
             step = -inverse @ here.gradient
         step = shortened(step)
-        arrived = bool(np.abs(step).max() < enough)
+        if np.abs(step).max() < enough:
+            break
         there = Point(here.x + step, *value_and_gradient(here.x + step))
         while there.value > here.value * (1 + _VALUE_ERROR) and np.abs(step).max() > enough:
             step = step / 2
@@ -69,7 +70,7 @@ def descended(
         here = there
         # A step that had to be shortened to nothing has shown the curvature: the next is better, or none is.
         n_stalls += int(np.abs(step).max() < enough)
-        if arrived or n_stalls == _MOST_STALLS:
+        if n_stalls == _MOST_STALLS:
             break
     return here
 
