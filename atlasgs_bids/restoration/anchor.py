@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.bias import bias_field
+from atlasgs_bids.imaging.detail import detail_by_axis
 from atlasgs_bids.imaging.foreground import foreground_mask
 from atlasgs_bids.imaging.grid import continued_mask, fov_mask, resample_mask
 from atlasgs_bids.imaging.mp2rage import silent_air
@@ -19,6 +20,9 @@ from atlasgs_bids.imaging.volume import Grid, Volume, blocks_of, voxel_sizes_mm
 _MARGIN_VOXELS = 2
 _BRAIN_AT_MOST_ML = 2200.0
 _EMPTY_FRACTION = 0.1
+_LEAST_DETAIL = 0.5
+"""Along one axis, of that along the others: 0.7 to 1 in scans acquired isotropic, 0.0 to 0.25 in ones
+interpolated from slices of 2 to 5 voxels (docs/decisions/0018-doubtful-input.md)."""
 _PARTLY, _WHOLLY = 0.05, 0.95
 
 BoolArray = npt.NDArray[np.bool_]
@@ -136,6 +140,7 @@ def anchor_of(
     Raises InputError where nothing stands out from the background, or the mask is empty on the image's grid.
     """
     volume = _without_lost(volume)
+    volume = replace(volume, warnings=(*volume.warnings, *_blurred(volume, name)))
     if brain_mask is None:
         foreground = foreground_mask(volume)
     else:
@@ -156,6 +161,21 @@ def anchor_of(
         is_brain=brain_mask is not None or volume_ml < _BRAIN_AT_MOST_ML,
         name=name,
     )
+
+
+def _blurred(volume: Volume, name: str) -> list[str]:
+    """What is to be said of an anchor that looks as if it had been interpolated from thicker slices."""
+    detail = detail_by_axis(volume)
+    if detail is None or detail.min() >= _LEAST_DETAIL:
+        return []
+    axis = ("first", "second", "third")[int(detail.argmin())]
+    said = (
+        f"the {name} shows {detail.min():.0%} of the fine detail along its {axis} axis that it shows along "
+        f"the others, expected at least {_LEAST_DETAIL:.0%}: it looks as if it had been interpolated from "
+        "thicker slices, and what it guides gets no sharper than it is; use an anchor that was acquired "
+        "isotropic (--anchor)"
+    )
+    return [said]
 
 
 def _without_lost(volume: Volume) -> Volume:
