@@ -135,6 +135,7 @@ def test_one_shot_that_moved_is_found_and_the_others_are_left_alone(scene):
     assert not held.moves.any()
 
 
+@pytest.mark.slow
 def test_a_packet_that_moved_and_is_brighter_is_found_as_one(scene):
     truth = REST.copy()
     truth[1::2] = [0.5, 0.4, -0.5, 0.2, 0.3, -0.3, 1.0]

@@ -86,7 +86,7 @@ def nearby(truth):
 
 @pytest.mark.parametrize(
     ("contrast", "factor", "most_mm"),
-    [(FLAIR, 2, 0.12), (T2W, 2, 0.1), (T2W, 3, 0.1)],
+    [(FLAIR, 2, 0.12), pytest.param(T2W, 2, 0.1, marks=pytest.mark.slow), (T2W, 3, 0.1)],
     ids=["FLAIR 6 mm", "T2w 6 mm", "T2w 9 mm"],
 )
 def test_a_position_is_found_to_a_fraction_of_a_voxel(anchor, guides, contrast, factor, most_mm):

@@ -76,7 +76,8 @@ def test_the_reference_is_what_lay_still(moving):
     assert not np.array_equal(placed.acquired.data, series.volume(0))
 
 
-@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.slow), 5.0])
+@pytest.mark.parametrize("noise", [0.0, 5.0])
+@pytest.mark.slow
 def test_what_lies_still_stays(scaffold, noise):
     _, placed, reference, motion = looked_for(series_of({}, noise), scaffold)
     assert reference is placed

@@ -148,7 +148,9 @@ def test_sirens_layers_keep_the_spread_of_their_signal():
     assert 0.7 < float(before.std()) < 1.5
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize(
+    "name", [PAPERS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in PAPERS[1:])]
+)
 def test_the_published_method_is_above_cubic(name, psnr_of, cubic_psnr):
     """Far from its 10,000 steps, and yet nearer to the truth than interpolation."""
     assert psnr_of(name) > cubic_psnr + 2
