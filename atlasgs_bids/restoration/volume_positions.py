@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage, stats
+from scipy import ndimage, special
 from torch import Tensor
 
 from atlasgs_bids.core.position import PositionEvidence, find_positions
@@ -370,7 +370,7 @@ def grouped(parameters: Array, covariance: Array) -> tuple[npt.NDArray[np.int64]
 
     Volumes join in their order: the largest group first that they cannot be told from, else a new one.
     """
-    limit = float(stats.chi2.ppf(1 - _CHANCE, 6))
+    limit = float(special.chdtri(6, _CHANCE))
     lattice = np.diag([_LATTICE_ERROR_MM**2 / 3] * 3 + [0.0] * 3)
     precisions = [np.linalg.inv(own + lattice) for own in covariance]
     members: list[list[int]] = []
