@@ -75,19 +75,19 @@ class MovementEvidence:
             self._moved(number, x, float(np.exp(GAIN_UNIT * log_gain)))
             for number, (x, log_gain) in enumerate(zip(parameters[:, :6], log_gains, strict=True))
         ]
-        objective = Objective(tuple(term for term, _ in moved), self._prior, self._regularization)
+        objective = Objective(tuple(term for term, *_ in moved), self._prior, self._regularization)
         amplitudes = objective.solve(self._amplitudes, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
         self._amplitudes = amplitudes
         value = self._regularization * float((amplitudes * self._prior.forward(amplitudes)).sum())
         gradient = np.zeros(parameters.shape)
-        for number, (term, members) in enumerate(moved):
+        for number, (term, splat, members) in enumerate(moved):
             predicted = term.slices_from_amplitudes.forward(amplitudes)
             error = predicted - term.slices
             value += float((term.weights * error.square()).sum(dtype=torch.float64))
             force = 2 * term.weights * error
             scores = motion_scores(
-                term, _part(self._gaussians, members), term.acquisition.adjoint(term.gain * force),
-                amplitudes[members], self._frame, parameters[number, :6], self._chunk_elements,
+                splat, _part(self._gaussians, members), term.acquisition.adjoint(term.gain * force),
+                amplitudes[members], self._frame, parameters[number, :6],
             )  # fmt: skip
             blocks = torch.zeros(int(self._block.max()) + 1, 6, dtype=torch.float64, device=scores.device)
             blocks = blocks.index_add_(0, self._block[members], scores)
@@ -112,8 +112,8 @@ class MovementEvidence:
                     found[near, :, moved, k] = change[near]
         return np.asarray(0.5 * (found + found.transpose(2, 3, 0, 1)))
 
-    def _moved(self, number: int, x: Array, gain: float) -> tuple[LatticeObservation, Tensor]:
-        """A slice with the head elsewhere, and the Gaussians that it may show."""
+    def _moved(self, number: int, x: Array, gain: float) -> tuple[LatticeObservation, SplatOperator, Tensor]:
+        """A slice with the head elsewhere, how it shows some of the Gaussians, and which of them."""
         term = self._terms[number]
         world_from_lattice = self._frame.motion(x) @ term.world_from_lattice.double()
         axis, means = term.slice_axis, self._gaussians.means_mm
@@ -126,7 +126,8 @@ class MovementEvidence:
             self._chunk_elements,
         )  # fmt: skip
         splat = own @ Chosen(members, len(means))
-        return replace(term, splat=splat, world_from_lattice=world_from_lattice, gain=gain), members
+        moved = replace(term, splat=splat, world_from_lattice=world_from_lattice, gain=gain)
+        return moved, own, members
 
 
 def _part(gaussians: Gaussians, members: Tensor) -> Gaussians:

@@ -19,11 +19,10 @@ from atlasgs_bids.core.descent import Point, descended, positive_inverse
 from atlasgs_bids.core.gaussians import Gaussians
 from atlasgs_bids.core.objective import Objective
 from atlasgs_bids.core.observation import LatticeObservation
-from atlasgs_bids.core.operators import Diagonal, LinearOperator
+from atlasgs_bids.core.operators import Diagonal
 from atlasgs_bids.core.priors.quadratic import QuadraticPrior
 from atlasgs_bids.core.rigid import Parameters, RigidFrame, left_jacobian
 from atlasgs_bids.core.splat.operator import SplatOperator
-from atlasgs_bids.core.splat.render import splat
 
 _SOLVE_TOLERANCE, _SOLVE_STEPS = 1e-4, 100
 """At 1e-3 the amplitudes of a position nearby pass for those of this one: its gradient is theirs."""
@@ -103,7 +102,7 @@ class PositionEvidence:
         """What amplitudes would show in each stack at a position."""
         parts = np.split(np.asarray(parameters, np.float64), self.n_stacks)
         return [
-            self._moved(term, needed, x).slices_from_amplitudes.forward(amplitudes)
+            self._moved(term, needed, x)[0].slices_from_amplitudes.forward(amplitudes)
             for term, needed, x in zip(self._terms, self._needed, parts, strict=True)
         ]
 
@@ -130,10 +129,11 @@ class PositionEvidence:
             return self._last[1:]
         self.n_evaluations += 1
         parts = np.split(np.asarray(parameters, np.float64), self.n_stacks)
-        terms = [
+        moved = [
             self._moved(term, needed, x)
             for term, needed, x in zip(self._terms, self._needed, parts, strict=True)
         ]
+        terms = [term for term, _ in moved]
         objective = Objective(tuple(terms), self._prior, self._regularization, self._expected)
         start = self._expected if self._amplitudes is None else self._amplitudes
         amplitudes = objective.solve(start, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
@@ -142,24 +142,24 @@ class PositionEvidence:
         value = self._regularization * float((unexpected * self._prior.forward(unexpected)).sum())
         shown = amplitudes if self._shares is None else self._shares * amplitudes
         scores = []
-        for term, x in zip(terms, parts, strict=True):
+        for (term, splat), x in zip(moved, parts, strict=True):
             error = term.slices_from_amplitudes.forward(amplitudes) - term.slices
             value += float((term.weights * error.square()).sum(dtype=torch.float64))
             by_cell = term.acquisition.adjoint(2 * term.weights * error)
-            scores.append(
-                motion_scores(term, self._gaussians, by_cell, shown, self.frame, x, self._chunk_elements)
-            )
+            scores.append(motion_scores(splat, self._gaussians, by_cell, shown, self.frame, x))
         self._last = np.array(parameters), value, scores
         return value, scores
 
-    def _moved(self, term: LatticeObservation, needed: Tensor, x: Parameters) -> LatticeObservation:
+    def _moved(
+        self, term: LatticeObservation, needed: Tensor, x: Parameters
+    ) -> tuple[LatticeObservation, SplatOperator]:
+        """A stack with the head elsewhere, and how its lattice shows the Gaussians, without shares."""
         world_from_lattice = self.frame.motion(x) @ term.world_from_lattice.double()
-        own: LinearOperator = SplatOperator(
+        own = SplatOperator(
             self._gaussians, term.lattice_shape, world_from_lattice, needed, self._chunk_elements
         )
-        if self._shares is not None:
-            own = own @ Diagonal(self._shares)
-        return replace(term, splat=own, world_from_lattice=world_from_lattice)
+        splat = own if self._shares is None else own @ Diagonal(self._shares)
+        return replace(term, splat=splat, world_from_lattice=world_from_lattice), own
 
 
 @dataclass(frozen=True)
@@ -171,40 +171,24 @@ class Pull:
     by_amplitude: Float[Tensor, " n"]
 
 
-def pull_of(
-    term: LatticeObservation,
-    gaussians: Gaussians,
-    by_cell: Float[Tensor, "x y z"],
-    amplitudes: Float[Tensor, " n"],
-    chunk_elements: int,
-) -> Pull:
-    """What an image on the lattice of ``term``, where it lies now, pulls each Gaussian by."""
-    operands = [
-        own.detach().requires_grad_() for own in (gaussians.means_mm, gaussians.quaternions, amplitudes)
-    ]
-    means, quaternions, own = operands
-    voxel_from_world = torch.linalg.inv(term.world_from_lattice.double()).to(means)
-    with torch.enable_grad():
-        image = splat(
-            means, gaussians.scales_mm, quaternions, own, voxel_from_world, term.lattice_shape, chunk_elements
-        )
-        return Pull(*torch.autograd.grad(image, operands, by_cell))
+def pull_of(splat: SplatOperator, by_cell: Float[Tensor, "x y z"], amplitudes: Float[Tensor, " n"]) -> Pull:
+    """What an image on the lattice pulls each of the Gaussians that ``splat`` shows by."""
+    return Pull(*splat.gradients(amplitudes, by_cell))
 
 
 def motion_scores(
-    term: LatticeObservation,
+    splat: SplatOperator,
     gaussians: Gaussians,
     by_cell: Float[Tensor, "x y z"],
     amplitudes: Float[Tensor, " n"],
     frame: RigidFrame,
     x: Parameters,
-    chunk_elements: int,
 ) -> Float[Tensor, "n 6"]:
     """∂/∂x of Σ ``by_cell`` · S(x) a split by Gaussian: a lattice that moves is Gaussians that move back.
 
-    ``term`` lies where x has moved it.
+    ``splat``: how the lattice shows the ``gaussians`` where x has moved it.
     """
-    return scores_of(pull_of(term, gaussians, by_cell, amplitudes, chunk_elements), gaussians, frame, x)
+    return scores_of(pull_of(splat, by_cell, amplitudes), gaussians, frame, x)
 
 
 def scores_of(pull: Pull, gaussians: Gaussians, frame: RigidFrame, x: Parameters) -> Float[Tensor, "n 6"]:

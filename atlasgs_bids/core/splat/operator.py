@@ -53,8 +53,10 @@ class SplatOperator(LinearOperator):
         starts = torch.zeros(len(gaussians) + 1, dtype=torch.int64, device=device)
         torch.cumsum(counts, 0, out=starts[1:])
         self.shape_in, self.shape_out = (len(gaussians),), shape
+        self._gaussians, self._voxel_from_world = gaussians, voxel_from_world
+        self._chunk_elements = chunk_elements
         self.is_matrix = int(starts[-1]) * _BYTES_PER_PAIR <= matrix_gib * 2**30
-        self._splat: LinearOperator
+        self._splat: _MatrixSplat | _DirectSplat
         if self.is_matrix:
             self._splat = _MatrixSplat(projected, starts, row_of_voxel, voxels, chunk_elements)
         else:
@@ -68,6 +70,24 @@ class SplatOperator(LinearOperator):
 
     def as_matrix(self) -> sparse.csr_matrix | None:
         return self._splat.as_matrix()
+
+    def gradients(
+        self, amplitudes: Float[Tensor, " n"], by_voxel: Float[Tensor, "x y z"]
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"], Float[Tensor, " n"]]:
+        """Of Σ ``by_voxel`` · S a, by means, quaternions and amplitudes; what is not needed counts nothing.
+
+        As the gradients of ``splat`` (core/splat/render.py), whose image and density are known here.
+        """
+        own, kernels = self._gaussians, kernels_for(self._gaussians.means_mm)
+        projected = kernels.project(own.means_mm, own.scales_mm, own.quaternions, self._voxel_from_world)
+        by_amplitude, by_mean, by_precision = kernels.gather(
+            projected, amplitudes, self._splat.over_density(by_voxel), self.forward(amplitudes),
+            self._chunk_elements,
+        )  # fmt: skip
+        by_mean, _, by_quaternion = kernels.project_backward(
+            own.scales_mm, own.quaternions, self._voxel_from_world, by_mean, by_precision
+        )
+        return by_mean, by_quaternion, by_amplitude
 
 
 class _MatrixSplat(LinearOperator):
@@ -102,6 +122,12 @@ class _MatrixSplat(LinearOperator):
         values = y.reshape(-1, *y.shape[3:])[self._voxels]
         return self._matrix.adjoint(values * _like(self._scale, values))
 
+    def over_density(self, image: Tensor) -> Tensor:
+        """An image over the sum of the weights in each voxel; 0 where it is not needed."""
+        found = image.new_zeros(image.shape)
+        found.view(-1)[self._voxels] = image.reshape(-1)[self._voxels] * self._scale
+        return found
+
     def as_matrix(self) -> sparse.csr_matrix:
         own = self._matrix.matrix.cpu()
         lengths = own.crow_indices().diff().numpy()
@@ -135,6 +161,9 @@ class _DirectSplat(LinearOperator):
             sums: Tensor = self._kernels.adjoint(self._projected, y * self._scale, self._chunk_elements)
             return sums
         return torch.stack([self.adjoint(image) for image in y.unbind(-1)], dim=1)
+
+    def over_density(self, image: Tensor) -> Tensor:
+        return image * self._scale
 
     def _scatter(self, x: Tensor) -> tuple[Tensor, Tensor]:
         sums: tuple[Tensor, Tensor] = self._kernels.scatter(
