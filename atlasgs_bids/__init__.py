@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from atlasgs_bids.app.config import RunConfig
     from atlasgs_bids.app.run import run
     from atlasgs_bids.app.view_files import load_target
-    from atlasgs_bids.restoration.restore import Result, fit_scaffold, restore
+    from atlasgs_bids.restoration.images import Result
+    from atlasgs_bids.restoration.restore import fit_scaffold, restore
     from atlasgs_bids.restoration.settings import RestorationSettings as Settings
     from atlasgs_bids.restoration.views import Slices, View
 
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Result": ("restoration.restore", "Result"),
+    "Result": ("restoration.images", "Result"),
     "RunConfig": ("app.config", "RunConfig"),
     "Settings": ("restoration.settings", "RestorationSettings"),
     "Slices": ("restoration.views", "Slices"),

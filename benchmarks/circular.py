@@ -22,7 +22,8 @@ from lesions import AXIS, FILES
 from scipy import ndimage
 
 from atlasgs_bids.imaging.nifti import load_volume, to_nifti
-from atlasgs_bids.restoration.restore import Result, fit_scaffold, resolved, restore
+from atlasgs_bids.restoration.images import Result
+from atlasgs_bids.restoration.restore import fit_scaffold, resolved, restore
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.study.simulation.degrade import simulate_thick_slices
 

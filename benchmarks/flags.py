@@ -42,8 +42,9 @@ from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import anchor_of
 from atlasgs_bids.restoration.flags import CONTRADICTED
 from atlasgs_bids.restoration.guides import Guides
+from atlasgs_bids.restoration.images import Result
 from atlasgs_bids.restoration.patches import shifts_of
-from atlasgs_bids.restoration.restore import Result, fit_scaffold, resolved, restore
+from atlasgs_bids.restoration.restore import fit_scaffold, resolved, restore
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import StackInput, place
 from atlasgs_bids.runtime.progress import Progress

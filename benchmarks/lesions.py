@@ -34,7 +34,8 @@ from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import load_volume, to_nifti
 from atlasgs_bids.imaging.profile import profile_of
 from atlasgs_bids.imaging.volume import Volume, voxel_sizes_mm
-from atlasgs_bids.restoration.restore import Result, fit_scaffold, resolved, restore
+from atlasgs_bids.restoration.images import Result
+from atlasgs_bids.restoration.restore import fit_scaffold, resolved, restore
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.study.methods.spline import splined
 from atlasgs_bids.study.results.lesion_cells import (

@@ -32,7 +32,8 @@ from scipy import ndimage, stats
 
 from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.imaging.nifti import to_nifti
-from atlasgs_bids.restoration.restore import Result, fit_scaffold, resolved, restore
+from atlasgs_bids.restoration.images import Result
+from atlasgs_bids.restoration.restore import fit_scaffold, resolved, restore
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.study.simulation.degrade import Degradation, with_rician_noise

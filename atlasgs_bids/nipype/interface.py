@@ -16,7 +16,8 @@ from nipype.interfaces.base import (
 )
 
 from atlasgs_bids.imaging.registration.register import write_itk_transform
-from atlasgs_bids.restoration.restore import Result, fit_scaffold, restore
+from atlasgs_bids.restoration.images import Result
+from atlasgs_bids.restoration.restore import fit_scaffold, restore
 from atlasgs_bids.restoration.settings import MOTIONS, PRIORS, REGISTRATIONS, RestorationSettings
 from atlasgs_bids.runtime.environment import limit_threads
 from atlasgs_bids.runtime.extensions import split_extension
