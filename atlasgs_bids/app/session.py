@@ -63,22 +63,28 @@ def process_subject(plan: SubjectPlan, config: RunConfig, progress: Progress) ->
             check_other_session(plan, scaffold, config)
             advance(1)
 
-        session = _Session(scaffold, placed, progress)
-        partners = _partners(pending, config)
-        return each_target(pending, skipped, lambda run: session.process(run, partners[run.target.label]))
+        return each_target(pending, skipped, _Session(pending, scaffold, placed, progress).process)
 
 
 class _Session:
     """The targets of one session, each made in its turn; what learns together is prepared together."""
 
-    def __init__(self, scaffold: SessionScaffold, registrations: Registrations, progress: Progress) -> None:
+    def __init__(
+        self,
+        runs: Sequence[TargetRun],
+        scaffold: SessionScaffold,
+        registrations: Registrations,
+        progress: Progress,
+    ) -> None:
+        self._images = [run for run in runs if run.target.series is None]
         self._scaffold, self._registrations, self._progress = scaffold, registrations, progress
         self._ahead: dict[str, _Ahead | Exception] = {}
 
-    def process(self, run: TargetRun, partners: Sequence[TargetRun]) -> None:
-        """One target, from its images to its files; ``partners``: those that learn together, itself too."""
+    def process(self, run: TargetRun) -> None:
+        """One target, from its images to its files."""
         if run.target.series is None and run.target.label not in self._ahead:
-            self._prepare(partners)
+            first = next(number for number, own in enumerate(self._images) if own is run)
+            self._prepare(self._images[first:])
         ahead = self._ahead.pop(run.target.label, None)
         if isinstance(ahead, Exception):
             raise ahead
@@ -87,10 +93,11 @@ class _Session:
         with_smaller_chunks(attempt, restoration.core, restoration.device, n_gaussians)
 
     def _prepare(self, runs: Sequence[TargetRun]) -> None:
-        """Registered, calibrated, the learned prior of all asked at once; a failure waits for its turn."""
-        settings, ready = runs[0].config.restoration, {}
+        """As many as learn at once, registered and calibrated; a failure waits for its turn."""
+        config, ready = runs[0].config, {}
+        at_once = 1 if config.stop_on_first_crash else targets_at_once(config.restoration)
         for run in runs:
-            label = run.target.label
+            label, settings = run.target.label, config.restoration
             attempt = partial(_prepared, run, self._scaffold, self._registrations, self._progress)
             try:
                 ready[label] = with_smaller_chunks(
@@ -98,10 +105,12 @@ class _Session:
                 )
             except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
                 self._ahead[label] = error
+            if len(ready) == at_once or config.stop_on_first_crash:
+                break
         progress = self._progress.under(" and ".join(ready))
         targets = [own.prepared for own in ready.values()]
         start = time.perf_counter()
-        learned = learn_side_by_side(targets, self._scaffold, settings, progress)
+        learned = learn_side_by_side(targets, self._scaffold, config.restoration, progress)
         seconds = (time.perf_counter() - start) / max(1, len(ready))
         for (label, own), prepared in zip(ready.items(), learned, strict=True):
             clock = Clock({**own.seconds, "appearance": seconds})
@@ -114,17 +123,6 @@ class _Ahead:
 
     prepared: PreparedTarget
     seconds: Mapping[str, float]
-
-
-def _partners(runs: Sequence[TargetRun], config: RunConfig) -> dict[str, Sequence[TargetRun]]:
-    """By label: the 3-D targets that are prepared together, it among them."""
-    images = [run for run in runs if run.target.series is None]
-    at_once = 1 if config.stop_on_first_crash else targets_at_once(config.restoration)
-    partners: dict[str, Sequence[TargetRun]] = {run.target.label: [run] for run in runs}
-    for first in range(0, len(images), at_once):
-        some = images[first : first + at_once]
-        partners |= {run.target.label: some for run in some}
-    return partners
 
 
 @contextmanager

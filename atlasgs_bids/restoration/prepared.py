@@ -60,7 +60,7 @@ def learn_side_by_side(
     """
     found = list(targets)
     which = [number for number, own in enumerate(found) if not wants_finer(own.placed, scaffold, settings)]
-    if targets_at_once(settings) == 1 or len(which) == 1:
+    if targets_at_once(settings) == 1 or len(which) < 2:
         return found
     try:
         observations = []
