@@ -154,6 +154,10 @@ def _factors(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]
     show_default=True, help="Their learning rate at the start.",
 )  # fmt: skip
 @click.option(
+    "--inr-anchor-weight", type=click.FloatRange(min=0), default=NetworkSettings().anchor_weight,
+    show_default=True, help="Of the T1w beside the slices, in inr-t1.",
+)  # fmt: skip
+@click.option(
     "--paper-steps", type=click.IntRange(min=1), default=PaperSettings().n_target_steps, show_default=True,
     help="Of the published method, for the T1w and for each target.",
 )  # fmt: skip
@@ -193,6 +197,7 @@ def _config(values: dict[str, Any]) -> StudyConfig:
         n_steps=values.pop("inr_steps"),
         first_frequency=values.pop("inr_frequency"),
         learning_rate=values.pop("inr_rate"),
+        anchor_weight=values.pop("inr_anchor_weight"),
     )
     paper_steps = values.pop("paper_steps")
     paper = replace(

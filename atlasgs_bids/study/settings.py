@@ -50,6 +50,8 @@ class NetworkSettings:
     n_steps: int = 4000
     batch: int = 8192
     """Acquired voxels of a step, and as many voxels of the T1w for ``inr-t1``."""
+    anchor_weight: float = 1.0
+    """Of the T1w's mean squared error beside that of the slices, each over its own bright tissue's."""
     learning_rate: float = 1e-4
     """At the start; it falls to 0 along a cosine."""
 

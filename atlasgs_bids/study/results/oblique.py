@@ -3,19 +3,19 @@
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 
 from atlasgs_bids.core.metrics import decibels
 from atlasgs_bids.imaging.grid import resample, resample_mask
 from atlasgs_bids.imaging.planes import plane_axes, plane_grid
+from atlasgs_bids.imaging.profile import slice_profile
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
 from atlasgs_bids.restoration.views import View
 from atlasgs_bids.study.methods.protocol import Restored
 from atlasgs_bids.study.results.scores import Reference
 
 ANGLES_DEG = (30, 45)
-_OFFSETS_MM = (-20.0, 0.0, 20.0)
-"""Of the planes from the middle of the mask, along their normal."""
+_N_PLANES, _DISTANCE_MM = 3, 20.0
+"""Of a stack: the middle one through the middle of the mask."""
 
 
 def oblique_scores(restored: Restored, reference: Reference) -> dict[str, float]:
@@ -32,12 +32,13 @@ def _psnr_db(restored: Restored, reference: Reference, angle_deg: float) -> floa
     truth, image, mask = (
         Volume(np.asarray(of, np.float32), affine) for of in (reference.truth, restored.image, reference.mask)
     )
+    thin = slice_profile("box", float(voxel_sizes_mm(affine).min()))
     squared, n_pixels = 0.0, 0
     for grid in oblique_grids(reference, angle_deg):
         inside = resample_mask(mask, grid)
         expected = resample(truth, grid, order=3)
         if restored.model is not None:
-            shown = restored.model.render(View(grid))
+            shown = restored.model.render(View(grid, thin))
         else:
             shown = resample(image, grid, order=3)
         squared += float(((shown - expected)[inside].astype(np.float64) ** 2).sum())
@@ -46,7 +47,7 @@ def _psnr_db(restored: Restored, reference: Reference, angle_deg: float) -> floa
 
 
 def oblique_grids(reference: Reference, angle_deg: float) -> list[Grid]:
-    """Planes through the mask, as fine as the voxels."""
+    """Stacks of planes through the mask, turned about either axis in the slices; pixels as the voxels."""
     affine = reference.world_from_voxel
     sizes_mm = voxel_sizes_mm(affine)
     directions = affine[:3, :3] / sizes_mm
@@ -56,11 +57,11 @@ def oblique_grids(reference: Reference, angle_deg: float) -> list[Grid]:
     turn = np.radians(angle_deg)
     grids = []
     for within in (i for i in range(3) if i != reference.axis):
-        normal = np.cos(turn) * directions[:, reference.axis] + np.sin(turn) * directions[:, within]
-        axes: npt.NDArray[np.float64] = plane_axes(normal)
+        axes = plane_axes(np.cos(turn) * directions[:, reference.axis] + np.sin(turn) * directions[:, within])
         along = corners_mm @ axes
         around_mm = along.min(axis=0), along.max(axis=0)
-        for offset_mm in _OFFSETS_MM:
-            point_mm = middle_mm + offset_mm * axes[:, 2]
-            grids.append(plane_grid(point_mm, axes, around_mm, float(sizes_mm.min())))
+        spacing_mm = float(sizes_mm.min())
+        grids.append(
+            plane_grid(middle_mm, axes, around_mm, spacing_mm, n_slices=_N_PLANES, distance_mm=_DISTANCE_MM)
+        )
     return grids
