@@ -1,79 +1,87 @@
 #!/bin/sh
-# Every number of docs/study.md, from the folder with stroke/{T1,T2,FLAIR}.nii.gz, on one GPU or two:
+# Every number of docs/study.md, from the folder with stroke/{T1,T2,FLAIR}.nii.gz and from simulated heads, on one GPU:
 #
-#     sh benchmarks/study.sh DIR OUT
-#     GPUS="0 1" sh benchmarks/study.sh DIR OUT
+#     sh benchmarks/study.sh DIR OUT               # goes on where it stopped
+#     LIMIT=520 sh benchmarks/study.sh DIR OUT     # stops after so many seconds
+#     python benchmarks/study_tables.py OUT        # the tables of docs/study.md and README.md, from the cells alone
 #
-# The tables are OUT/study/tables.md; OUT/tuning-* hold what was tried for the networks and the published method.
-# Processes share a GPU, each with cells of its own; they meet in OUT/study, and a second run goes on where the
-# first was stopped. `atlasgs-study OUT/bids OUT/study --device cuda` computes the same cells one after the other,
-# with the times of a GPU that is not shared. The environment may name the programs where atlasgs-study is not
-# installed (PYTHON, STUDY="python3 -m atlasgs_bids.study.cli"); TABLES=no leaves tables to another machine.
+# Cells lie in OUT/stroke, OUT/in-plane and OUT/heads; OUT/cells.tgz holds them without images, for another machine's
+# study_tables.py. Several processes share the GPU, each with cells of its own; what matters most comes first.
+# MORE=yes adds variants, ECLARE where it is installed, and in OUT/tuning-* what was tried for the networks and
+# the published method. The environment may name the programs where atlasgs-study is not installed (PYTHON,
+# STUDY="python3 -m atlasgs_bids.study.cli"), another device (DEVICE=cpu), and further options of all cells (OPTIONS).
 set -e
 scans=$1 out=$2
-: "${PYTHON:=python3}" "${STUDY:=atlasgs-study}" "${TABLES:=yes}" "${GPUS:=0}"
+: "${PYTHON:=python3}" "${STUDY:=atlasgs-study}" "${DEVICE:=cuda}" "${LIMIT:=86400}" "${HEADS:=8}" "${MORE:=no}" "${OPTIONS:=}"
 folder=$(dirname "$0")
-[ -e "$out/bids" ] || "$PYTHON" "$folder/arrange.py" --scans "$scans" "$out/bids"
-# The published method launches many small kernels: whatever keeps its GPU busy holds it up.
-paper_gpu=${GPUS%% *} other_gpu=${GPUS##* }
-
-cells() { # GPU, folder of OUT, options
-    gpu=$1 where=$2
-    shift 2
-    CUDA_VISIBLE_DEVICES=$gpu $STUDY "$out/bids" "$out/$where" --device cuda --omp-nthreads 4 --output cells "$@"
-}
-tuned() { # GPU, name, options: FLAIR and T2w at x5, on the Gaussians that the study has
-    gpu=$1 where=tuning-$2
-    shift 2
-    mkdir -p "$out/$where"
-    if [ ! -e "$out/$where/shared" ]; then
-        copy=$(mktemp -d "$out/$where/copy-XXXXXX")
-        cp -r "$out/study/shared/." "$copy"
-        mv -T "$copy" "$out/$where/shared" || rm -rf "$copy" # another process was quicker
-    fi
-    cells "$gpu" "$where" --factors 5 "$@"
-}
-report() { # name of the log, command
-    log=$out/$1.log
-    shift
-    "$@" >>"$log" 2>&1 || { echo "failed, see $log: $*" >&2; touch "$out/.failed"; }
-}
-published() { # target
-    report "paper-$1" cells "$paper_gpu" study --targets "$1" --methods paper --factors 5 3 7
-    report "paper-$1" cells "$paper_gpu" study --targets "$1" --factors 5 \
-        --methods paper-profile paper-color paper-persistence
-    for rate in 0.003 0.03; do
-        report "paper-$1" tuned "$paper_gpu" "rate-$rate" --targets "$1" --methods paper --paper-rate "$rate"
-    done
-    for weight in 0.64 10; do
-        report "paper-$1" tuned "$paper_gpu" "smoothness-$weight" --targets "$1" --methods paper \
-            --paper-smoothness "$weight"
-    done
-}
-own_methods() {
-    report atlasgs cells "$other_gpu" study --methods offset joint own learned
-    report atlasgs cells "$other_gpu" study --methods offset-learned joint-learned own-learned --factors 5
-}
-networks() {
-    report inr cells "$other_gpu" study --methods inr inr-t1
-    for frequency in 10 20 60; do
-        report inr tuned "$other_gpu" "frequency-$frequency" --methods inr --inr-frequency "$frequency"
-    done
-}
-
+deadline=$(($(date +%s) + LIMIT))
+mkdir -p "$out"
 rm -f "$out/.failed"
-# One process alone compiles the kernels and fits the scaffold, which the others then read.
-report atlasgs cells "$other_gpu" study --methods cubic cubic-displaced graph
-published FLAIR &
-published T2w &
-own_methods &
-networks &
-report eclare cells "$other_gpu" study --methods eclare &
-wait
-if [ "$TABLES" = yes ]; then
-    for where in study $(cd "$out" && echo tuning-*); do
-        report tables $STUDY "$out/bids" "$out/$where" --output tables
+
+cells() { # log, dataset in OUT, folder of OUT, options: what is left of LIMIT is theirs
+    log=$out/$1.log data=$2 where=$3
+    shift 3
+    left=$((deadline - $(date +%s)))
+    [ $left -gt 0 ] || return 0
+    # shellcheck disable=SC2086 # programs and options are several words
+    timeout -k 20 $left $STUDY "$out/$data" "$out/$where" --device "$DEVICE" --omp-nthreads 2 --output cells \
+        $OPTIONS "$@" >>"$log" 2>&1 || [ $(($(date +%s) + 1)) -ge $deadline ] ||
+        { echo "failed, see $log: $where $*" >&2; touch "$out/.failed"; }
+}
+dataset() { # folder of OUT, command that makes it
+    [ -e "$out/$1" ] && return
+    name=$1
+    shift
+    rm -rf "$out/new-$name"
+    "$@" "$out/new-$name" && mv "$out/new-$name" "$out/$name"
+}
+stroke() { # name of the log, options
+    name=$1
+    shift
+    cells "$name" bids stroke "$@"
+}
+every_fourth_head() { # first
+    for target in FLAIR T2w; do
+        for number in $(seq "$1" 4 "$HEADS"); do
+            cells "heads-$1" heads-bids heads --participant-label "sim$(printf %02d "$number")" --targets $target \
+                --factors 5 --methods cubic spline graph learned --calibration known defaults
+        done
     done
-    cat "$out/study/tables.md"
-fi
+}
+learned() {
+    stroke learned --methods learned --calibration known defaults --factors 5 3 7
+    cells in-plane bids in-plane --in-plane 2 --factors 5 --methods cubic spline graph learned
+}
+more() {
+    stroke more --methods offset-learned joint-learned own-learned cubic-displaced --factors 5
+    stroke more --methods paper eclare --factors 3 5 7
+    stroke more --methods paper-profile paper-color paper-persistence --factors 5
+    for frequency in 10 20 60; do tuned "frequency-$frequency" --methods inr --inr-frequency "$frequency"; done
+    for rate in 0.003 0.03; do tuned "rate-$rate" --methods paper --paper-rate "$rate"; done
+    for weight in 0.64 10; do tuned "smoothness-$weight" --methods paper --paper-smoothness "$weight"; done
+}
+tuned() { # name, options: on the Gaussians that the study has
+    where=tuning-$1
+    shift
+    mkdir -p "$out/$where"
+    [ -e "$out/$where/shared" ] || cp -r "$out/stroke/shared" "$out/$where/shared"
+    cells more bids "$where" --factors 5 "$@"
+}
+
+dataset bids "$PYTHON" "$folder/arrange.py" --scans "$scans"
+dataset heads-bids "$PYTHON" "$folder/heads.py" --heads "$HEADS" &
+# One process alone compiles the kernels and makes the scaffold, which the others then read.
+stroke quick --methods graph --targets FLAIR --factors 5
+wait
+learned &
+stroke paper --methods paper --factors 5 &
+stroke inr --methods inr --factors 5 3 7 &
+stroke inr-t1 --methods inr-t1 --factors 5 3 7 &
+stroke quick --methods cubic spline graph --calibration known defaults --factors 5 3 7 &
+stroke ablations --methods distance offset own joint fitted --factors 5 3 7 &
+for first in 1 2 3 4; do every_fourth_head $first & done
+wait
+if [ "$MORE" = yes ]; then more; fi
+(cd "$out" && tar czf cells.tgz $(find . -path './*/cells/*.json' -o -path './*/study.json'))
+echo "$(find "$out" -path '*/cells/*.json' | wc -l) cells in $out; $((deadline - LIMIT)) was the start, $(date +%s) is the end"
 [ ! -e "$out/.failed" ]

@@ -10,6 +10,7 @@ from atlasgs_bids.bids.entities import FILTER_ENTITIES, INPUT_SUFFIXES
 from atlasgs_bids.runtime import options
 from atlasgs_bids.runtime.environment import stand_in_for_user
 from atlasgs_bids.study.settings import (
+    CALIBRATIONS,
     DEGRADATIONS,
     METHODS,
     MORE_METHODS,
@@ -89,6 +90,10 @@ def _factors(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]
     help="paper: Gaussian blur of 1 voxel, then mean; box: mean; gaussian: its half width is the thickness.",
 )  # fmt: skip
 @click.option(
+    "--in-plane", "in_plane_mm", type=click.FloatRange(min=0, min_open=True), metavar="MM",
+    help="Pixels of the slices, a multiple of the T1w's voxels; default: as these are.",
+)  # fmt: skip
+@click.option(
     "--noise", "noise_percent", type=click.FloatRange(min=0, max=100), default=DEFAULTS.noise_percent,
     show_default=True, help="Rician noise of the slices, percent of the truth's 99th percentile.",
 )  # fmt: skip
@@ -105,6 +110,12 @@ def _factors(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]
     "--methods", cls=options.SpaceListOption, callback=_choices((*METHODS, *MORE_METHODS)), default=METHODS,
     show_default=True, metavar="NAME...",
     help=f"Methods to compare; further ones: {', '.join(MORE_METHODS)}.",
+)  # fmt: skip
+@click.option(
+    "--calibration", "calibrations", cls=options.SpaceListOption, callback=_choices(CALIBRATIONS),
+    default=DEFAULTS.calibrations, show_default=True, metavar="KIND...",
+    help="known: methods are told position and slice profile; defaults: both are found from the slices, as "
+    "the app does, in rows of their own (graph-default).",
 )  # fmt: skip
 @click.option(
     "--device", callback=options.device, metavar="auto|cpu|cuda[:n]", default=DEFAULTS.device,
@@ -141,6 +152,10 @@ def _factors(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]
 @click.option(
     "--inr-rate", type=click.FloatRange(min=0, min_open=True), default=NetworkSettings().learning_rate,
     show_default=True, help="Their learning rate at the start.",
+)  # fmt: skip
+@click.option(
+    "--inr-anchor-weight", type=click.FloatRange(min=0), default=NetworkSettings().anchor_weight,
+    show_default=True, help="Of the T1w beside the slices, in inr-t1.",
 )  # fmt: skip
 @click.option(
     "--paper-steps", type=click.IntRange(min=1), default=PaperSettings().n_target_steps, show_default=True,
@@ -182,6 +197,7 @@ def _config(values: dict[str, Any]) -> StudyConfig:
         n_steps=values.pop("inr_steps"),
         first_frequency=values.pop("inr_frequency"),
         learning_rate=values.pop("inr_rate"),
+        anchor_weight=values.pop("inr_anchor_weight"),
     )
     paper_steps = values.pop("paper_steps")
     paper = replace(

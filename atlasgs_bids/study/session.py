@@ -20,6 +20,7 @@ from atlasgs_bids.core.memory import with_smaller_chunks
 from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings
 from atlasgs_bids.errors import InputError, error_text
 from atlasgs_bids.imaging.nifti import save_image, to_nifti
+from atlasgs_bids.imaging.registration.register import apart_mm
 from atlasgs_bids.restoration.anchor import load_anchor
 from atlasgs_bids.restoration.scaffold import SessionScaffold, kept_scaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
@@ -30,9 +31,10 @@ from atlasgs_bids.runtime.progress import Progress
 from atlasgs_bids.study.methods.catalogue import method_named
 from atlasgs_bids.study.methods.protocol import Restored
 from atlasgs_bids.study.results.cells import TRUTH, CellKey, Cells, middle_cuts
-from atlasgs_bids.study.results.scores import consistency_rms, score_regions
-from atlasgs_bids.study.settings import StudyConfig
-from atlasgs_bids.study.simulation.case import Case, Simulation, simulate
+from atlasgs_bids.study.results.oblique import oblique_scores
+from atlasgs_bids.study.results.scores import consistency_rms, image_scores, score_regions
+from atlasgs_bids.study.settings import StudyConfig, method_of_row, row_name
+from atlasgs_bids.study.simulation.case import Case, Simulation, at_defaults, simulate
 from atlasgs_bids.study.simulation.truth import (
     Truth,
     check_anchor,
@@ -55,8 +57,8 @@ class SessionPlan:
     def keys(self, study: StudyConfig) -> list[CellKey]:
         """Every cell, the targets and factors of a method side by side."""
         return [
-            CellKey(self.plan.participant, self.plan.session, image_label(image.entities), factor, method)
-            for method in study.methods
+            CellKey(self.plan.participant, self.plan.session, image_label(image.entities), factor, row)
+            for row in [row_name(own, kind) for own in study.methods for kind in study.calibrations]
             for image in self.targets
             for factor in study.factors
         ]
@@ -110,6 +112,7 @@ class SessionRunner:
         self._scaffold: tuple[SessionScaffold, float] | None = None
         self._truths: dict[str, Truth] = {}
         self._simulations: dict[tuple[str, int], Simulation] = {}
+        self._at_defaults: dict[tuple[str, int], Case] = {}
 
     def compute(self, keys: Iterable[CellKey]) -> Iterator[tuple[CellKey, str]]:
         """Each cell and what became of it: ``done``, ``not run`` or ``failed``."""
@@ -124,13 +127,16 @@ class SessionRunner:
 
     def _compute(self, key: CellKey) -> str:
         use_device(self.run.device)  # of whichever process this is
-        method = method_named(key.method)
+        name, calibration = method_of_row(key.method)
+        method = method_named(name)
         reason = method.missing(self.study, self.run.device)
         if reason is not None:
             self.cells.save(key, {"status": "not run", "reason": reason})
             logger.warning("%s: not run: %s", key.stem, reason)
             return "not run"
         simulation = self._simulation(key)
+        if calibration == "defaults":
+            simulation = replace(simulation, case=self._case_at_defaults(key, simulation))
         scaffold = simulation.case.scaffold
         with self.progress.stage(key.stem) as advance, measured(self.run.device) as costs:
             restored = with_smaller_chunks(
@@ -150,9 +156,17 @@ class SessionRunner:
         again, _ = simulation.degradation.slices(image, reference.world_from_voxel)
         acquired = simulation.case.placed.acquired.data
         consistency = consistency_rms(again, acquired, simulation.slices_mask)
+        placed, points_mm = simulation.case.placed, simulation.case.scaffold.guides.points_mm
+        found_mm = apart_mm(placed.registration.target_from_anchor, simulation.target_from_anchor, points_mm)
+        of_all = {
+            "consistency_rms": consistency,
+            **image_scores(image, reference),
+            **oblique_scores(restored, reference),
+            "position_error": found_mm,
+        }
         regions = {}
         for name, found in score_regions(image, reference).items():
-            values = {**found.values, **({"consistency_rms": consistency} if name == "mask" else {})}
+            values = {**found.values, **(of_all if name == "mask" else {})}
             regions[name] = {
                 "values": {k: v if np.isfinite(v) else None for k, v in values.items()},
                 "units": {k: list(v) for k, v in found.units.items()},
@@ -200,6 +214,12 @@ class SessionRunner:
                 self.cells.save_cuts(truth_key, middle_cuts(reference.truth, reference.mask))
             self._simulations[place] = simulation
         return self._simulations[place]
+
+    def _case_at_defaults(self, key: CellKey, simulation: Simulation) -> Case:
+        place = (key.target, key.factor)
+        if place not in self._at_defaults:
+            self._at_defaults[place] = at_defaults(simulation.case)
+        return self._at_defaults[place]
 
     def _session_scaffold(self) -> tuple[SessionScaffold, float]:
         """The scaffold, and the seconds that its fit took when it was made."""

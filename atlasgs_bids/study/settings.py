@@ -18,6 +18,24 @@ MORE_METHODS = (
     "paper-profile", "paper-persistence",
 )  # fmt: skip
 """Variants that are run where they are asked for."""
+CalibrationKind = Literal["known", "defaults"]
+CALIBRATIONS: tuple[CalibrationKind, ...] = get_args(CalibrationKind)
+_AT_DEFAULTS = "-default"
+
+
+def row_name(method: str, calibration: str) -> str:
+    """What rows are called: ``graph`` where position and profile are told, else ``graph-default``."""
+    return method if calibration == "known" else method + _AT_DEFAULTS
+
+
+def method_of_row(name: str) -> tuple[str, CalibrationKind]:
+    """Method and calibration of a row.
+
+    >>> method_of_row("inr-t1-default")
+    ('inr-t1', 'defaults')
+    """
+    method = name.removesuffix(_AT_DEFAULTS)
+    return method, "known" if method == name else "defaults"
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,8 @@ class NetworkSettings:
     n_steps: int = 4000
     batch: int = 8192
     """Acquired voxels of a step, and as many voxels of the T1w for ``inr-t1``."""
+    anchor_weight: float = 1.0
+    """Of the T1w's mean squared error beside that of the slices, each over its own bright tissue's."""
     learning_rate: float = 1e-4
     """At the start; it falls to 0 along a cosine."""
 
@@ -87,6 +107,8 @@ class StudyConfig:
     axis: str = "slice"
     """Voxel axis of the T1w that slices are cut along; ``slice``: the target's own (simulation/truth.py)."""
     degradation: DegradationKind = "paper"
+    in_plane_mm: float | None = None
+    """Pixels of the slices, a whole number of the T1w's voxels; None: as the T1w's voxels."""
     noise_percent: float = 0.0
     """Rician noise of the slices, percent of the truth's 99th percentile in the mask."""
     motion_mm: float = 0.0
@@ -95,6 +117,8 @@ class StudyConfig:
     registration: str = "header"
     """How the targets lie on the T1w: ``header`` or ``rigid``."""
     methods: tuple[str, ...] = METHODS
+    calibrations: tuple[CalibrationKind, ...] = ("known",)
+    """``known``: methods are told position and slice profile; ``defaults``: both are found, as by the app."""
     device: str = "auto"
     n_procs: int = 1
     """Cells at the same time, each in a process of its own."""
@@ -124,6 +148,7 @@ class StudyConfig:
         return {
             "axis": self.axis,
             "degradation": self.degradation,
+            "in_plane_mm": self.in_plane_mm,
             "noise_percent": self.noise_percent,
             "motion_mm": self.motion_mm,
             "motion_deg": self.motion_deg,

@@ -165,3 +165,14 @@ def test_motion_turns_about_the_centre_and_shifts_it_by_what_was_asked():
     cosine = (np.trace(moved[:3, :3]) - 1) / 2
     assert np.degrees(np.arccos(cosine)) == pytest.approx(5.0)
     np.testing.assert_allclose(moved[:3, :3] @ moved[:3, :3].T, np.eye(3), atol=1e-12)
+
+
+def test_coarse_pixels_are_means_of_slices_and_lie_where_they_were():
+    """2 x 2 voxels in slices of three; what fills no pixel or no slice is dropped."""
+    truth = np.random.default_rng(0).random((6, 5, 7)).astype(np.float32)
+    degradation = Degradation("box", axis=2, factor=3, in_plane=2)
+    slices, affine = degradation.slices(truth, np.diag([1.0, 1, 2, 1]))
+    expected = truth[:, :4, :6].reshape(3, 2, 2, 2, 2, 3).mean((1, 3, 5))
+    np.testing.assert_allclose(slices, expected, rtol=1e-6)
+    assert degradation.blocks == (2, 2, 3)
+    np.testing.assert_allclose(affine, [[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 6, 2], [0, 0, 0, 1]])

@@ -12,6 +12,8 @@ from scipy.ndimage import convolve1d
 
 from atlasgs_bids.core.acquisition import profile_sampling
 from atlasgs_bids.core.settings import LearnedSettings
+from atlasgs_bids.errors import ConfigurationError
+from atlasgs_bids.imaging.registration.register import apart_mm
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.restoration.observation import observe_placed
 from atlasgs_bids.runtime.progress import Progress
@@ -25,6 +27,7 @@ from atlasgs_bids.study.results.cells import CellKey
 from atlasgs_bids.study.results.scores import score_regions
 from atlasgs_bids.study.session import SessionRunner, plan_sessions
 from atlasgs_bids.study.settings import METHODS, MORE_METHODS, NetworkSettings, PaperSettings, StudyConfig
+from atlasgs_bids.study.simulation.case import at_defaults
 from tests.study.phantom import isotropic_dataset
 
 FACTOR = 3
@@ -243,3 +246,37 @@ def test_every_name_is_a_method():
     assert method_named("paper-color").changes == {"latent": 1}
     for method in (paper.COLOR, paper.PROFILE, paper.PERSISTENCE):
         assert replace(PaperSettings(), **method.changes) != PaperSettings()
+
+
+def test_at_defaults_position_and_profile_are_found(tmp_path):
+    """The slices' header is 2 mm off: cubic interpolation that believes it is worse, whoever looks is not."""
+    simulation = simulated(tmp_path, 32)
+    known = simulation.case
+    moved = known.placed.registration.target_from_anchor.copy()
+    moved[:3, 3] += [1.2, 0.0, 1.6]
+    misled = replace(known, placed=known.placed.at(moved))
+    found = at_defaults(misled)
+    points_mm = known.scaffold.guides.points_mm
+    assert apart_mm(moved, simulation.target_from_anchor, points_mm) == pytest.approx(2.0)
+    position = found.placed.registration.target_from_anchor
+    assert apart_mm(position, simulation.target_from_anchor, points_mm) < 0.3
+    assert found.placed.calibration.found_profile is not None
+    cubic = method_named("cubic")
+    assert psnr(cubic.restore(found).image, simulation) > psnr(cubic.restore(misled).image, simulation) + 1
+    graph = method_named("graph").restore(found)
+    assert psnr(graph.image, simulation) > psnr(cubic.restore(known).image, simulation) + 3
+    assert graph.model is not None
+
+
+def test_pixels_of_two_millimetres_are_restored_at_the_t1ws(tmp_path):
+    simulation = simulated(tmp_path, 32, in_plane_mm=4.5)  # voxels of 2.25 mm
+    assert simulation.case.placed.acquired.data.shape == (16, 16, 10)
+    results = {name: method_named(name).restore(simulation.case).image for name in ("cubic", "graph")}
+    assert results["graph"].shape == (32, 32, 32)
+    assert psnr(results["graph"], simulation) > psnr(results["cubic"], simulation) + 3
+    assert "--in-plane" in paper.METHOD.missing(simulation.case.study, "cpu")
+
+
+def test_pixels_that_are_no_multiple_of_the_voxels_are_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="expected a multiple"):
+        simulated(tmp_path, 16, in_plane_mm=6.0)

@@ -6,6 +6,7 @@ import pytest
 from atlasgs_bids.study.results.cells import Cell, CellKey
 from atlasgs_bids.study.results.statistics import bootstrap_interval, holm, paired_p_value
 from atlasgs_bids.study.results.summary import comparison_rows, summary_rows
+from atlasgs_bids.study.results.tables import differences_from, latex_table, markdown_table
 
 
 def test_wilcoxon_of_five_pairs_by_hand():
@@ -81,3 +82,45 @@ def test_sessions_of_one_subject_are_no_subjects():
     (row,) = [row for row in summary_rows(cells) if row["metric"] == "psnr"]
     assert np.isnan(row["low"])
     assert row["n"] == 1
+
+
+@pytest.mark.parametrize(("n_subjects", "has_p"), [(1, False), (2, False), (4, False), (5, True)])
+def test_there_is_no_p_value_below_five_subjects(n_subjects, has_p):
+    cells = [
+        cell(f"{i}", method, psnr + 0.1 * i * i, squared=(4.0, 4.0 + psnr))
+        for i in range(n_subjects)
+        for method, psnr in (("cubic", 20.0), ("graph", 23.0 + i))
+    ]
+    (row,) = [row for row in comparison_rows(cells) if row["metric"] == "psnr"]
+    assert np.isfinite(row["p"]) == np.isfinite(row["p_holm"]) == has_p
+    assert row["unit"] == ("subjects" if n_subjects > 1 else "slices")
+
+
+def test_differences_are_paired_and_drawn_over_subjects():
+    """Subjects that differ by 50 dB and gains that do not: the gain is known far better than the level."""
+    gains = [2.0, 2.5, 3.0, 3.5]
+    cells = [cell(f"{i}", "cubic", 10.0 + 15 * i) for i in range(4)]
+    cells += [cell(f"{i}", "graph", 10.0 + 15 * i + gain) for i, gain in enumerate(gains)]
+    comparisons = comparison_rows(cells)
+    (over_cubic,) = [r for r in differences_from(comparisons, "cubic") if r["metric"] == "psnr"]
+    (over_graph,) = [r for r in differences_from(comparisons, "graph") if r["metric"] == "psnr"]
+    assert (over_cubic["method"], over_cubic["n_subjects"]) == ("graph", 4)
+    assert over_cubic["mean"] == pytest.approx(2.75)
+    assert 2.0 <= over_cubic["low"] < 2.5
+    assert 3.0 < over_cubic["high"] <= 3.5
+    assert over_graph["mean"] == -over_cubic["mean"]
+    assert (over_graph["low"], over_graph["high"]) == (-over_cubic["high"], -over_cubic["low"])
+
+
+def test_every_table_says_n():
+    cells = [cell(f"{i}", method, 20.0 + i) for i in range(3) for method in ("cubic", "graph")]
+    cells += [cell("3", "cubic", 20.0)]
+    comparisons = comparison_rows(cells)
+    shown = markdown_table(summary_rows(cells), comparisons, {})
+    headings = [line for line in shown.splitlines() if line.startswith("###")]
+    assert len(headings) == 5
+    assert headings[0] == "### FLAIR, mask: PSNR, dB; n = 3 to 4"
+    assert headings[-1] == "### FLAIR, mask: PSNR minus that of graph, dB; n = 3"
+    assert "n = 3 to 4 subjects" in shown
+    latex = latex_table(summary_rows(cells))
+    assert latex.count("; n = 3 to 4\n") == latex.count(r"\begin{tabular}") == 3

@@ -114,6 +114,22 @@ def test_cells_of_another_simulation_do_not_mix(finished, dataset):
     assert "another noise_percent" in log
 
 
+def test_a_method_has_a_row_for_each_calibration(dataset, tmp_path):
+    """Both told the truth and left to find it; a study of the one goes on with the other."""
+    options = ("--participant-label", "01", "--methods", "cubic", "spline", "--factors", "3")
+    assert atlasgs_study(dataset.root, tmp_path, *options)[1] == "2 cells done, 0 not run, 0 failed"
+    more = (*options, "--calibration", "known", "defaults")
+    assert atlasgs_study(dataset.root, tmp_path, *more)[1] == "4 cells done, 0 not run, 0 failed"
+    rows = [row for row in load_tsv(tmp_path / "scores.tsv") if row["region"] == "mask"]
+    assert [row["method"] for row in rows] == ["cubic", "cubic-default", "spline", "spline-default"]
+    errors_mm = {row["method"]: float(row["position_error"]) for row in rows}
+    assert errors_mm["spline"] == 0
+    assert 0 < errors_mm["spline-default"] < 1
+    assert 0.2 < float(rows[0]["sharpness"]) < 1
+    for row in rows:
+        assert 10 < float(row["oblique_30"]) < 40
+
+
 def test_killed_and_continued(dataset, tmp_path):
     """SIGKILL after the first cells; the second run leaves them as they are and does the rest."""
     out_dir = tmp_path / "out"
@@ -192,7 +208,16 @@ def test_a_participant_without_t1w_fails_alone(tmp_path):
     assert "Traceback" in (tmp_path / "out" / "logs" / "sub-01.txt").read_text()
 
 
-@pytest.mark.parametrize("options", [("--methods", "magic"), ("--factors", "1"), ("--axis", "3")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--methods", "magic"),
+        ("--factors", "1"),
+        ("--axis", "3"),
+        ("--calibration", "magic"),
+        ("--in-plane", "0"),
+    ],
+)
 def test_wrong_usage(dataset, tmp_path, options):
     assert atlasgs_study(dataset.root, tmp_path / "out", *options)[0] == 2
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from atlasgs_bids.core.settings import GeometryMode
 from atlasgs_bids.restoration.restore import restore_stacks
+from atlasgs_bids.restoration.result import TargetResult
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of, spatial_prior
 from atlasgs_bids.study.methods.protocol import Restored
 from atlasgs_bids.study.settings import StudyConfig
@@ -29,7 +30,12 @@ class AppMethod:
             core=replace(core, geometry=replace(core.geometry, mode=self.geometry)),
         )
         result = restore_stacks([case.placed], case.scaffold, run, case.progress)
-        return Restored(result.sr, case.scaffold_seconds)
+        return _restored(result, case)
+
+
+def _restored(result: TargetResult, case: Case) -> Restored:
+    # A standard deviation at the Gaussians would take time, and no view of it is scored.
+    return Restored(result.sr, case.scaffold_seconds, replace(result, error=None).model)
 
 
 GRAPH, LEARNED = AppMethod("graph", "frozen"), AppMethod("learned", "frozen")
@@ -54,7 +60,7 @@ class Ablation:
     def restore(self, case: Case) -> Restored:
         scaffold, run = self.scaffold(case), replace(case.run, prior="graph")
         result = restore_stacks([case.placed], scaffold, run, case.progress)
-        return Restored(result.sr, case.scaffold_seconds)
+        return _restored(result, case)
 
 
 def _fitted(case: Case) -> SessionScaffold:

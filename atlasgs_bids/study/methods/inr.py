@@ -138,7 +138,8 @@ class Inr:
                         len(anchor_voxels), (settings.batch,), generator=generator, device=device
                     )
                     points = coordinates.normalised(anchor_voxels[chosen].float(), world)
-                    loss = loss + (network(points)[:, 1] - anchor_values[chosen]).square().mean()
+                    misfit = (network(points)[:, 1] - anchor_values[chosen]).square().mean()
+                    loss = loss + settings.anchor_weight * misfit
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.core.observation import Observation
+from atlasgs_bids.restoration.views import TargetModel
 from atlasgs_bids.study.settings import StudyConfig
 from atlasgs_bids.study.simulation.case import Case
 
@@ -19,6 +20,8 @@ class Restored:
     """On the case's grid."""
     seconds_shared: float = 0.0
     """Time for what other targets of the session use as well, whenever it was spent."""
+    model: TargetModel | None = None
+    """What renders any view of it; None: there are voxels only."""
 
 
 class Method(Protocol):

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from atlasgs_bids.runtime.files import data_dictionary
+from atlasgs_bids.study.results.oblique import ANGLES_DEG
+from atlasgs_bids.study.results.tissues import CLASSES
 
 _COLUMNS: dict[str, tuple[str, str | None]] = {
     "participant_id": ("Participant", None),
@@ -25,6 +27,24 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "consistency_rms": (
         "RMS of acquired slices minus those that the simulation makes of the result", "arbitrary"
     ),
+    "sharpness": (
+        "RMS difference of voxels two apart along the slice axis, over that of the truth (Brenner)", None
+    ),
+    "n_patches": ("Cubes of 16 voxels in the mask, 8 apart", None),
+    "invented": (
+        "Patches whose Fourier shells do not correlate with the truth and have more energy (sFRC-like)", "%"
+    ),
+    "erased": ("The same with less energy", "%"),
+    **{
+        f"dice_{name}": (f"Dice of the {name} of three tissues, truth and image by multi-Otsu each", None)
+        for name in CLASSES
+    },
+    **{f"bias_{name}": (f"Volume of the {name} tissue over the truth's, minus 1", None) for name in CLASSES},
+    **{
+        f"oblique_{angle}": (f"PSNR in planes at {angle} degrees to the slices (oblique.py)", "dB")
+        for angle in ANGLES_DEG
+    },
+    "position_error": ("Mean distance over the head of the position that was used from the true one", "mm"),
     "lesion_contrast": ("Region minus its surroundings (3 to 8 mm off), over the same in the truth", None),
     "seconds": ("Time of the method, without what it shares with other targets", "s"),
     "seconds_shared": ("Time of what it shares with the session's other targets, spent once", "s"),
@@ -35,6 +55,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "reason": ("Why it was not run, or what broke", None),
     "metric": ("Column of scores.tsv", None),
     "mean": ("Mean over subjects and sessions; the value where there is one", None),
+    "n_subjects": ("Number of subjects", None),
     "low": ("Lower end of the bootstrap 95 % interval", None),
     "high": ("Upper end of the bootstrap 95 % interval", None),
     "n": ("Number of units", None),
@@ -42,7 +63,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "first": ("Method", None),
     "second": ("Method that it is compared with", None),
     "difference": ("Mean over the units of first minus second", None),
-    "p": ("Two-sided p of Wilcoxon's signed-rank test", None),
+    "p": ("Two-sided p of Wilcoxon's signed-rank test; none for fewer than 5 subjects", None),
     "p_holm": ("The same after Holm's correction over the pairs of methods of a table", None),
 }  # fmt: skip
 

@@ -10,6 +10,8 @@ from scipy import ndimage
 
 from atlasgs_bids.core.metrics import decibels, edge_agreement, mae, psnr_db, ssim
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
+from atlasgs_bids.study.results.detail import sharpness, unlike_patches
+from atlasgs_bids.study.results.tissues import tissue_scores
 
 RING_GAP_MM, RING_REACH_MM = 3.0, 8.0
 Image = npt.NDArray[np.floating]
@@ -88,6 +90,20 @@ def score_regions(image: Image, reference: Reference) -> dict[str, RegionScores]
             values["lesion_contrast"] = lesion_contrast(truth, inside, region, reference)
         found[name] = RegionScores(values, units)
     return found
+
+
+def image_scores(image: Image, reference: Reference) -> dict[str, float]:
+    """Scores of the mask as a whole: ``sharpness``, ``invented`` and ``erased`` (%), tissues (tissues.py)."""
+    truth, mask = reference.truth, reference.mask
+    patches = unlike_patches(truth, image, mask)
+    part = 100 / patches.n if patches.n else math.nan
+    return {
+        "sharpness": sharpness(truth, image, mask, reference.axis),
+        "n_patches": float(patches.n),
+        "invented": part * patches.n_invented,
+        "erased": part * patches.n_erased,
+        **tissue_scores(truth, image, mask),
+    }
 
 
 def pooled(units: Mapping[str, npt.NDArray[np.float64]], data_range: float) -> dict[str, float]:

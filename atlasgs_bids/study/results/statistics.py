@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 N_RESAMPLES = 2000
 LEVEL = 0.95
+FEWEST_FOR_P = 5
+"""Subjects: with fewer Wilcoxon's test cannot come below 0.1, and no p-value is given."""
 
 
 def bootstrap_interval(
@@ -22,6 +24,11 @@ def bootstrap_interval(
     values = [statistic(rng.integers(0, n_units, n_units)) for _ in range(N_RESAMPLES)]
     low, high = np.percentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return float(low), float(high)
+
+
+def mean_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The same of a mean: of paired differences, say."""
+    return bootstrap_interval(len(values), lambda drawn: float(values[drawn].mean()))
 
 
 def paired_p_value(first: npt.ArrayLike, second: npt.ArrayLike) -> float:

@@ -12,10 +12,18 @@ import numpy.typing as npt
 from atlasgs_bids.runtime.files import save_json, save_text, save_tsv
 from atlasgs_bids.study.results import columns as dictionary
 from atlasgs_bids.study.results.cells import TRUTH, Cell, CellKey, Cells
+from atlasgs_bids.study.results.oblique import ANGLES_DEG
 from atlasgs_bids.study.results.scores import pooled
-from atlasgs_bids.study.results.statistics import bootstrap_interval, holm, paired_p_value
-from atlasgs_bids.study.results.tables import latex_table, markdown_table
-from atlasgs_bids.study.settings import METHODS, MORE_METHODS
+from atlasgs_bids.study.results.statistics import (
+    FEWEST_FOR_P,
+    bootstrap_interval,
+    holm,
+    mean_interval,
+    paired_p_value,
+)
+from atlasgs_bids.study.results.tables import latex_table, markdown_table, numbers_of_subjects
+from atlasgs_bids.study.results.tissues import CLASSES
+from atlasgs_bids.study.settings import METHODS, MORE_METHODS, method_of_row
 
 Row = dict[str, Any]
 Group = tuple[str, int, str]
@@ -24,7 +32,9 @@ Group = tuple[str, int, str]
 UNIT_METRICS = ("psnr", "ssim_mask", "mae")
 """Those that slices have of their own."""
 METRICS = (
-    *UNIT_METRICS, "ssim_volume", "edge_ncc", "edge_ncc_truth", "consistency_rms", "lesion_contrast",
+    *UNIT_METRICS, "ssim_volume", "edge_ncc", "edge_ncc_truth", "consistency_rms", "sharpness", "n_patches",
+    "invented", "erased", *(f"dice_{name}" for name in CLASSES), *(f"bias_{name}" for name in CLASSES),
+    *(f"oblique_{angle}" for angle in ANGLES_DEG), "position_error", "lesion_contrast",
 )  # fmt: skip
 _COSTS = ("seconds", "seconds_shared", "peak_memory", "peak_gpu_memory")
 _ORDER = {name: place for place, name in enumerate([*METHODS, *MORE_METHODS])}
@@ -38,20 +48,22 @@ def write_results(out_dir: Path) -> None:
     if not cells:
         return
     done = [cell for cell in cells if cell.done]
+    summary, comparisons, not_run = summary_rows(done), comparison_rows(done), _not_run(cells)
     for name, rows in (
-        ("scores", _score_rows(cells)), ("summary", summary_rows(done)), ("tests", comparison_rows(done)),
+        ("scores", _score_rows(cells)), ("summary", summary), ("tests", comparisons),
     ):  # fmt: skip
         if rows:
             save_tsv(rows, out_dir / f"{name}.tsv")
             save_json(dictionary.of(rows), out_dir / f"{name}.json")
-    summary, not_run = summary_rows(done), _not_run(cells)
-    save_text(markdown_table(summary, not_run), out_dir / "tables.md")
+    save_text(markdown_table(summary, comparisons, not_run), out_dir / "tables.md")
     save_text(latex_table(summary), out_dir / "tables.tex")
     _write_figures(out_dir, done, summary)
 
 
-def _rank(method: str) -> int:
-    return _ORDER.get(method, len(_ORDER))
+def _rank(row: str) -> tuple[int, bool]:
+    """Methods as the settings have them, each at known calibration before its defaults."""
+    method, calibration = method_of_row(row)
+    return _ORDER.get(method, len(_ORDER)), calibration != "known"
 
 
 def _score_rows(cells: Sequence[Cell]) -> list[Row]:
@@ -103,7 +115,7 @@ def summary_rows(done: Sequence[Cell]) -> list[Row]:
                     {
                         "target": target, "factor": factor, "region": region, "method": method,
                         "metric": metric, "mean": float(values.mean()), "low": low, "high": high, "n": n,
-                        "unit": unit,
+                        "unit": unit, "n_subjects": len({cell.key.participant for cell in own}),
                     }
                 )  # fmt: skip
     return rows
@@ -139,7 +151,10 @@ def _units(cell: Cell, region: str) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def comparison_rows(done: Sequence[Cell]) -> list[Row]:
-    """Every pair of methods: mean difference, p of Wilcoxon's test, and Holm's over a group and metric."""
+    """Every pair of methods: mean difference, its interval, p of Wilcoxon's test, Holm's over the pairs.
+
+    p is NaN for fewer than 5 subjects, slices of one subject being none.
+    """
     rows = []
     for (target, factor, region), by_method in sorted(_grouped(done).items()):
         methods = sorted(by_method, key=_rank)
@@ -149,11 +164,14 @@ def comparison_rows(done: Sequence[Cell]) -> list[Row]:
                 a, b, unit = _paired(by_method[first], by_method[second], region, metric)
                 if len(a) < 2:
                     continue
+                low, high = mean_interval(a - b)
+                tested = unit == "subjects" and len(a) >= FEWEST_FOR_P
                 found.append(
                     {
                         "target": target, "factor": factor, "region": region, "metric": metric,
                         "first": first, "second": second, "difference": float(np.mean(a - b)),
-                        "n": len(a), "unit": unit, "p": paired_p_value(a, b),
+                        "low": low, "high": high, "n": len(a), "unit": unit,
+                        "p": paired_p_value(a, b) if tested else np.nan,
                     }
                 )  # fmt: skip
             for row, adjusted in zip(found, holm([row["p"] for row in found]), strict=True):
@@ -215,8 +233,9 @@ def _write_figures(out_dir: Path, done: Sequence[Cell], summary: Sequence[Row]) 
             )
             for method in sorted({r["method"] for r in own}, key=_rank)
         ]
-        unit = "subjects" if any(r["unit"] == "subjects" for r in own) else "slices of one subject"
-        factor_figure(_figure(out_dir, f"psnr_{target}"), lines, f"{target}: 95 % intervals over {unit}")
+        unit = "subjects" if any(r["unit"] == "subjects" for r in own) else "slices"
+        title = f"{target}: 95 % intervals over {unit}, n = {numbers_of_subjects(own)}"
+        factor_figure(_figure(out_dir, f"psnr_{target}"), lines, title)
     cells = Cells(out_dir)
     places = sorted({_without_method(cell.key) for cell in done}, key=lambda key: key.stem)
     for place in places:
@@ -226,7 +245,7 @@ def _write_figures(out_dir: Path, done: Sequence[Cell], summary: Sequence[Row]) 
         found = {m: cuts for m, cuts in images.items() if cuts is not None}
         if truth is not None and found:
             title = place.stem.removesuffix(f"_{TRUTH}")
-            cuts_figure(_figure(out_dir, f"cuts_{title}"), truth, found, title)
+            cuts_figure(_figure(out_dir, f"cuts_{title}"), truth, found, f"{title}, n = 1")
 
 
 def _figure(out_dir: Path, name: str) -> Path:

@@ -5,18 +5,32 @@ from typing import Any
 
 import numpy as np
 
+from atlasgs_bids.study.results.oblique import ANGLES_DEG
+from atlasgs_bids.study.results.tissues import CLASSES
+
 _SHOWN = (("psnr", "PSNR, dB", 2), ("ssim_mask", "SSIM", 3), ("mae", "MAE", 2))
 _MORE = (
     ("ssim_volume", "SSIM of the volume", 3),
     ("edge_ncc", "edge NCC", 3),
     ("consistency_rms", "consistency RMS", 2),
+    ("sharpness", "sharpness along the slice axis", 2),
+    ("invented", "patches invented, %", 1),
+    ("erased", "patches erased, %", 1),
+    *((f"dice_{name}", f"Dice of the {name} tissue", 3) for name in CLASSES),
+    *((f"bias_{name}", f"volume bias of the {name} tissue", 3) for name in CLASSES),
+    *((f"oblique_{angle}", f"PSNR at {angle} degrees, dB", 2) for angle in ANGLES_DEG),
+    ("position_error", "position error, mm", 2),
     ("lesion_contrast", "lesion contrast", 2),
 )
+_COMPARED_WITH = ("cubic", "graph")
 Row = Mapping[str, Any]
 
 
-def markdown_table(summary: Sequence[Row], not_run: Mapping[str, str]) -> str:
-    """One table for each target and region: methods as rows, factors as columns, intervals in brackets."""
+def markdown_table(summary: Sequence[Row], comparisons: Sequence[Row], not_run: Mapping[str, str]) -> str:
+    """One table for each target, region and metric: methods as rows, factors as columns, n in each heading.
+
+    Intervals are in brackets. Where there are several subjects, paired differences of PSNR follow.
+    """
     parts = []
     for target, region in _places(summary):
         own = [row for row in summary if (row["target"], row["region"]) == (target, region)]
@@ -27,11 +41,58 @@ def markdown_table(summary: Sequence[Row], not_run: Mapping[str, str]) -> str:
                 continue
             heading = ["method", *(f"×{factor}" for factor in factors)]
             lines = [heading, ["---"] * len(heading), *table]
-            parts.append(f"### {target}, {region}: {name}\n")
+            n = numbers_of_subjects([row for row in own if row["metric"] == metric])
+            parts.append(f"### {target}, {region}: {name}; n = {n}\n")
             parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+        parts += _difference_parts(comparisons, target, region)
     parts.append(_note(summary) + "\n")
     parts += [f"- not run: {method}: {reason}" for method, reason in not_run.items()]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def differences_from(comparisons: Sequence[Row], reference: str) -> list[Row]:
+    """Rows of pairs with a method -> rows of the others minus it, as a summary's."""
+    rows: list[Row] = []
+    for row in comparisons:
+        if reference not in (row["first"], row["second"]):
+            continue
+        is_second = row["second"] == reference
+        sign = 1 if is_second else -1
+        ends = (row["low"], row["high"]) if is_second else (-row["high"], -row["low"])
+        method = row["first"] if is_second else row["second"]
+        rows.append(
+            {
+                **row, "method": method, "mean": sign * row["difference"], "low": ends[0], "high": ends[1],
+                "n_subjects": row["n"],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def numbers_of_subjects(rows: Sequence[Row]) -> str:
+    """``8``, or ``6 to 8`` where methods or factors differ."""
+    numbers = [row["n_subjects"] for row in rows]
+    return str(numbers[0]) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
+
+
+def _difference_parts(comparisons: Sequence[Row], target: str, region: str) -> list[str]:
+    parts = []
+    for reference in _COMPARED_WITH:
+        of_place = [r for r in comparisons if (r["target"], r["region"]) == (target, region)]
+        own = [
+            r
+            for r in differences_from(of_place, reference)
+            if (r["unit"], r["metric"]) == ("subjects", "psnr")
+        ]
+        factors = sorted({row["factor"] for row in own})
+        table = _table(own, "psnr", 2, factors, lambda text, _best: text)
+        if table:
+            heading = ["method", *(f"×{factor}" for factor in factors)]
+            lines = [heading, ["---"] * len(heading), *table]
+            n = numbers_of_subjects(own)
+            parts.append(f"### {target}, {region}: PSNR minus that of {reference}, dB; n = {n}\n")
+            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    return parts
 
 
 def latex_table(summary: Sequence[Row]) -> str:
@@ -46,8 +107,9 @@ def latex_table(summary: Sequence[Row]) -> str:
             )
             if not table:
                 continue
+            n = numbers_of_subjects([row for row in own if row["metric"] == metric])
             parts += [
-                rf"% {target}, {region}: {name}",
+                rf"% {target}, {region}: {name}; n = {n}",
                 rf"\begin{{tabular}}{{l{'r' * len(factors)}}}",
                 r"\toprule",
                 " & ".join(["method", *(rf"$\times {factor}$" for factor in factors)]) + r" \\",
@@ -96,10 +158,11 @@ def _brackets(row: Row, digits: int) -> str:
 
 def _note(summary: Sequence[Row]) -> str:
     """What the intervals are of."""
-    units = {row["unit"]: row["n"] for row in summary if np.isfinite(row["low"])}
-    if "subjects" in units:
-        return f"Brackets: bootstrap 95 % intervals over {units['subjects']} subjects."
+    of_subjects = [row for row in summary if np.isfinite(row["low"]) and row["unit"] == "subjects"]
+    if of_subjects:
+        n = numbers_of_subjects(of_subjects)
+        return f"n = {n} subjects; brackets: bootstrap 95 % intervals over them."
     return (
-        "Brackets: bootstrap 95 % intervals over the slices of one subject. Neighbouring slices are alike, "
+        "n = 1 subject; brackets: bootstrap 95 % intervals over its slices. Neighbouring slices are alike, "
         "and other subjects differ: the intervals say how even a method is within this brain, no more."
     )

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from atlasgs_bids.bids.entities import session_label
 from atlasgs_bids.bids.images import ImageFile
+from atlasgs_bids.errors import ConfigurationError
 from atlasgs_bids.imaging.profile import read_slice_profile
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
@@ -22,6 +23,9 @@ from atlasgs_bids.study.results.scores import Reference
 from atlasgs_bids.study.settings import StudyConfig
 from atlasgs_bids.study.simulation.degrade import Degradation, rigid_motion, with_rician_noise
 from atlasgs_bids.study.simulation.truth import Truth
+
+_PIXEL_OFF = 0.02
+"""By which the pixels that are asked for may differ from a multiple of the voxels."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Simulation:
     clean: npt.NDArray[np.float32]
     """The slices before noise."""
     reference: Reference
+    target_from_anchor: npt.NDArray[np.float64]
+    """Where the slices truly lie."""
 
     @property
     def slices_mask(self) -> npt.NDArray[np.bool_]:
@@ -97,19 +103,26 @@ def simulate(
     """The slices of one target, with noise and movement where the study has them, and its truth."""
     anchor, axis = scaffold.anchor, truth.axis
     grid = anchor.volume.grid
-    degradation = Degradation(study.degradation, axis, factor)
+    sizes_mm = voxel_sizes_mm(grid.world_from_voxel)
+    degradation = Degradation(study.degradation, axis, factor, _pixel(study, sizes_mm, axis))
     clean, world_from_slices = degradation.slices(truth.data, grid.world_from_voxel)
     # The same for every method, another for every participant, target and factor.
     rng = np.random.default_rng([study.seed, zlib.crc32(f"{image.path.name} x{factor}".encode())])
     mask = anchor.foreground & truth.inside
-    in_a_slice = np.arange(grid.shape[axis]) < clean.shape[axis] * factor
-    mask &= in_a_slice.reshape([-1 if i == axis else 1 for i in range(3)])
+    # What trails behind the last slice and the last pixel was not seen.
+    mask &= np.pad(
+        np.ones(np.multiply(clean.shape, degradation.blocks), bool),
+        [
+            (0, n - seen * block)
+            for n, seen, block in zip(grid.shape, clean.shape, degradation.blocks, strict=True)
+        ],
+    )
     noise_sd = study.noise_percent / 100 * float(np.percentile(truth.data[mask], 99))
     data = with_rician_noise(clean, noise_sd, rng)
     centre_mm = world_from_slices[:3, :3] @ ((np.array(clean.shape) - 1) / 2) + world_from_slices[:3, 3]
     moved = rigid_motion(study.motion_mm, study.motion_deg, centre_mm, rng)
     slices = Volume(data, moved @ world_from_slices)
-    voxel_mm = float(voxel_sizes_mm(grid.world_from_voxel)[axis])
+    voxel_mm = float(sizes_mm[axis])
     stack = _stack(image, slices, factor * voxel_mm)
     moves = study.motion_mm > 0 or study.motion_deg > 0
     run = replace(
@@ -139,7 +152,29 @@ def simulate(
         axis=axis,
         factor=factor,
     )
-    return Simulation(case, degradation, clean, reference)
+    return Simulation(case, degradation, clean, reference, moved)
+
+
+def at_defaults(case: Case) -> Case:
+    """The case of whoever is told nothing: position and slice profile are found, as by the app."""
+    app = RestorationSettings()
+    run = replace(case.run, slice_profile=app.slice_profile, registration=app.registration)
+    placed = place(case.placed.source, case.placed.acquired, case.scaffold.anchor, run, case.progress)
+    return replace(case, run=run, placed=calibrated([placed], case.scaffold.guides, run, case.progress)[0])
+
+
+def _pixel(study: StudyConfig, sizes_mm: npt.NDArray[np.float64], axis: int) -> int:
+    """Voxels of the T1w in a pixel; ConfigurationError where that is no whole number."""
+    if study.in_plane_mm is None:
+        return 1
+    ratios = study.in_plane_mm / np.delete(sizes_mm, axis)
+    n_voxels = max(1, round(float(ratios.mean())))
+    if np.abs(ratios / n_voxels - 1).max() > _PIXEL_OFF:
+        sides = " x ".join(f"{side:.3g}" for side in sizes_mm)
+        raise ConfigurationError(
+            f"--in-plane {study.in_plane_mm:g} with a T1w of {sides} mm, expected a multiple of its voxels"
+        )
+    return n_voxels
 
 
 def _stack(image: ImageFile, slices: Volume, thickness_mm: float) -> StackInput:

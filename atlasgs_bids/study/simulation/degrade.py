@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, special
 
+from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.study.settings import DegradationKind
 
 _SIGMAS_PER_FWHM = 1 / (2 * np.sqrt(2 * np.log(2)))
@@ -25,13 +26,27 @@ class Degradation:
     width at half maximum is the thickness."""
     axis: int
     factor: int
+    in_plane: int = 1
+    """Voxels of a pixel, each way: their mean."""
+
+    @property
+    def blocks(self) -> tuple[int, int, int]:
+        """Fine voxels that one voxel of the slices stands for, along each axis."""
+        i, j, k = (self.factor if axis == self.axis else self.in_plane for axis in range(3))
+        return i, j, k
 
     def slices(self, data: Image, world_from_voxel: npt.NDArray[np.floating]) -> Slices:
         """The slices without noise; slice k has its centre at (k + ½) f − ½ fine voxels."""
         if self.kind == "gaussian":
-            return _gaussian_slices(data, world_from_voxel, self.axis, self.factor)
-        blur = 1.0 if self.kind == "paper" else 0.0
-        return simulate_thick_slices(data, world_from_voxel, self.axis, self.factor, blur)
+            thick, affine = _gaussian_slices(data, world_from_voxel, self.axis, self.factor)
+        else:
+            blur = 1.0 if self.kind == "paper" else 0.0
+            thick, affine = simulate_thick_slices(data, world_from_voxel, self.axis, self.factor, blur)
+        if self.in_plane == 1:
+            return thick, affine
+        i, j, k = (1 if axis == self.axis else self.in_plane for axis in range(3))
+        coarse = Volume(thick, affine).averaged((i, j, k))
+        return coarse.data, coarse.world_from_voxel
 
     def profile(self, voxel_mm: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Offsets (mm) and weights of the slice profile, for a fine voxel of ``voxel_mm``."""

@@ -96,14 +96,14 @@ def make_phantom(
     for ball in pools:
         tissue[ball.shell(shape, 0.0, ball.radius)] = 0
     fractions = [ndimage.gaussian_filter((tissue == k).astype(np.float32), _BORDER_VOX) for k in range(3)]
-    common = _texture(rng, shape)
+    common = texture(rng, shape)
 
     def image(intensities: tuple[float, float, float]) -> Image:
-        own = _texture(rng, shape)
-        texture = 1 + shared_texture * common + (1 - shared_texture) * own
+        own = texture(rng, shape)
+        grain = 1 + shared_texture * common + (1 - shared_texture) * own
         clean = sum(value * fraction for value, fraction in zip(intensities, fractions, strict=True))
         noise = _NOISE * max(intensities) * rng.standard_normal(shape)
-        return np.asarray(clean * texture + noise, dtype=np.float32)
+        return np.asarray(clean * grain + noise, dtype=np.float32)
 
     plain_anchor, truth = image(ANCHOR), image(TARGETS[contrast])
     anchor, contrast_of_decoy = plain_anchor, 0.0
@@ -145,8 +145,8 @@ def _surroundings(structure: Structure, image: Image) -> Mask:
     return structure.shell(image.shape, structure.radius + 2.0, structure.radius + 5.0)
 
 
-def _texture(rng: np.random.Generator, shape: tuple[int, int, int]) -> Image:
-    """Fine grain and slow change around 0."""
+def texture(rng: np.random.Generator, shape: tuple[int, int, int]) -> Image:
+    """Fine grain and slow change around 0, 3 % of the signal each."""
     total = np.zeros(shape, np.float32)
     for sigma in (1.2, 8.0):
         grain = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma, mode="wrap")

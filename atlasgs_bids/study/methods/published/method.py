@@ -48,6 +48,8 @@ class Paper:
     """To the study's PaperSettings."""
 
     def missing(self, study: StudyConfig, device: str) -> str | None:
+        if study.in_plane_mm is not None:
+            return "its planes are drawn on the T1w's pixels, and --in-plane asks for others"
         settings = replace(study.paper, **self.changes)
         if settings.persistence > 0 and (reason := persistence.missing()) is not None:
             return reason
