@@ -49,6 +49,9 @@ def main() -> int:
             done = [cell for cell in Cells(options.out / name) if cell.done]
             if done:
                 content[name] = compact(done)
+        tried = tuning(options.out)
+        if tried:
+            content["tuning"] = tried
         stored(content, STORED)
         keep_figures(options.out / "stroke")
     for page, tables in documents(content).items():
@@ -88,6 +91,16 @@ def compact(done: Sequence[Cell]) -> list[Row]:
     return list(rows.values())
 
 
+def tuning(out: Path) -> list[Row]:
+    """What was tried, ``OUT/tuning-NAME``, as methods with that name."""
+    rows = []
+    for folder in sorted(out.glob("tuning-*")):
+        name = folder.name.removeprefix("tuning-")
+        done = [cell for cell in Cells(folder) if cell.done]
+        rows += [{**row, "method": f"{row['method']} {name}"} for row in compact(done)]
+    return rows
+
+
 def _row(rows: dict[tuple[Any, ...], Row], own: Mapping[str, Any]) -> Row:
     setting = ("target", "factor", "region", "method")
     key = tuple(own[name] for name in setting)
@@ -122,16 +135,20 @@ class Column:
 def documents(content: Mapping[str, list[Row]]) -> dict[Path, dict[str, str]]:
     """By page and mark, the tables of what is stored."""
     page = {}
-    for name, rows in content.items():
-        in_mask = [row for row in rows if row["region"] == "mask"]
-        page[f"study-{name}"] = "\n".join(study_tables(STUDIES[name], in_mask))
-        lesions = [row for row in rows if row["region"] == "lesion"]
+    for name, who in STUDIES.items():
+        if name not in content:
+            continue
+        in_mask = [row for row in content[name] if row["region"] == "mask"]
+        page[f"study-{name}"] = "\n".join(study_tables(who, in_mask))
+        lesions = [row for row in content[name] if row["region"] == "lesion"]
         if lesions:
-            page[f"study-{name}-lesions"] = lesion_table(STUDIES[name], lesions)
+            page[f"study-{name}-lesions"] = lesion_table(who, lesions)
     if "stroke" in content:
         in_mask = [row for row in content["stroke"] if row["region"] == "mask"]
         page["study-ablation"] = ablation_table(in_mask)
         page["study-costs"] = cost_table(in_mask)
+    if "tuning" in content:
+        page["study-tuning"] = tuning_table(content["tuning"], content["stroke"])
     found = {DOCS / "study.md": page}
     if "stroke" in content and "heads" in content:
         found[DOCS.parent / "README.md"] = {"study": headline(content)}
@@ -223,6 +240,19 @@ def ablation_table(rows: Sequence[Row]) -> str:
         if row["method"] in ABLATIONS and place in of_graph:
             shown.append({**row, "psnr_minus_graph": [row["psnr"][0] - of_graph[place]]})
     return over_factors(shown, "psnr_minus_graph")
+
+
+def tuning_table(tried: Sequence[Row], rows: Sequence[Row]) -> str:
+    """PSNR, and RMS of the slices, of what was tried beside what the study runs."""
+    methods = {row["method"].partition(" ")[0] for row in tried}
+    shown = [
+        row for row in rows if row["factor"] == 5 and row["region"] == "mask" and row["method"] in methods
+    ]
+    both = [*shown, *tried]
+    tables = ((words, over_factors(both, name)) for words, name in (
+        ("PSNR, dB", "psnr"), ("RMS of the slices against those acquired", "consistency_rms"),
+    ))  # fmt: skip
+    return "\n".join(f"{words}:\n\n{table}" for words, table in tables)
 
 
 def cost_table(rows: Sequence[Row]) -> str:
