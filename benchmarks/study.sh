@@ -7,8 +7,8 @@
 #
 # Cells lie in OUT/stroke, OUT/in-plane and OUT/heads; OUT/cells.tgz holds them without images, for another machine's
 # study_tables.py. Several processes share the GPU, each with cells of its own; what matters most comes first.
-# MORE=yes adds variants, ECLARE where it is installed, and in OUT/tuning-* what was tried for the networks and
-# the published method. The environment may name the programs where atlasgs-study is not installed (PYTHON,
+# OUT/tuning-* hold what was tried for the network that knows the T1w. MORE=yes adds variants, ECLARE where it is
+# installed, and what was tried for the other network and the published method. The environment may name the programs where atlasgs-study is not installed (PYTHON,
 # STUDY="python3 -m atlasgs_bids.study.cli"), another device (DEVICE=cpu), and further options of all cells (OPTIONS).
 set -e
 scans=$1 out=$2
@@ -60,12 +60,18 @@ more() {
     for rate in 0.003 0.03; do tuned "rate-$rate" --methods paper --paper-rate "$rate"; done
     for weight in 0.64 10; do tuned "smoothness-$weight" --methods paper --paper-smoothness "$weight"; done
 }
+weights() { # of the T1w in inr-t1: until its slices are explained
+    for weight in 0.1 0.01; do
+        tuned "weight-$weight" --methods inr-t1 --inr-anchor-weight "$weight"
+    done
+    tuned weight-0.1-steps-16000 --methods inr-t1 --inr-anchor-weight 0.1 --inr-steps 16000
+}
 tuned() { # name, options: on the Gaussians that the study has
     where=tuning-$1
     shift
     mkdir -p "$out/$where"
     [ -e "$out/$where/shared" ] || cp -r "$out/stroke/shared" "$out/$where/shared"
-    cells more bids "$where" --factors 5 "$@"
+    cells "$where" bids "$where" --factors 5 "$@"
 }
 
 dataset bids "$PYTHON" "$folder/arrange.py" --scans "$scans"
@@ -77,6 +83,7 @@ learned &
 stroke paper --methods paper --factors 5 &
 stroke inr --methods inr --factors 5 3 7 &
 stroke inr-t1 --methods inr-t1 --factors 5 3 7 &
+weights &
 stroke quick --methods cubic spline graph --calibration known defaults --factors 5 3 7 &
 stroke ablations --methods distance offset own joint fitted --factors 5 3 7 &
 for first in 1 2 3 4; do every_fourth_head $first & done

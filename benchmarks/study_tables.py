@@ -32,9 +32,10 @@ STUDIES = {
     "heads": "simulated heads, on which nothing was chosen",
 }
 DIGITS = {"psnr": 2, "oblique_30": 2, "oblique_45": 2, "sharpness": 2, "invented": 1, "erased": 1, "mae": 2}
-DIGITS |= {"consistency_rms": 2, "position_error": 2, "lesion_contrast": 2, "seconds": 0}
+DIGITS |= {"consistency_rms": 2, "position_error": 2, "lesion_contrast": 2}
 REFERENCES = ("cubic", "graph")
-COSTS = ("seconds", "peak_gpu_memory")
+COSTS = ("seconds", "peak_gpu_memory", "peak_memory")
+ABLATIONS = ("cubic", "spline", "distance", "fitted", "offset", "joint", "own", "inr", "inr-t1", "learned")
 
 
 def main() -> int:
@@ -48,6 +49,9 @@ def main() -> int:
             done = [cell for cell in Cells(options.out / name) if cell.done]
             if done:
                 content[name] = compact(done)
+        tried = tuning(options.out)
+        if tried:
+            content["tuning"] = tried
         stored(content, STORED)
         keep_figures(options.out / "stroke")
     for page, tables in documents(content).items():
@@ -78,13 +82,23 @@ def compact(done: Sequence[Cell]) -> list[Row]:
             value = cell.content.get(name)
             if value is not None:
                 row.setdefault(f"all_{name}", []).append(float(value))
-        row["device"], row["version"] = cell.content["device"], cell.content["version"]
+        row |= {name: cell.content.get(name) for name in ("device", "version")}
     for row in rows.values():
         for name in COSTS:
             every = row.pop(f"all_{name}", None)
             if every:
                 row[name] = [round(sum(every) / len(every), 1)]
     return list(rows.values())
+
+
+def tuning(out: Path) -> list[Row]:
+    """What was tried, ``OUT/tuning-NAME``, as methods with that name."""
+    rows = []
+    for folder in sorted(out.glob("tuning-*")):
+        name = folder.name.removeprefix("tuning-")
+        done = [cell for cell in Cells(folder) if cell.done]
+        rows += [{**row, "method": f"{row['method']} {name}"} for row in compact(done)]
+    return rows
 
 
 def _row(rows: dict[tuple[Any, ...], Row], own: Mapping[str, Any]) -> Row:
@@ -121,12 +135,20 @@ class Column:
 def documents(content: Mapping[str, list[Row]]) -> dict[Path, dict[str, str]]:
     """By page and mark, the tables of what is stored."""
     page = {}
-    for name, rows in content.items():
-        in_mask = [row for row in rows if row["region"] == "mask"]
-        page[f"study-{name}"] = "\n".join(study_tables(STUDIES[name], in_mask))
-        lesions = [row for row in rows if row["region"] == "lesion"]
+    for name, who in STUDIES.items():
+        if name not in content:
+            continue
+        in_mask = [row for row in content[name] if row["region"] == "mask"]
+        page[f"study-{name}"] = "\n".join(study_tables(who, in_mask))
+        lesions = [row for row in content[name] if row["region"] == "lesion"]
         if lesions:
-            page[f"study-{name}-lesions"] = lesion_table(STUDIES[name], lesions)
+            page[f"study-{name}-lesions"] = lesion_table(who, lesions)
+    if "stroke" in content:
+        in_mask = [row for row in content["stroke"] if row["region"] == "mask"]
+        page["study-ablation"] = ablation_table(in_mask)
+        page["study-costs"] = cost_table(in_mask)
+    if "tuning" in content:
+        page["study-tuning"] = tuning_table(content["tuning"], content["stroke"])
     found = {DOCS / "study.md": page}
     if "stroke" in content and "heads" in content:
         found[DOCS.parent / "README.md"] = {"study": headline(content)}
@@ -196,7 +218,6 @@ def by_measure(rows: Sequence[Row]) -> str:
             for angle in ANGLES_DEG
         ),
         Column("position, mm", lambda row: _entry(row, "position_error")),
-        Column("seconds", lambda row: _entry(row, "seconds")),
     ]
     lines = [[f"`{row['method']}`", *(column.text(row) for column in columns)] for row in rows]
     return markdown(["", *(column.heading for column in columns)], lines)
@@ -208,6 +229,47 @@ def lesion_table(who: str, rows: Sequence[Row]) -> str:
     for metric, words in (("lesion_contrast", "Contrast of lesions over the truth's"), ("psnr", "PSNR, dB")):
         parts += [f"{words}; {caption(who, rows)}:\n", over_factors(rows, metric)]
     return "\n".join(parts)
+
+
+def ablation_table(rows: Sequence[Row]) -> str:
+    """PSNR of what relaxes, shares or takes away, minus that of the graph on the T1w's Gaussians."""
+    of_graph = {(row["target"], row["factor"]): row["psnr"][0] for row in rows if row["method"] == "graph"}
+    shown = []
+    for row in rows:
+        place = row["target"], row["factor"]
+        if row["method"] in ABLATIONS and place in of_graph:
+            shown.append({**row, "psnr_minus_graph": [row["psnr"][0] - of_graph[place]]})
+    return over_factors(shown, "psnr_minus_graph")
+
+
+def tuning_table(tried: Sequence[Row], rows: Sequence[Row]) -> str:
+    """PSNR, and RMS of the slices, of what was tried beside what the study runs."""
+    methods = {row["method"].partition(" ")[0] for row in tried}
+    shown = [
+        row for row in rows if row["factor"] == 5 and row["region"] == "mask" and row["method"] in methods
+    ]
+    both = [*shown, *tried]
+    tables = ((words, over_factors(both, name)) for words, name in (
+        ("PSNR, dB", "psnr"), ("RMS of the slices against those acquired", "consistency_rms"),
+    ))  # fmt: skip
+    return "\n".join(f"{words}:\n\n{table}" for words, table in tables)
+
+
+def cost_table(rows: Sequence[Row]) -> str:
+    """Mean seconds and peak memory of a method's cells, on the device that they ran on."""
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+
+        def mean(name: str, own: Sequence[Row] = own) -> float:
+            values = [row[name][0] for row in own if name in row]
+            return sum(values) / len(values) if values else math.nan
+
+        memory = (mean("peak_gpu_memory"), mean("peak_memory"))
+        gib = ["–" if math.isnan(value) else f"{value / 1024:.1f}" for value in memory]
+        devices = ", ".join(dict.fromkeys(row["device"] for row in own))
+        lines.append([f"`{method}`", f"{mean('seconds'):.0f}", *gib, devices])
+    return markdown(["", "seconds", "GPU, GiB", "host, GiB", "device"], lines)
 
 
 def headline(content: Mapping[str, list[Row]]) -> str:

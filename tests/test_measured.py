@@ -11,6 +11,7 @@ import harmonisation
 import perfusion
 import series
 import speed
+import study_tables
 import thousand
 import trust
 import volume_motion
@@ -92,3 +93,15 @@ def test_the_tables_of_series_are_what_was_measured():
     for name, module in (("series", series), ("perfusion", perfusion), ("harmonisation", harmonisation)):
         rows = json.loads((DOCS / "measured" / f"{name}.json").read_text("utf-8"))
         assert module.table(rows) in page
+
+
+def test_the_tables_of_the_study_are_what_was_measured():
+    content = json.loads((DOCS / "measured/study.json").read_text("utf-8"))
+    assert content["stroke"]
+    shown = study_tables.documents(content)
+    for page, tables in shown.items():
+        text = page.read_text("utf-8")
+        for mark, table in tables.items():
+            assert f"<!-- {mark}: begin -->\n\n{table}\n<!-- {mark}: end -->" in text, mark
+    content["stroke"][0]["psnr"][0] += 0.1
+    assert study_tables.documents(content) != shown

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from atlasgs_bids.study.results.cells import Cell, CellKey
-from atlasgs_bids.study.results.statistics import bootstrap_interval, holm, paired_p_value
+from atlasgs_bids.study.results.statistics import (
+    bootstrap_interval,
+    holm,
+    mean_interval,
+    paired_p_value,
+)
 from atlasgs_bids.study.results.summary import comparison_rows, summary_rows
 from atlasgs_bids.study.results.tables import differences_from, latex_table, markdown_table
 
@@ -43,7 +48,9 @@ def test_bootstrap_of_a_mean_is_that_of_the_theory():
     assert (low, high) == pytest.approx(
         (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.01
     )
+    assert mean_interval(values) == pytest.approx((low, high))
     assert np.isnan(bootstrap_interval(1, lambda _drawn: 0.0)).all()
+    assert np.isnan(mean_interval(values[:1])).all()
 
 
 def cell(participant, method, psnr, squared=(4.0, 4.0)):

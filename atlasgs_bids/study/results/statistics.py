@@ -20,15 +20,23 @@ def bootstrap_interval(
     """
     if n_units < 2:
         return np.nan, np.nan
-    rng = np.random.default_rng(seed)
-    values = [statistic(rng.integers(0, n_units, n_units)) for _ in range(N_RESAMPLES)]
+    return _percentiles([statistic(drawn) for drawn in _draws(n_units, seed)])
+
+
+def mean_interval(values: npt.NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """The same of a mean, at once: there are many pairs of methods."""
+    if len(values) < 2:
+        return np.nan, np.nan
+    return _percentiles(values[_draws(len(values), seed)].mean(axis=1))
+
+
+def _draws(n_units: int, seed: int) -> npt.NDArray[np.intp]:
+    return np.asarray(np.random.default_rng(seed).integers(0, n_units, (N_RESAMPLES, n_units)))
+
+
+def _percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return float(low), float(high)
-
-
-def mean_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The same of a mean: of paired differences, say."""
-    return bootstrap_interval(len(values), lambda drawn: float(values[drawn].mean()))
 
 
 def paired_p_value(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
