@@ -38,6 +38,8 @@ class LatticeObservation(Observation):
     world_from_lattice: Float[Tensor, "4 4"]
     gain: float = 1.0
     """g: intensity of these slices over that which the amplitudes stand for."""
+    cut: Float[Tensor, "x y z"] | None = None
+    """1: data that reach beyond the anchor's field of view: no amplitudes explain them, their weight is 0."""
 
     def __post_init__(self) -> None:
         op = self.acquisition @ self.splat

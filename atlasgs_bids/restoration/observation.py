@@ -55,7 +55,9 @@ def observe(
     observed = np.ones(native.shape, bool) if acquired.observed is None else acquired.observed
     weights = torch.from_numpy(observed.astype(np.float32)).to(config.device)
     unseen = torch.from_numpy(anchor.unseen_on(lattice).astype(np.float32)).to(config.device)
-    weights *= acquisition.forward(unseen) < _UNCOVERED
+    beyond = acquisition.forward(unseen) >= _UNCOVERED
+    cut = weights * beyond
+    weights *= ~beyond
     if not weights.any():
         raise InputError(
             f"{stack.name}: no slice lies inside the anchor's field of view; check the "
@@ -85,6 +87,7 @@ def observe(
         acquisition=acquisition,
         splat=splat,
         world_from_lattice=torch.from_numpy(anchor_world_from_lattice),
+        cut=cut,
     )
 
 

@@ -120,6 +120,22 @@ def test_fine_planes_are_trained_at_the_scale_of_the_slices() -> None:
     assert not torch.equal(prediction.image, _run(_stack(shape=(48, 44, 4))).image)
 
 
+@pytest.mark.parametrize("part", [slice(None), slice(4, None)])
+def test_what_reaches_beyond_the_anchor_is_data_all_the_same(part: slice) -> None:
+    """The last slice, or most of it: the result agrees with it, which is no weight's merit."""
+    stack = _stack((24, 22, 6))
+    cut = torch.zeros_like(stack.observation.weights)
+    cut[part, :, -1] = 1
+    unexplained = _changed(stack, weights=stack.observation.weights - cut)
+    acquired = stack.observation
+    error, blind = (
+        (acquired.acquisition.forward(_run(own).image) - acquired.slices)[part, :, -1]
+        for own in (_changed(unexplained, cut=cut), unexplained)
+    )
+    assert float(error.abs().max()) < 1
+    assert float(blind.square().mean().sqrt()) > 10
+
+
 def test_unobserved_voxels_have_no_influence() -> None:
     stack = _stack()
     weights = stack.observation.weights.clone()

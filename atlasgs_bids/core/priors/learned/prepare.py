@@ -167,7 +167,9 @@ def prepare(stack: Stack, held_out_fraction: float, generator: torch.Generator) 
     low, offset, high = percentiles(values, (0.05, 0.5, 0.95))
     scale = high - low or float((values - offset).abs().mean()) or 1.0
     normalized = torch.movedim((observation.slices.float() - offset) / scale, slice_axis, 0)
-    filled = fill_unobserved(normalized, torch.movedim(observed, slice_axis, 0))
+    # Nothing is learned from what the anchor does not see; what lies between it and the others is told by it.
+    known = observed if observation.cut is None else observed.maximum(observation.cut)
+    filled = fill_unobserved(normalized, torch.movedim(known, slice_axis, 0))
     target = torch.movedim(filled, 0, slice_axis).contiguous()
     seen = stack.anchor[stack.anchor != 0].float()
     low, _, high = percentiles(seen, (0.05, 0.5, 0.95)) if len(seen) else (0.0, 0.0, 0.0)
@@ -183,7 +185,7 @@ def prepare(stack: Stack, held_out_fraction: float, generator: torch.Generator) 
     for axis in range(3):
         matrix = acquisition.axis_matrix(axis)
         sampling = sampling_of(matrix, round(1 / float(acquisition.native_from_lattice[axis, axis])))
-        rows = torch.movedim(observed, axis, 0).flatten(1).amax(1)
+        rows = torch.movedim(known, axis, 0).flatten(1).amax(1)
         kept = rows if axis == slice_axis else torch.ones_like(rows)
         back, D = acquired_degradation(sampling, matrix, kept)
         if not sampling.is_identity:
