@@ -87,6 +87,10 @@ def _redraw_series(run: TargetRun, kinds: SeriesPlan, anchor: Anchor, position: 
     """The figure of each kind of volume; that of the reference, which is no file of its own, stays."""
     restored = load_series(run.outputs.sr)
     means = {kind: restored.mean(kinds.volumes_of(kind)).data for kind in dict.fromkeys(kinds.kinds)}
-    write_series_figures(run, kinds, load_series(run.target.source.path), means, anchor, position)
+    sds = {}
+    if run.outputs.srstd.exists():
+        written = load_series(run.outputs.srstd)
+        sds = {kind: written.volume(k) for k, kind in enumerate(kinds.each_kind)}
+    write_series_figures(run, kinds, load_series(run.target.source.path), means, sds, anchor, position)
     if position.motion is not None:
         describe_confounds(run, position.motion)

@@ -21,7 +21,7 @@ from atlasgs_bids.bids.plan.series import SeriesPlan
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.imaging.directions import rotated_directions
 from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.nifti import image_stream, load_series, series_header
+from atlasgs_bids.imaging.nifti import image_stream, load_series, series_header, to_nifti, write_image
 from atlasgs_bids.imaging.series import Series
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
@@ -32,7 +32,8 @@ from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.coarser import coarser_scaffold
 from atlasgs_bids.restoration.result import StackResult, TargetResult
 from atlasgs_bids.restoration.scaffold import SessionScaffold
-from atlasgs_bids.restoration.series import SeriesFit, fit_series, restored_volumes
+from atlasgs_bids.restoration.series import SeriesFit, fit_series
+from atlasgs_bids.restoration.series_images import restored_volumes, volume_errors
 from atlasgs_bids.restoration.stack import PlacedStack, place
 from atlasgs_bids.restoration.volume_positions import with_motion
 from atlasgs_bids.runtime.costs import Clock
@@ -68,11 +69,12 @@ def restore_series(
         fit = fit_series(placed, series, kinds, scaffold, settings, progress, motion)
     with clock.measure("render"):
         result = replace(fit.reference_result(), motion=motion)
-    means = _write_volumes(run, fit, result, clock, progress)
+    means, result = _write_volumes(run, fit, result, clock, progress)
     (stack,) = result.stacks
     with clock.measure("writing"):
         position = SeriesPosition(result.grid, result.fov, stack.registration.target_from_anchor, motion)
-        write_series_figures(run, kinds, series, means.rendered, result.anchor, position)
+        sds = {kind: own.sd for kind, own in result.volume_errors.items()}
+        write_series_figures(run, kinds, series, means.rendered, sds, result.anchor, position)
         if motion is not None:
             write_confounds(run, motion)
     return replace(result, difference_to_noise=_difference_to_noise(kinds, series, means, fit))
@@ -142,10 +144,11 @@ def _placed(
 
 def _write_volumes(
     run: TargetRun, fit: SeriesFit, result: TargetResult, clock: Clock, progress: Progress
-) -> _Means:
+) -> tuple[_Means, TargetResult]:
     """Result, simulated and residual volumes, one at a time: no series lies in memory as float32.
 
-    Their sidecars, gradients and contexts are there before the images get their names.
+    Then how far one of each kind may be off, which is part of the result that is returned. Sidecars,
+    gradients and contexts are there before the images get their names.
     """
     series, outputs, grid, kinds = fit.series, run.outputs, result.grid, fit.kinds.kinds
     # Differences of perfusion volumes are the point of them, and a floor would not be linear.
@@ -168,13 +171,24 @@ def _write_volumes(
                 add_residual(np.where(volume.observed, acquired - volume.simulated, np.float32(0)))
                 means.add(kind, 1 / kinds.count(kind), volume.rendered, volume.simulated)
             advance(1)
+        with clock.measure("render"):
+            errors = volume_errors(fit, result, means.rendered)
+            result = replace(result, volume_errors=errors)
         with clock.measure("writing"):
+            maps = {
+                outputs.srstd: [own.sd for own in errors.values()],
+                outputs.srnoisestd: [own.noise_sd for own in errors.values() if own.noise_sd is not None],
+            }
+            known = {path: images for path, images in maps.items() if images}
+            for path, images in known.items():
+                stacked = to_nifti(np.stack(images, 3), grid.world_from_voxel, form_code=result.form_code)
+                write_image(stacked, files.enter_context(atomic(path)))
             remove_old_files(run.target, run.naming)
             sidecars = target_sidecars(run, result)
-            for image in (outputs.sr, outputs.simulated, outputs.residual):
-                save_json(sidecars[image], json_path(image))
+            for path in (outputs.sr, outputs.simulated, outputs.residual, *known):
+                save_json(sidecars[path], json_path(path))
             _write_companions(run, result.stacks[0], grid, fit.motion)
-    return means
+    return means, result
 
 
 def _write_companions(run: TargetRun, stack: StackResult, grid: Grid, motion: SeriesMotion | None) -> None:
@@ -238,23 +252,26 @@ def write_series_figures(
     kinds: SeriesPlan,
     series: Series,
     restored_means: Mapping[str, Array],
+    sds: Mapping[str, Array],
     anchor: Anchor,
     position: SeriesPosition,
 ) -> None:
-    """One figure for each kind of volume, the mean of its volumes; for ASL control minus label as well."""
+    """One figure for each kind of volume, the mean of its volumes; for ASL control minus label as well.
+
+    ``sds``: of one volume of each kind, where it is known.
+    """
     grid = position.grid
     anchor_image = resample(anchor.volume, grid)
     mask = anchor.foreground_on(grid) & position.fov
 
     def draw(name: str, cubic: Array, restored: Array) -> None:
+        n_volumes = len(kinds.volumes_of(name))
+        title = f"{run.label}: {name}" + (f", mean of {n_volumes} volumes" if n_volumes > 1 else "")
+        if name in sds and n_volumes > 1:
+            title += ", standard deviation of one"
         with atomic(run.outputs.figure_of(name)) as path:
-            target_figure(
-                path,
-                TargetImages(anchor_image, cubic, restored, anchor_name=anchor.name),
-                grid.world_from_voxel,
-                f"{run.label}: {name}",
-                mask,
-            )
+            shown = TargetImages(anchor_image, cubic, restored, sds.get(name), anchor_name=anchor.name)
+            target_figure(path, shown, grid.world_from_voxel, title, mask)
 
     cubic = {kind: position.mean(series, kinds.volumes_of(kind)) for kind in dict.fromkeys(kinds.kinds)}
     for kind, image in cubic.items():

@@ -72,7 +72,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         None,
     ),
     "sd_median": (
-        "Median of the estimated standard deviation of the result's error; n/a with --no-uncertainty",
+        "Median standard deviation of the error of the result, or of a reference volume; n/a: not asked for",
         "arbitrary",
     ),
     "sd_noise_median": ("The same of the part that the noise of the slices makes", "arbitrary"),

@@ -1,5 +1,7 @@
 """How far a restored image may be off in each voxel, and where it may be believed."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +40,13 @@ class ImageError:
     """The part that the noise of the slices makes; None: not told from the rest."""
     trust: TrustedVoxels | None
     """None: the slices are too few to tell."""
+
+    def beside(self, other: ImageError) -> ImageError:
+        """Of the sum of two images whose errors have nothing in common."""
+        noise_sd = None
+        if self.noise_sd is not None and other.noise_sd is not None:
+            noise_sd = np.hypot(self.noise_sd, other.noise_sd)
+        return ImageError(np.hypot(self.sd, other.sd), noise_sd, None)
 
 
 @dataclass(frozen=True)

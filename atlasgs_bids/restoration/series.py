@@ -1,4 +1,4 @@
-"""The volumes of a series -> their amplitudes, solved together in blocks, by contrast -> their images.
+"""The volumes of a series -> their amplitudes, solved together in blocks, by contrast.
 
 With the graph prior each volume is solved for as it is. With the learned prior only the mean of a contrast
 meets the network, and the volumes' differences from that mean are solved for with the graph: a network is not
@@ -11,23 +11,23 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance, solve_appearance
 from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack
+from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.series import Series, SeriesKinds
 from atlasgs_bids.imaging.volume_motion import SeriesMotion
+from atlasgs_bids.restoration.fit import uncertainty_of
 from atlasgs_bids.restoration.learning import learn_together
 from atlasgs_bids.restoration.observation import observe_placed
-from atlasgs_bids.restoration.result import TargetResult, rendered_result, rendered_volume
+from atlasgs_bids.restoration.result import TargetResult, rendered_result
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack
 from atlasgs_bids.restoration.target import FittedTarget, fit_target
-from atlasgs_bids.runtime.costs import Clock
 from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class ContrastFit:
     """(x, y, z) native slices; None: volumes are solved for as they are."""
     amplitudes: Tensor | None
     """(n,) of the mean, as the learned prior and the slices have it."""
+    uncertainties: tuple[Uncertainty, ...] = ()
+    """Of the mean and of one volume's difference from it, or of the volume; empty: not asked for."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class SeriesFit:
         for indices in _blocks([self._shared(index) for index in range(len(self.series))], n_together):
             contrast = self.contrasts[self.kinds.contrasts[indices[0]]]
             observation = self.observation_of(indices[0])
-            solved = _solve(self, observation, indices, contrast, contrast.regularization)[0]
+            solved = _solve(self, observation, indices, contrast)
             for column in solved.unbind(1):
                 known = contrast.amplitudes
                 yield column.contiguous() if known is None else known + column, observation
@@ -109,38 +111,6 @@ class SeriesFit:
     def reference_result(self) -> TargetResult:
         """The reference on the output grid, which the volumes share."""
         return rendered_result(self.reference.fit, self.scaffold, self.config)
-
-
-@dataclass(frozen=True)
-class RestoredVolume:
-    """One volume of a series, in memory until the next one is asked for."""
-
-    index: int
-    rendered: npt.NDArray[np.float32]
-    """On the output grid."""
-    simulated: npt.NDArray[np.float32]
-    """What the model predicts for the acquired slices, native grid."""
-    observed: npt.NDArray[np.bool_]
-    """Native voxels that took part."""
-
-
-def restored_volumes(
-    fit: SeriesFit, reference: TargetResult, floor: float | None, clock: Clock
-) -> Iterator[RestoredVolume]:
-    """Every volume on the reference's grid, in turn: a series as float32 would fill the memory.
-
-    None lies below ``floor``. The clock counts solving as ``appearance`` and rendering as ``render``.
-    """
-    solved = fit.solved()
-    for index in range(len(fit.series)):
-        with clock.measure("appearance"):
-            amplitudes, observation = next(solved)
-        with clock.measure("render"):
-            rendered = rendered_volume(
-                amplitudes, reference.grid, reference.inside, fit.scaffold, fit.config, floor=floor
-            )
-            simulated = observation.slices_from_amplitudes.forward(amplitudes).cpu().numpy()
-        yield RestoredVolume(index, rendered, simulated, observation.weights.cpu().numpy() > 0)
 
 
 def fit_series(
@@ -179,8 +149,8 @@ def fit_series(
         for name in names:
             fit = ContrastFit(reference.fit.appearance.regularization, None, None)
             if expected:
-                fit = _with_mean(without, expected[name], is_reference=name == shown)
-            contrasts[name] = replace(fit, regularization=_prior_weight(without, name, fit))
+                fit = _with_mean(without, expected[name], progress.under(name), is_reference=name == shown)
+            contrasts[name] = _judged(without, name, fit, progress.under(name))
             advance(1)
     return replace(without, contrasts=contrasts)
 
@@ -221,10 +191,12 @@ def _expected_of_contrasts(
     return dict(zip(names, found, strict=True)) if found else {}
 
 
-def _with_mean(fit: SeriesFit, expected: ExpectedStack, *, is_reference: bool) -> ContrastFit:
+def _with_mean(
+    fit: SeriesFit, expected: ExpectedStack, progress: Progress, *, is_reference: bool
+) -> ContrastFit:
     """The mean of a contrast, fitted to its slices and to what is expected of them."""
     if is_reference:
-        appearance = fit.reference.fit.appearance
+        appearance, uncertainty = fit.reference.fit.appearance, fit.reference.fit.uncertainty
     else:
         scaffold, mean = fit.scaffold, expected.observation
         observation = replace(fit.observation, slices=mean.slices, noise_sd=mean.noise_sd)
@@ -232,44 +204,67 @@ def _with_mean(fit: SeriesFit, expected: ExpectedStack, *, is_reference: bool) -
         appearance = fit_expected_appearance(
             observation, scaffold.prior, [expectation], fit.config.core.appearance
         )
-    return ContrastFit(appearance.regularization, expected.observation.slices, appearance.amplitudes)
+        uncertainty = uncertainty_of(appearance, [observation], [expectation], scaffold, fit.config, progress)
+    slices, amplitudes = expected.observation.slices, appearance.amplitudes
+    return ContrastFit(appearance.regularization, slices, amplitudes, _kept(uncertainty))
 
 
-def _prior_weight(fit: SeriesFit, name: str, contrast: ContrastFit) -> float:
-    """The graph's weight, chosen on the middle volume of a contrast: noise differs."""
-    indices = fit.kinds.of_contrast(name)
-    given = fit.config.core.appearance.regularization
-    if given is not None or (
-        len(fit.kinds.contrasts) == 1 or (contrast.mean is not None and len(indices) == 1)
-    ):
-        return contrast.regularization if given is None else given
-    middle = indices[len(indices) // 2]
-    return _solve(fit, fit.observation_of(middle), [middle], contrast, None)[1]
+def _judged(fit: SeriesFit, name: str, contrast: ContrastFit, progress: Progress) -> ContrastFit:
+    """With the graph's weight, and how far a volume may be off, from one of the contrast: noise differs.
+
+    The middle one of those that lie where the reference does, if there are any.
+    """
+    indices, settings = fit.kinds.of_contrast(name), fit.config.core.appearance
+    is_its_mean = contrast.mean is not None and len(indices) == 1
+    weight = settings.regularization
+    if weight is None and (is_its_mean or len(fit.kinds.contrasts) == 1):
+        weight = contrast.regularization
+    if weight is not None and (is_its_mean or not fit.config.estimate_uncertainty):
+        return replace(contrast, regularization=weight)
+    motion = fit.motion
+    middle = [v for v in indices if motion is None or motion.as_reference(v)] or indices
+    index = middle[len(middle) // 2]
+    shared = fit.observation_of(index)
+    slices = _less_the_mean(fit, shared, [index], contrast)[..., 0]
+    appearance = fit_appearance(
+        replace(shared, slices=slices), fit.scaffold.prior, replace(settings, regularization=weight)
+    )
+    measured = replace(shared, slices=slices, noise_sd=appearance.noise_sd)
+    own = uncertainty_of(appearance, [measured], (), fit.scaffold, fit.config, progress)
+    return replace(
+        contrast,
+        regularization=appearance.regularization,
+        uncertainties=(*contrast.uncertainties, *_kept(own)),
+    )
+
+
+def _kept(uncertainty: Uncertainty | None) -> tuple[Uncertainty, ...]:
+    """Without what is known of slices: a series has a mask of none of its volumes."""
+    return () if uncertainty is None else (replace(uncertainty, trust=None, held_out=()),)
 
 
 def _solve(
-    fit: SeriesFit,
-    shared: LatticeObservation,
-    indices: Sequence[int],
-    contrast: ContrastFit,
-    regularization: float | None,
-) -> tuple[Tensor, float]:
-    """Amplitudes (n, k) of volumes of a contrast that share their operators, less its mean's, and λ."""
+    fit: SeriesFit, shared: LatticeObservation, indices: Sequence[int], contrast: ContrastFit
+) -> Tensor:
+    """Amplitudes (n, k) of volumes of a contrast that share their operators, less its mean's."""
+    observation = replace(shared, slices=_less_the_mean(fit, shared, indices, contrast))
+    settings = fit.config.core.appearance
+    return solve_appearance(observation, fit.scaffold.prior, contrast.regularization, settings).amplitudes
+
+
+def _less_the_mean(
+    fit: SeriesFit, shared: LatticeObservation, indices: Sequence[int], contrast: ContrastFit
+) -> Tensor:
+    """Slices (x, y, z, k) of volumes of a contrast, less its mean where it has one."""
     volumes = torch.from_numpy(np.stack([fit.series.volume(index) for index in indices], axis=3))
     volumes = volumes.to(fit.config.device)
-    if contrast.mean is not None:
-        mean = contrast.mean
-        if shared.splat is not fit.observation.splat:  # as it would be seen in the volumes' own position
-            assert contrast.amplitudes is not None
-            mean = shared.slices_from_amplitudes.forward(contrast.amplitudes)
-        volumes = volumes - mean[..., None]
-    observation, prior = replace(shared, slices=volumes), fit.scaffold.prior
-    settings = fit.config.core.appearance
-    if regularization is None:
-        appearance = fit_appearance(observation, prior, settings)
-    else:
-        appearance = solve_appearance(observation, prior, regularization, settings)
-    return appearance.amplitudes, appearance.regularization
+    if contrast.mean is None:
+        return volumes
+    mean = contrast.mean
+    if shared.splat is not fit.observation.splat:  # as it would be seen in the volumes' own position
+        assert contrast.amplitudes is not None
+        mean = shared.slices_from_amplitudes.forward(contrast.amplitudes)
+    return volumes - mean[..., None]
 
 
 def _blocks(shared: Sequence[Hashable], n_together: int) -> list[list[int]]:
