@@ -3,9 +3,9 @@
     python benchmarks/series_trust.py --scans DIR --out OUT [--series dwi asl] [--noise 1 3] [--slab 36]
     python benchmarks/series_trust.py --document OUT/series_trust.json
 
-The diffusion series is that of series.py, the pCASL series that of perfusion.py, at other noise: in per cent
-of the 95th percentile of b0, or of control (a tenth of M0's). The app restores them with its defaults. Against
-the truth, all volumes of a kind together:
+The diffusion series is that of series.py, the pCASL series that of perfusion.py, at other noise: in per
+cent of the 95th percentile of b0, or of control (a tenth of M0's). The app restores them with its defaults.
+Against the truth, all volumes of a kind together:
 
 - the part of each region's voxels whose error the 90 % interval holds (1.645 times the volume's map of
   desc-srstd): in the brain, on the T1w's edges (steepest 15 %), where the truth's contrast is least the T1w's

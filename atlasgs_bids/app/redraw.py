@@ -9,7 +9,7 @@ from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.confounds import describe_confounds, read_confounds
 from atlasgs_bids.app.failures import SubjectResult, each_target
 from atlasgs_bids.app.scaffold import session_anchor
-from atlasgs_bids.app.series import SeriesPosition, write_series_figures
+from atlasgs_bids.app.series_figures import SeriesPosition, write_series_figures
 from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.plan.files import stack_outputs
 from atlasgs_bids.bids.plan.series import SeriesPlan
