@@ -42,7 +42,7 @@ class Uncertainty:
     """Where the image may be believed; None where slices are too few to tell."""
     held_out: tuple[HeldOut, ...] = ()
     """The slices of each stack as the graph predicts them from others; empty where they are too few."""
-    posterior: Float[Tensor, "n probes"] | None = None
+    posterior: Float[Tensor, "n draws"] | None = None
     """Draws of what slices and graph leave open, uncalibrated; None: not drawn."""
 
 
