@@ -12,6 +12,7 @@ Against the truth, all volumes of a kind together:
   (10 %);
 - Spearman's correlation of |error| and standard deviation;
 - the RMS standard deviation over the RMS error, and that of the noise alone (desc-srnoisestd);
+- the seconds that the maps take, of all that the app takes;
 - of control minus label, means of all: the same with √(2/n) times the noise alone, which is what differs
   between volumes.
 
@@ -37,7 +38,7 @@ from scipy import stats
 from trust import NORMAL_90, explained
 
 from atlasgs_bids.imaging.volume import Volume
-from atlasgs_bids.runtime.files import load_json
+from atlasgs_bids.runtime.files import load_json, load_tsv
 
 REGIONS = ("all", "edges", "own_contrast")
 SETTING = ("series", "thickness", "noise", "prior", "kind")
@@ -70,12 +71,13 @@ def main() -> int:
             for percent in options.noise:
                 simulated = SIMULATED[name](options, thickness, percent)
                 for prior in options.priors:
-                    out_dir, _ = series.run_app(simulated.bids_dir, prior, options)
+                    out_dir, costs = series.run_app(simulated.bids_dir, prior, options)
+                    costs = {"seconds": costs["seconds"], "seconds_uncertainty": seconds_uncertainty(out_dir)}
                     setting = {"series": name, "thickness": thickness, "noise": percent, "prior": prior}
                     for row in scores(simulated, out_dir):
-                        print(json.dumps(setting | row), flush=True)
+                        print(json.dumps(setting | row | costs), flush=True)
                         path = options.out / "series_trust.json"
-                        with_row(path, setting | row, SETTING, SETTING, 1)
+                        with_row(path, setting | row | costs, SETTING, SETTING, 1)
     return 0
 
 
@@ -140,6 +142,11 @@ def scores(simulated: Simulated, out_dir: Path) -> list[Row]:
     return found
 
 
+def seconds_uncertainty(out_dir: Path) -> float:
+    (table,) = out_dir.glob("sub-*/*/*_desc-sr_metrics.tsv")
+    return float(load_tsv(table)[0]["seconds_uncertainty"])
+
+
 def coverage(
     anchor: Image, truths: Sequence[Image], errors: Sequence[Image], sd: Image, brain: npt.NDArray[np.bool_]
 ) -> Row:
@@ -177,6 +184,7 @@ def table(rows: Sequence[Row]) -> str:
         "ρ",
         "RMS sd / error",
         "noise",
+        "s",
     ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
@@ -185,6 +193,7 @@ def table(rows: Sequence[Row]) -> str:
         cells += [f"{row['rank_correlation']:.2f}", f"{row['rms_sd'] / row['rms_error']:.2f}"]
         noise = row.get("rms_noise_sd")
         cells.append("" if noise is None else f"{noise / row['rms_error']:.2f}")
+        cells.append(f"{row['seconds_uncertainty']:.0f} of {row['seconds']:.0f}")
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 

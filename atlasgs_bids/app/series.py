@@ -174,9 +174,8 @@ def _write_volumes(
             if volume.index in fit.samples:
                 samples[fit.kinds.contrasts[volume.index]].append(volume.amplitudes)
             advance(1)
-        with clock.measure("appearance"), progress.stage("uncertainty"):
+        with clock.measure("uncertainty"), progress.stage("uncertainty"):
             uncertainties = volume_uncertainties(fit, samples)
-        with clock.measure("render"):
             errors = volume_errors(fit, result, means.rendered, uncertainties)
             result = replace(result, volume_errors=errors)
         with clock.measure("writing"):
