@@ -68,11 +68,7 @@ def main() -> int:
         return 0
     head, rows = head_of(options), []
     for thickness in options.thickness:
-        bids_dir = options.out / f"perfusion-{thickness}mm"
-        volumes = acquired(head, thickness, options.noise)
-        series = write_dataset(bids_dir, "perf/asl", head.anchor, volumes, {"SkullStripped": True}, SIDECAR)
-        context = ["volume_type", "m0scan", *(("control", "label") * N_PAIRS)]
-        series.with_name(f"{STEM}_aslcontext.tsv").write_text("\n".join(context) + "\n", encoding="utf-8")
+        bids_dir, _, volumes = simulated(head, thickness, options.noise, options)
         for prior in options.priors:
             rows.append(
                 {"thickness": thickness, "prior": prior, **restored(bids_dir, head, volumes, prior, options)}
@@ -107,16 +103,27 @@ def head_of(options: argparse.Namespace) -> Head:
     )
 
 
-def acquired(head: Head, thickness: int, noise: float) -> list[Volume]:
-    """M0, then control and label in turn; in steps of an eighth."""
+def simulated(
+    head: Head, thickness: int, noise: float, options: argparse.Namespace
+) -> tuple[Path, list[Image], list[Volume]]:
+    """A dataset, each volume's truth, and as it is acquired: M0, then control and label in turn.
+
+    ``noise``: standard deviation, of M0's 95th percentile; values in steps of an eighth.
+    """
     control = SUPPRESSION * head.m0
     label = control - DIFFERENCE * head.flow * head.m0
+    truth = [head.m0, *(control, label) * N_PAIRS]
     rng = np.random.default_rng(0)
     sd = noise * float(np.percentile(head.m0[head.anchor.data > 0], 95))
-    return [
+    volumes = [
         averaged(Volume(image, head.anchor.world_from_voxel), (IN_PLANE, IN_PLANE, thickness), sd, rng)
-        for image in (head.m0, *(control, label) * N_PAIRS)
+        for image in truth
     ]
+    bids_dir = options.out / f"perfusion-{thickness}mm"
+    series = write_dataset(bids_dir, "perf/asl", head.anchor, volumes, {"SkullStripped": True}, SIDECAR)
+    context = ["volume_type", "m0scan", *(("control", "label") * N_PAIRS)]
+    series.with_name(f"{STEM}_aslcontext.tsv").write_text("\n".join(context) + "\n", encoding="utf-8")
+    return bids_dir, truth, volumes
 
 
 def restored(

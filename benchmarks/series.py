@@ -149,15 +149,16 @@ class Truth:
     tensor_voxels: tuple[npt.NDArray[np.intp], ...]
 
 
-def simulated_case(options: argparse.Namespace, thickness: int) -> Case:
+def simulated_case(options: argparse.Namespace, thickness: int, noise: float = NOISE) -> Case:
+    """``noise``: standard deviation, of the b0's 95th percentile."""
     anchor, t2w = stroke_pair(options)
     tissue = tissue_of(anchor, t2w)
     b_values, directions = protocol(options.volumes)
     factors = (IN_PLANE, IN_PLANE, thickness)
     volumes = [tissue.signal(*pair) for pair in zip(b_values, directions, strict=True)]
-    noise = NOISE * float(np.percentile(tissue.b0[anchor.data > 0], 95))
+    sd = noise * float(np.percentile(tissue.b0[anchor.data > 0], 95))
     rng = np.random.default_rng(0)
-    acquired = [averaged(Volume(image, anchor.world_from_voxel), factors, noise, rng) for image in volumes]
+    acquired = [averaged(Volume(image, anchor.world_from_voxel), factors, sd, rng) for image in volumes]
     bids_dir = options.out / f"simulated-{thickness}mm"
     series = write_dataset(bids_dir, "dwi/dwi", anchor, acquired, {"SkullStripped": True})
     write_gradients(series, anchor.world_from_voxel, b_values, directions)

@@ -33,7 +33,8 @@ from atlasgs_bids.restoration.anchor import anchor_of
 from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.guides import Guides
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
-from atlasgs_bids.restoration.series import fit_series, restored_volumes
+from atlasgs_bids.restoration.series import fit_series
+from atlasgs_bids.restoration.series_images import restored_volumes
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, StackInput, place
 from atlasgs_bids.restoration.volume_positions import with_motion

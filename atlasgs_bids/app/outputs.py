@@ -1,6 +1,6 @@
 """The files of one session: images, sidecars, figure and metrics, the metrics last."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +27,7 @@ from atlasgs_bids.imaging.grid import resample
 from atlasgs_bids.imaging.nifti import to_nifti, write_image
 from atlasgs_bids.imaging.profile import slice_profile
 from atlasgs_bids.imaging.registration.register import write_itk_transform
+from atlasgs_bids.imaging.series import SeriesKinds
 from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.report.columns import metrics_dictionary, motion_dictionary
 from atlasgs_bids.report.figures.calibration import calibration_figure
@@ -177,6 +178,10 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
             skull_stripped=stripped,
             **on_grid,
         )
+    if target.series is not None and result.volume_errors:
+        found |= _series_errors(
+            run, target.series, result, partial(sidecar, skull_stripped=stripped, **on_grid)
+        )
     if target.series is None and (trust := result.trust) is not None:
         found[outputs.trusted_mask] = sidecar(
             description="Where the error is expected below half the local contrast, the standard deviation "
@@ -227,6 +232,27 @@ def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str
         ):
             found[path] = {"Description": field.format(*words), "Sources": sources}
     return found
+
+
+def _series_errors(
+    run: TargetRun, kinds: SeriesKinds, result: TargetResult, sidecar: Callable[..., dict[str, Any]]
+) -> dict[Path, dict[str, Any]]:
+    """Of the standard deviations of a series, one map for each kind of volume, and of their noise."""
+    names = list(result.volume_errors)
+    maps = {"Kinds": names, "MapOfVolume": [names.index(kind) for kind in kinds.kinds]}
+    about = (
+        "of one volume of each of the Kinds of the restored series, lying still and with all its slices, in "
+        "its units; MapOfVolume: for each volume of the series the index of its map, from 0."
+    )
+    total = f"Standard deviation of the error {about} 90 % of the errors are expected within 1.645 times it"
+    noise = (
+        f"What the slices' noise makes of the standard deviation of the error {about} It differs from volume "
+        "to volume; the rest of desc-srstd is much the same in all volumes of a kind"
+    )
+    return {
+        run.outputs.srstd: sidecar(description=total, **maps),
+        run.outputs.srnoisestd: sidecar(description=noise, **maps),
+    }
 
 
 def _described_region(region: FlaggedRegion) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from atlasgs_bids.app.config import RunConfig
 from atlasgs_bids.app.confounds import describe_confounds, read_confounds
 from atlasgs_bids.app.failures import SubjectResult, each_target
 from atlasgs_bids.app.scaffold import session_anchor
-from atlasgs_bids.app.series import SeriesPosition, write_series_figures
+from atlasgs_bids.app.series_figures import SeriesPosition, write_series_figures
 from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.plan.files import stack_outputs
 from atlasgs_bids.bids.plan.series import SeriesPlan
@@ -87,6 +87,10 @@ def _redraw_series(run: TargetRun, kinds: SeriesPlan, anchor: Anchor, position: 
     """The figure of each kind of volume; that of the reference, which is no file of its own, stays."""
     restored = load_series(run.outputs.sr)
     means = {kind: restored.mean(kinds.volumes_of(kind)).data for kind in dict.fromkeys(kinds.kinds)}
-    write_series_figures(run, kinds, load_series(run.target.source.path), means, anchor, position)
+    sds = {}
+    if run.outputs.srstd.exists():
+        written = load_series(run.outputs.srstd)
+        sds = {kind: written.volume(k) for k, kind in enumerate(kinds.each_kind)}
+    write_series_figures(run, kinds, load_series(run.target.source.path), means, sds, anchor, position)
     if position.motion is not None:
         describe_confounds(run, position.motion)

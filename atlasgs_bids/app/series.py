@@ -1,16 +1,18 @@
 """A DWI, ASL or M0 series: registered once, then written volume by volume."""
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from atlasgs_bids.app.confounds import write_confounds
 from atlasgs_bids.app.outputs import target_sidecars
+from atlasgs_bids.app.series_figures import SeriesPosition, write_series_figures
 from atlasgs_bids.app.stacks import phase_axis, stack_input
 from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.images import Gradients
@@ -20,19 +22,19 @@ from atlasgs_bids.bids.plan.files import companions, remove_old_files
 from atlasgs_bids.bids.plan.series import SeriesPlan
 from atlasgs_bids.core.metrics import noise_sd
 from atlasgs_bids.imaging.directions import rotated_directions
-from atlasgs_bids.imaging.grid import resample
-from atlasgs_bids.imaging.nifti import image_stream, load_series, series_header
+from atlasgs_bids.imaging.nifti import image_stream, load_series, series_header, to_nifti, write_image
 from atlasgs_bids.imaging.series import Series
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Grid, Volume
 from atlasgs_bids.imaging.volume_motion import SeriesMotion
-from atlasgs_bids.report.figures.target import TargetImages, target_figure
-from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.calibration import calibrated
 from atlasgs_bids.restoration.coarser import coarser_scaffold
 from atlasgs_bids.restoration.result import StackResult, TargetResult
 from atlasgs_bids.restoration.scaffold import SessionScaffold
-from atlasgs_bids.restoration.series import SeriesFit, fit_series, restored_volumes
+from atlasgs_bids.restoration.series import fit_series
+from atlasgs_bids.restoration.series_error import volume_errors, volume_uncertainties
+from atlasgs_bids.restoration.series_fit import SeriesFit
+from atlasgs_bids.restoration.series_images import restored_volumes
 from atlasgs_bids.restoration.stack import PlacedStack, place
 from atlasgs_bids.restoration.volume_positions import with_motion
 from atlasgs_bids.runtime.costs import Clock
@@ -68,11 +70,12 @@ def restore_series(
         fit = fit_series(placed, series, kinds, scaffold, settings, progress, motion)
     with clock.measure("render"):
         result = replace(fit.reference_result(), motion=motion)
-    means = _write_volumes(run, fit, result, clock, progress)
+    means, result = _write_volumes(run, fit, result, clock, progress)
     (stack,) = result.stacks
     with clock.measure("writing"):
         position = SeriesPosition(result.grid, result.fov, stack.registration.target_from_anchor, motion)
-        write_series_figures(run, kinds, series, means.rendered, result.anchor, position)
+        sds = {kind: own.sd for kind, own in result.volume_errors.items()}
+        write_series_figures(run, kinds, series, means.rendered, sds, result.anchor, position)
         if motion is not None:
             write_confounds(run, motion)
     return replace(result, difference_to_noise=_difference_to_noise(kinds, series, means, fit))
@@ -142,10 +145,11 @@ def _placed(
 
 def _write_volumes(
     run: TargetRun, fit: SeriesFit, result: TargetResult, clock: Clock, progress: Progress
-) -> _Means:
+) -> tuple[_Means, TargetResult]:
     """Result, simulated and residual volumes, one at a time: no series lies in memory as float32.
 
-    Their sidecars, gradients and contexts are there before the images get their names.
+    Then how far one of each kind may be off, which is part of the result that is returned. Sidecars,
+    gradients and contexts are there before the images get their names.
     """
     series, outputs, grid, kinds = fit.series, run.outputs, result.grid, fit.kinds.kinds
     # Differences of perfusion volumes are the point of them, and a floor would not be linear.
@@ -155,7 +159,7 @@ def _write_volumes(
         (*result.stacks[0].acquired.data.shape, n), series.world_from_voxel, step_s, series.form_code
     )
     grid_header = series_header((*grid.shape, n), grid.world_from_voxel, step_s, result.form_code)
-    means = _Means({}, {})
+    means, samples = _Means({}, {}), {name: list[Tensor]() for name in fit.contrasts}
     with ExitStack() as files, progress.stage("volumes", n) as advance:
         add_sr = files.enter_context(image_stream(outputs.sr, grid_header))
         add_simulated = files.enter_context(image_stream(outputs.simulated, native_header))
@@ -167,14 +171,28 @@ def _write_volumes(
                 add_simulated(volume.simulated)
                 add_residual(np.where(volume.observed, acquired - volume.simulated, np.float32(0)))
                 means.add(kind, 1 / kinds.count(kind), volume.rendered, volume.simulated)
+            if volume.index in fit.samples:
+                samples[fit.kinds.contrasts[volume.index]].append(volume.amplitudes)
             advance(1)
+        with clock.measure("uncertainty"), progress.stage("uncertainty"):
+            uncertainties = volume_uncertainties(fit, samples)
+            errors = volume_errors(fit, result, means.rendered, uncertainties)
+            result = replace(result, volume_errors=errors)
         with clock.measure("writing"):
+            maps = {
+                outputs.srstd: [own.sd for own in errors.values()],
+                outputs.srnoisestd: [own.noise_sd for own in errors.values() if own.noise_sd is not None],
+            }
+            known = {path: images for path, images in maps.items() if images}
+            for path, images in known.items():
+                stacked = to_nifti(np.stack(images, 3), grid.world_from_voxel, form_code=result.form_code)
+                write_image(stacked, files.enter_context(atomic(path)))
             remove_old_files(run.target, run.naming)
             sidecars = target_sidecars(run, result)
-            for image in (outputs.sr, outputs.simulated, outputs.residual):
-                save_json(sidecars[image], json_path(image))
+            for path in (outputs.sr, outputs.simulated, outputs.residual, *known):
+                save_json(sidecars[path], json_path(path))
             _write_companions(run, result.stacks[0], grid, fit.motion)
-    return means
+    return means, result
 
 
 def _write_companions(run: TargetRun, stack: StackResult, grid: Grid, motion: SeriesMotion | None) -> None:
@@ -205,63 +223,6 @@ def _turned(given: Directions, stack: StackResult, grid: Grid, motion: SeriesMot
 def _save_gradients(gradients: Gradients, paths: Mapping[str, Path]) -> None:
     for text, name in zip(gradients_text(gradients), ("bval", "bvec"), strict=True):
         save_text(text, paths[name])
-
-
-@dataclass(frozen=True)
-class SeriesPosition:
-    """Where a series lies on the output grid."""
-
-    grid: Grid
-    fov: npt.NDArray[np.bool_]
-    target_from_anchor: npt.NDArray[np.float64]
-    """Of its reference."""
-    motion: SeriesMotion | None
-    """Of its volumes from there; None: none was looked for."""
-
-    def mean(self, series: Series, indices: Sequence[int]) -> Array:
-        """Mean of some volumes on the output grid, interpolated where each of them lay."""
-        groups: dict[Hashable, list[int]] = {}
-        for index in indices:
-            groups.setdefault(None if self.motion is None else self.motion.positions[index], []).append(index)
-        total = np.zeros(self.grid.shape, np.float32)
-        for group in groups.values():
-            position = self.target_from_anchor
-            if self.motion is not None:
-                position = self.motion.target_from_anchor(group[0], position)
-            share = np.float32(len(group) / len(indices))
-            total += share * resample(series.mean(group), self.grid, position)
-        return total
-
-
-def write_series_figures(
-    run: TargetRun,
-    kinds: SeriesPlan,
-    series: Series,
-    restored_means: Mapping[str, Array],
-    anchor: Anchor,
-    position: SeriesPosition,
-) -> None:
-    """One figure for each kind of volume, the mean of its volumes; for ASL control minus label as well."""
-    grid = position.grid
-    anchor_image = resample(anchor.volume, grid)
-    mask = anchor.foreground_on(grid) & position.fov
-
-    def draw(name: str, cubic: Array, restored: Array) -> None:
-        with atomic(run.outputs.figure_of(name)) as path:
-            target_figure(
-                path,
-                TargetImages(anchor_image, cubic, restored, anchor_name=anchor.name),
-                grid.world_from_voxel,
-                f"{run.label}: {name}",
-                mask,
-            )
-
-    cubic = {kind: position.mean(series, kinds.volumes_of(kind)) for kind in dict.fromkeys(kinds.kinds)}
-    for kind, image in cubic.items():
-        draw(kind, image, restored_means[kind])
-    if kinds.is_perfusion:
-        difference = restored_means["control"] - restored_means["label"]
-        draw("difference", cubic["control"] - cubic["label"], difference)
 
 
 def _acquired_difference(kinds: SeriesPlan, series: Series) -> Array:

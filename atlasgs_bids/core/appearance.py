@@ -39,6 +39,8 @@ class Appearance:
     """Of the anchor's graph on every fifth slice, predicted from the others; None: not asked for."""
     follows_anchor: bool = True
     """False: cross-validation prefers a graph that does not know the anchor."""
+    noise_draw: Tensor | None = None
+    """(n,) what the slices' noise does to the amplitudes, once; None: neither λ nor noise was asked for."""
 
     @property
     def regularization(self) -> float:
@@ -109,7 +111,7 @@ def _balanced(objective: Objective, found: Balance) -> Appearance:
     (observed,) = objective.terms
     measured = (replace(observed, noise_sd=found.noise_sd),)
     objective = replace(objective, terms=measured, regularization=found.regularization)
-    return Appearance(found.solution, objective)
+    return Appearance(found.solution, objective, noise_draw=found.noise_draw)
 
 
 def fit_guarded_appearance(

@@ -75,13 +75,14 @@ class LocalError:
 def local_errors(
     objective: Objective,
     observations: Sequence[LatticeObservation],
-    amplitudes: Float[Tensor, " n"],
+    amplitudes: Float[Tensor, "n *k"],
     anchor: Float[Tensor, " n"],
     draws: Float[Tensor, "n probes"],
     settings: AppearanceSettings,
 ) -> list[LocalError] | None:
     """Of each stack of the objective's first term; None where a stack has too few slices.
 
+    ``amplitudes``: of the image, or of k images, over which errors are then expected to be spread on average.
     ``anchor``: its amplitudes on the same Gaussians. ``draws``: of the posterior, for their variance.
     """
     folds = _predictions(objective, settings)
@@ -149,12 +150,13 @@ def _local_error(
     folds: Sequence[tuple[Tensor, Tensor]],
 ) -> LocalError:
     own, acquisition = observation, observation.acquisition
-    image, guide = own.splat.forward(amplitudes), own.splat.forward(anchor)
+    images = [own.splat.forward(column) for column in amplitudes.reshape(len(anchor), -1).unbind(1)]
+    guide = own.splat.forward(anchor)
     inside = acquisition.adjoint((own.weights > 0).to(own.slices)) > 0
     tissue = _tissue(guide, inside)
     observed = (own.weights > 0) & (acquisition.forward(tissue.to(own.slices)) > 0.5)
     lattice = LocalMeans(own.cell_mm, own.slice_axis, tissue)
-    uncertain = torch.zeros_like(image)
+    uncertain = torch.zeros_like(guide)
     for draw in draws.unbind(1):
         uncertain += own.splat.forward(draw).square()
     uncertain = lattice.mean(uncertain, STEEP_MM)
@@ -168,16 +170,21 @@ def _local_error(
     patterns = [acquisition.forward(uncertain), steep, _of_neighbours(missed, own.slice_axis)]
     seen = [pattern[observed] for pattern in patterns]
     shares, total, expected = _weighed(seen, error[observed], own.noise_sd)
-    everywhere = [uncertain, lattice.steepness(image), _spread(missed, observed, own)]
+    steepness = _mean([lattice.steepness(image) for image in images])
+    everywhere = [uncertain, steepness, _spread(missed, observed, own)]
     variance = lattice.shared(everywhere, shares)
-    alone = lattice.mean((image - lattice.explained(image, guide)).square(), _OWN_MM)
-    unguided = lattice.shared([alone], [1.0])
+    alone = _mean([(image - lattice.explained(image, guide)).square() for image in images])
+    unguided = lattice.shared([lattice.mean(alone, _OWN_MM)], [1.0])
     variance = (1 - _OWN_SHARE) * variance + _OWN_SHARE * unguided
     sd = torch.zeros_like(own.slices)
     sd[observed] = expected.sqrt()
-    contrast = lattice.contrast(image)
+    contrast = _mean([lattice.contrast(image).square() for image in images]).sqrt()
     held_out = HeldOut(error, sd, acquisition.forward(contrast), observed, own.slice_axis)
     return LocalError(BEYOND_SLICES * total * variance, unguided, contrast, inside, held_out)
+
+
+def _mean(images: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(images)).mean(0)
 
 
 def _tissue(guide: Tensor, inside: Tensor) -> Tensor:

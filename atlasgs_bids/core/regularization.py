@@ -45,6 +45,8 @@ class Balance:
     """Mean square error at voxels that were left out, as λ is chosen by."""
     n_effective: float
     """γ of one volume: how many of its voxels' values the amplitudes follow."""
+    noise_draw: Tensor
+    """(n,) what noise of that size in the slices of one volume does to its amplitudes: one draw."""
 
 
 def balance(
@@ -69,7 +71,8 @@ def balance(
     n_free = max(path.n_voxels - path.n_volumes * n_effective, 1.0)
     noise_sd = max((misfit / n_free) ** 0.5, _LEAST_NOISE * path.rms)
     predicted_error = path.n_voxels * misfit / n_free**2
-    return Balance(chosen, solution, noise_sd, predicted_error, n_effective)
+    noise_draw = noise_sd * path.response(chosen, settings)
+    return Balance(chosen, solution, noise_sd, predicted_error, n_effective, noise_draw)
 
 
 def solve_from_stiffer(objective: Objective, settings: AppearanceSettings) -> Solution:
@@ -145,10 +148,14 @@ class _Path:
     def n_effective(self, regularization: float, settings: AppearanceSettings) -> float:
         """γ = tr T (Tᵀ W T + λ L)⁻¹ Tᵀ W."""
         probe, at = self._probe, replace(self._objective, regularization=regularization)
-        response = self._next(probe, self._responses, regularization, _PROBE_TOLERANCE, settings)
+        response = self.response(regularization, settings)
         # 2 pᵀ x − xᵀ A x for pᵀ A⁻¹ p: what the solve left open counts in squares.
         twice = 2 * probe - at.normal(response)
         return float((twice * response).sum(dtype=torch.float64))
+
+    def response(self, regularization: float, settings: AppearanceSettings) -> Tensor:
+        """(Tᵀ W T + λ L)⁻¹ Tᵀ √W s, s of random signs: noise of unit variance."""
+        return self._next(self._probe, self._responses, regularization, _PROBE_TOLERANCE, settings)
 
     def misfit(self, amplitudes: Tensor) -> float:
         """‖T a − y‖²_W, of all volumes."""

@@ -44,6 +44,8 @@ class Uncertainty:
     """Where the image may be believed; None where slices are too few to tell."""
     held_out: tuple[HeldOut, ...] = ()
     """The slices of each stack as the graph predicts them from others; empty where they are too few."""
+    posterior: Float[Tensor, "n draws"] | None = None
+    """Draws of what slices and graph leave open, uncalibrated; None: not drawn."""
 
 
 def graph_uncertainty(
@@ -96,7 +98,8 @@ def estimate_uncertainty(
     local = local_errors(slices, observations, amplitudes, gaussians.amplitudes, draws, settings)
     if not expectations:
         if local is None:
-            return Uncertainty(slices.deviations(n_probes, seed, _TOLERANCE, steps), None)
+            draws = slices.deviations(n_probes, seed, _TOLERANCE, steps)
+            return Uncertainty(draws, None, posterior=draws)
         variance = at_gaussians([own.variance for own in local], local, observations, gaussians)
     else:
         precision = torch.stack([e.amplitude_weights / e.amplitude_sd.square() for e in expectations])
@@ -106,7 +109,7 @@ def estimate_uncertainty(
             moved = at_gaussians([own.unguided for own in local], local, observations, gaussians)
             variance = (1 - _UNGUIDED_SHARE) * variance + _UNGUIDED_SHARE * variance.mean() * moved
     noise = objective.deviations(n_probes, seed, _TOLERANCE, steps, of_noise_alone=True)
-    found = Uncertainty(noise, variance.sqrt())
+    found = Uncertainty(noise, variance.sqrt(), posterior=draws)
     if local is None:
         return found
     contrast = at_gaussians([own.contrast for own in local], local, observations, gaussians)
@@ -118,6 +121,28 @@ def estimate_uncertainty(
             for own, stack in zip(predicted, observations, strict=True)
         ]
     return replace(found, trust=trust_of(held_out, contrast), held_out=predicted)
+
+
+def volume_uncertainty(
+    objective: Objective,
+    observation: LatticeObservation,
+    gaussians: Gaussians,
+    amplitudes: Float[Tensor, "n k"],
+    noise_draw: Float[Tensor, " n"],
+    posterior: Float[Tensor, "n probes"],
+    settings: AppearanceSettings,
+) -> Uncertainty:
+    """Of a volume of a series, in two solves: draws of the posterior are known, from another volume.
+
+    ``objective``, ``observation``: of one volume; ``amplitudes``: of k volumes of its kind, ``noise_draw``:
+    what the noise of one does to them. With too few slices ``posterior`` speaks alone.
+    """
+    quick = replace(settings, search_tolerance=_TOLERANCE)
+    local = local_errors(objective, [observation], amplitudes, gaussians.amplitudes, posterior, quick)
+    if local is None:
+        return Uncertainty(posterior, None)
+    variance = at_gaussians([own.variance for own in local], local, [observation], gaussians)
+    return Uncertainty(noise_draw[:, None], variance.sqrt())
 
 
 def _calibration(

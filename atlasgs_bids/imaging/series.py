@@ -37,6 +37,11 @@ class SeriesKinds:
         return [index for index, of_volume in enumerate(self.kinds) if of_volume == kind]
 
     @property
+    def each_kind(self) -> tuple[str, ...]:
+        """Every kind once, that of the reference first."""
+        return tuple(dict.fromkeys([self.kinds[self.reference[0]], *self.kinds]))
+
+    @property
     def is_perfusion(self) -> bool:
         """Whether the difference of control and label is what the series is for."""
         return {"control", "label"} <= set(self.kinds)

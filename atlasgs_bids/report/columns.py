@@ -72,7 +72,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
         None,
     ),
     "sd_median": (
-        "Median of the estimated standard deviation of the result's error; n/a with --no-uncertainty",
+        "Median standard deviation of the error of the result, or of a reference volume; n/a: not asked for",
         "arbitrary",
     ),
     "sd_noise_median": ("The same of the part that the noise of the slices makes", "arbitrary"),
@@ -97,6 +97,7 @@ _COLUMNS: dict[str, tuple[str, str | None]] = {
     "seconds_registration": ("Time to register, beside other work", "s"),
     "seconds_calibration": ("Time to find position, slice profile and displacement from the evidence", "s"),
     "seconds_appearance": ("Time to fit the amplitudes", "s"),
+    "seconds_uncertainty": ("Time to find how far volumes of a series may be off", "s"),
     "seconds_render": ("Time to render the result and the simulated slices", "s"),
     "seconds_writing": ("Time to write images, sidecars and figures", "s"),
     "peak_memory": ("Peak resident memory of the process so far", "MiB"),

@@ -1,5 +1,7 @@
 """How far a restored image may be off in each voxel, and where it may be believed."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,8 @@ from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.volume import Grid
 
 _SMOOTHING_VOX = 1.0
+"""σ over which the mean square of two draws is averaged; of fewer, over as much more of the image."""
+_DRAWS = 2
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -38,6 +42,13 @@ class ImageError:
     """The part that the noise of the slices makes; None: not told from the rest."""
     trust: TrustedVoxels | None
     """None: the slices are too few to tell."""
+
+    def beside(self, other: ImageError) -> ImageError:
+        """Of the sum of two images whose errors have nothing in common."""
+        noise_sd = None
+        if self.noise_sd is not None and other.noise_sd is not None:
+            noise_sd = np.hypot(self.noise_sd, other.noise_sd)
+        return ImageError(np.hypot(self.sd, other.sd), noise_sd, None)
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,9 @@ def _noise_variance(
     variance = np.zeros(inside.shape, np.float32)
     for draw in draws:
         variance += drawn(draw) ** 2 / len(draws)
-    share = ndimage.gaussian_filter(inside.astype(np.float32), _SMOOTHING_VOX)
-    variance = ndimage.gaussian_filter(variance, _SMOOTHING_VOX) / np.maximum(share, np.float32(1e-6))
+    sigma = _SMOOTHING_VOX * max(1.0, _DRAWS / len(draws)) ** (1 / 3)
+    share = ndimage.gaussian_filter(inside.astype(np.float32), sigma)
+    variance = ndimage.gaussian_filter(variance, sigma) / np.maximum(share, np.float32(1e-6))
     return np.where(inside, variance, np.float32(0))
 
 

@@ -65,7 +65,7 @@ def fit_stacks(
             appearance = fit_appearance(problem, scaffold.prior, settings, advance)
     over_assumed = appearance.noise_sd / problem.noise_sd
     known_noise = [replace(own, noise_sd=over_assumed * own.noise_sd) for own in observations]
-    uncertainty = _uncertainty(appearance, known_noise, expectations, scaffold, config, progress)
+    uncertainty = uncertainty_of(appearance, known_noise, expectations, scaffold, config, progress)
     log_fit(appearance, config, progress)
     evidences = [own.evidence for own in expectations] or [None] * len(placed)
     contradictions = _contradictions(appearance, known_noise, uncertainty, scaffold)
@@ -89,7 +89,7 @@ def _contradictions(
     ]
 
 
-def _uncertainty(
+def uncertainty_of(
     appearance: Appearance,
     observations: Sequence[LatticeObservation],
     expectations: Sequence[Expectation],

@@ -187,7 +187,7 @@ def _flag_metrics(result: TargetResult) -> dict[str, Any]:
 
 def _error_metrics(result: TargetResult, mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """What is known of the result's error in a mask; None where nothing is."""
-    error, trust = result.error, result.trust
+    error, trust = next(iter(result.volume_errors.values()), result.error), result.trust
     noise_sd = None if error is None else error.noise_sd
     known = error is not None and mask.any()
     return {

@@ -1,7 +1,7 @@
 """What was computed for one target, on its way from the fit to the files."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -122,6 +122,8 @@ class TargetResult:
     """ASL: RMS of acquired minus simulated difference of control and label, over its noise."""
     motion: SeriesMotion | None = None
     """Of the volumes of a series; None: they were taken to lie where the reference does."""
+    volume_errors: Mapping[str, ImageError] = field(default_factory=dict)
+    """Of one volume of each kind of a series, the reference's kind first; empty: not asked for."""
 
     @property
     def form_code(self) -> int:
@@ -200,7 +202,14 @@ def rendered_result(
             rendered_volume, grid=grid, inside=inside, scaffold=scaffold, config=config, floor=None
         )
         error = error_of(
-            uncertainty, drawn, image, grid, inside, foreground & fov, _positions(stacks), _profiles(stacks)
+            uncertainty,
+            drawn,
+            image,
+            grid,
+            inside,
+            foreground & fov,
+            uncertain_positions(stacks),
+            uncertain_profiles(stacks),
         )
         if (contradicting := _contradicting(stacks)) or shifts:
             flags = flags_of(contradicting, shifts, image, grid, foreground & fov, anchor)
@@ -261,13 +270,13 @@ def _is_magnitude(stacks: Sequence[StackResult]) -> bool:
     return all(stack.acquired.data.min() >= 0 for stack in stacks)
 
 
-def _positions(stacks: Sequence[StackResult]) -> list[UncertainPosition]:
+def uncertain_positions(stacks: Sequence[StackResult]) -> list[UncertainPosition]:
     """Of the stacks whose position the evidence was asked for."""
     known = [own.calibration.position for own in stacks if own.calibration is not None]
     return [position for position in known if position is not None]
 
 
-def _profiles(stacks: Sequence[StackResult]) -> list[UncertainProfile]:
+def uncertain_profiles(stacks: Sequence[StackResult]) -> list[UncertainProfile]:
     """Of the stacks whose slice profile the evidence was asked for, and told."""
     found = []
     for own in stacks:

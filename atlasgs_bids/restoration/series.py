@@ -1,4 +1,4 @@
-"""The volumes of a series -> their amplitudes, solved together in blocks, by contrast -> their images.
+"""The volumes of a series -> what they are solved with, contrast by contrast (series_fit.py).
 
 With the graph prior each volume is solved for as it is. With the learned prior only the mean of a contrast
 meets the network, and the volumes' differences from that mean are solved for with the graph: a network is not
@@ -7,140 +7,25 @@ linear, and what volumes differ by (perfusion, direction) has to be (docs/decisi
 
 import logging
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance, solve_appearance
-from atlasgs_bids.core.observation import LatticeObservation
+from atlasgs_bids.core.appearance import fit_appearance, fit_expected_appearance
 from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.imaging.series import Series, SeriesKinds
 from atlasgs_bids.imaging.volume_motion import SeriesMotion
+from atlasgs_bids.restoration.fit import uncertainty_of
 from atlasgs_bids.restoration.learning import learn_together
 from atlasgs_bids.restoration.observation import observe_placed
-from atlasgs_bids.restoration.result import TargetResult, rendered_result, rendered_volume
 from atlasgs_bids.restoration.scaffold import SessionScaffold
+from atlasgs_bids.restoration.series_fit import ContrastFit, SeriesFit, less_the_mean
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack
-from atlasgs_bids.restoration.target import FittedTarget, fit_target
-from atlasgs_bids.runtime.costs import Clock
+from atlasgs_bids.restoration.target import fit_target
 from atlasgs_bids.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
-
-_BLOCK_BYTES = 2**30
-_MOST_TOGETHER = 16
-
-
-@dataclass(frozen=True)
-class ContrastFit:
-    """What the volumes of one contrast share."""
-
-    regularization: float
-    """λ of the graph, on a volume or on its difference from the mean."""
-    mean: Tensor | None
-    """(x, y, z) native slices; None: volumes are solved for as they are."""
-    amplitudes: Tensor | None
-    """(n,) of the mean, as the learned prior and the slices have it."""
-
-
-@dataclass(frozen=True)
-class SeriesFit:
-    """The reference of a series, and all that its volumes are solved with."""
-
-    series: Series
-    kinds: SeriesKinds
-    reference: FittedTarget
-    contrasts: Mapping[str, ContrastFit]
-    config: RestorationSettings
-    placed: PlacedStack
-    """The reference in its position."""
-    motion: SeriesMotion | None
-    """Of the volumes from there; None: they share its position."""
-
-    @property
-    def observation(self) -> LatticeObservation:
-        """Of every volume that lies where the reference does, and lacks no slice."""
-        return self.reference.observations[0]
-
-    def observation_of(self, index: int) -> LatticeObservation:
-        """Of one volume, where it lay, without the slices that lost their signal."""
-        motion, observed = self.motion, self.observation
-        if motion is None or motion.as_reference(index):
-            return observed
-        if not motion.at_rest(index):
-            position = motion.target_from_anchor(index, self.placed.registration.target_from_anchor)
-            scaffold = self.scaffold
-            moved = observe_placed(self.placed.at(position), scaffold.anchor, scaffold.gaussians, self.config)
-            observed = replace(moved, noise_sd=observed.noise_sd)
-        weights = observed.weights.clone()
-        weights.movedim(observed.slice_axis, 0)[list(motion.lost[index])] = 0.0
-        return replace(observed, weights=weights)
-
-    def _shared(self, index: int) -> Hashable:
-        """What volumes that are solved together have in common."""
-        alike = None if self.motion is None else (self.motion.positions[index], self.motion.lost[index])
-        return self.kinds.contrasts[index], alike
-
-    @property
-    def scaffold(self) -> SessionScaffold:
-        """Whose Gaussians the amplitudes are of."""
-        return self.reference.scaffold
-
-    def solved(self) -> Iterator[tuple[Tensor, LatticeObservation]]:
-        """(n,) of each volume in turn, and what they were solved with.
-
-        As many neighbours of one contrast and position are solved together as a bound on memory allows.
-        """
-        n_elements = 6 * self.observation.splat.shape_in[0] + 3 * math.prod(self.observation.splat.shape_out)
-        n_together = min(_MOST_TOGETHER, max(1, _BLOCK_BYTES // (4 * n_elements)))
-        for indices in _blocks([self._shared(index) for index in range(len(self.series))], n_together):
-            contrast = self.contrasts[self.kinds.contrasts[indices[0]]]
-            observation = self.observation_of(indices[0])
-            solved = _solve(self, observation, indices, contrast, contrast.regularization)[0]
-            for column in solved.unbind(1):
-                known = contrast.amplitudes
-                yield column.contiguous() if known is None else known + column, observation
-
-    def reference_result(self) -> TargetResult:
-        """The reference on the output grid, which the volumes share."""
-        return rendered_result(self.reference.fit, self.scaffold, self.config)
-
-
-@dataclass(frozen=True)
-class RestoredVolume:
-    """One volume of a series, in memory until the next one is asked for."""
-
-    index: int
-    rendered: npt.NDArray[np.float32]
-    """On the output grid."""
-    simulated: npt.NDArray[np.float32]
-    """What the model predicts for the acquired slices, native grid."""
-    observed: npt.NDArray[np.bool_]
-    """Native voxels that took part."""
-
-
-def restored_volumes(
-    fit: SeriesFit, reference: TargetResult, floor: float | None, clock: Clock
-) -> Iterator[RestoredVolume]:
-    """Every volume on the reference's grid, in turn: a series as float32 would fill the memory.
-
-    None lies below ``floor``. The clock counts solving as ``appearance`` and rendering as ``render``.
-    """
-    solved = fit.solved()
-    for index in range(len(fit.series)):
-        with clock.measure("appearance"):
-            amplitudes, observation = next(solved)
-        with clock.measure("render"):
-            rendered = rendered_volume(
-                amplitudes, reference.grid, reference.inside, fit.scaffold, fit.config, floor=floor
-            )
-            simulated = observation.slices_from_amplitudes.forward(amplitudes).cpu().numpy()
-        yield RestoredVolume(index, rendered, simulated, observation.weights.cpu().numpy() > 0)
 
 
 def fit_series(
@@ -179,8 +64,8 @@ def fit_series(
         for name in names:
             fit = ContrastFit(reference.fit.appearance.regularization, None, None)
             if expected:
-                fit = _with_mean(without, expected[name], is_reference=name == shown)
-            contrasts[name] = replace(fit, regularization=_prior_weight(without, name, fit))
+                fit = _with_mean(without, expected[name], progress.under(name), is_reference=name == shown)
+            contrasts[name] = _judged(without, name, fit)
             advance(1)
     return replace(without, contrasts=contrasts)
 
@@ -221,10 +106,12 @@ def _expected_of_contrasts(
     return dict(zip(names, found, strict=True)) if found else {}
 
 
-def _with_mean(fit: SeriesFit, expected: ExpectedStack, *, is_reference: bool) -> ContrastFit:
+def _with_mean(
+    fit: SeriesFit, expected: ExpectedStack, progress: Progress, *, is_reference: bool
+) -> ContrastFit:
     """The mean of a contrast, fitted to its slices and to what is expected of them."""
     if is_reference:
-        appearance = fit.reference.fit.appearance
+        appearance, uncertainty = fit.reference.fit.appearance, fit.reference.fit.uncertainty
     else:
         scaffold, mean = fit.scaffold, expected.observation
         observation = replace(fit.observation, slices=mean.slices, noise_sd=mean.noise_sd)
@@ -232,56 +119,29 @@ def _with_mean(fit: SeriesFit, expected: ExpectedStack, *, is_reference: bool) -
         appearance = fit_expected_appearance(
             observation, scaffold.prior, [expectation], fit.config.core.appearance
         )
-    return ContrastFit(appearance.regularization, expected.observation.slices, appearance.amplitudes)
+        uncertainty = uncertainty_of(appearance, [observation], [expectation], scaffold, fit.config, progress)
+    slices, amplitudes = expected.observation.slices, appearance.amplitudes
+    return ContrastFit(appearance.regularization, slices, amplitudes, uncertainty)
 
 
-def _prior_weight(fit: SeriesFit, name: str, contrast: ContrastFit) -> float:
-    """The graph's weight, chosen on the middle volume of a contrast: noise differs."""
-    indices = fit.kinds.of_contrast(name)
-    given = fit.config.core.appearance.regularization
-    if given is not None or (
-        len(fit.kinds.contrasts) == 1 or (contrast.mean is not None and len(indices) == 1)
-    ):
-        return contrast.regularization if given is None else given
-    middle = indices[len(indices) // 2]
-    return _solve(fit, fit.observation_of(middle), [middle], contrast, None)[1]
+def _judged(fit: SeriesFit, name: str, contrast: ContrastFit) -> ContrastFit:
+    """With the graph's weight, chosen on a volume of the contrast: noise differs.
 
-
-def _solve(
-    fit: SeriesFit,
-    shared: LatticeObservation,
-    indices: Sequence[int],
-    contrast: ContrastFit,
-    regularization: float | None,
-) -> tuple[Tensor, float]:
-    """Amplitudes (n, k) of volumes of a contrast that share their operators, less its mean's, and λ."""
-    volumes = torch.from_numpy(np.stack([fit.series.volume(index) for index in indices], axis=3))
-    volumes = volumes.to(fit.config.device)
-    if contrast.mean is not None:
-        mean = contrast.mean
-        if shared.splat is not fit.observation.splat:  # as it would be seen in the volumes' own position
-            assert contrast.amplitudes is not None
-            mean = shared.slices_from_amplitudes.forward(contrast.amplitudes)
-        volumes = volumes - mean[..., None]
-    observation, prior = replace(shared, slices=volumes), fit.scaffold.prior
-    settings = fit.config.core.appearance
-    if regularization is None:
-        appearance = fit_appearance(observation, prior, settings)
-    else:
-        appearance = solve_appearance(observation, prior, regularization, settings)
-    return appearance.amplitudes, appearance.regularization
-
-
-def _blocks(shared: Sequence[Hashable], n_together: int) -> list[list[int]]:
-    """Runs of neighbouring volumes that have all of that in common, at most ``n_together`` long.
-
-    >>> _blocks(["b0", "b0", "b0", "b1000", "b0"], 2)
-    [[0, 1], [2], [3], [4]]
+    The middle one of those that lie where the reference does, if there are any.
     """
-    blocks: list[list[int]] = []
-    for index, own in enumerate(shared):
-        if blocks and len(blocks[-1]) < n_together and shared[blocks[-1][0]] == own:
-            blocks[-1].append(index)
-        else:
-            blocks.append([index])
-    return blocks
+    indices, settings = fit.kinds.of_contrast(name), fit.config.core.appearance
+    is_its_mean = contrast.mean is not None and len(indices) == 1
+    weight = settings.regularization
+    if weight is None and (is_its_mean or len(fit.kinds.contrasts) == 1):
+        weight = contrast.regularization
+    if weight is not None and (is_its_mean or not fit.config.estimate_uncertainty):
+        return replace(contrast, regularization=weight)
+    motion = fit.motion
+    middle = [v for v in indices if motion is None or motion.as_reference(v)] or indices
+    index = middle[len(middle) // 2]
+    shared = fit.observation_of(index)
+    slices = less_the_mean(fit, shared, [index], contrast)[..., 0]
+    appearance = fit_appearance(
+        replace(shared, slices=slices), fit.scaffold.prior, replace(settings, regularization=weight)
+    )
+    return replace(contrast, regularization=appearance.regularization, judged=(appearance, shared))

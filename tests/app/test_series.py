@@ -203,6 +203,39 @@ def test_the_result_shows_the_true_perfusion(run):
     assert found[mask].mean() == pytest.approx(truth[mask].mean(), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("datatype", "suffix", "kinds", "of_volume"),
+    [("dwi", "dwi", ["b0", "b1000"], [0, 1, 1, 1, 1]), ("perf", "asl", ["control", "label"], [0, 1, 0, 1])],
+)
+def test_a_standard_deviation_for_each_kind_of_volume(run, datatype, suffix, kinds, of_volume):
+    names = [f"space-T1w_res-iso_desc-{name}_{suffix}" for name in ("srstd", "srnoisestd")]
+    sd, noise_sd = (run.load(datatype, f"{name}.nii.gz").get_fdata() for name in names)
+    assert sd.shape == noise_sd.shape == (*run.anchor.data.shape, len(kinds))
+    mask = inner_brain(run.anchor)
+    assert (sd[mask] >= noise_sd[mask]).all()
+    assert (noise_sd[mask] > 0).all()
+    for name in names:
+        sidecar = json.loads(run.path(datatype, f"{name}.json").read_text())
+        assert (sidecar["Kinds"], sidecar["MapOfVolume"]) == (kinds, of_volume)
+    (row,) = load_tsv(run.path(datatype, f"mod-{suffix}_space-T1w_res-iso_desc-sr_metrics.tsv"))
+    assert float(row["sd_median"]) > float(row["sd_noise_median"]) > 0
+
+
+def test_a_series_without_uncertainty_leaves_none_of_an_earlier_run_behind(tmp_path):
+    dataset = Dataset.create(tmp_path / "bids").add_participant("01")
+    data, affine = small_head("T2w", THICK_MM)
+    series = np.stack([data, 0.5 * data], axis=3)
+    dataset.add_diffusion("01", series, affine, B_VALUES[:2], ANATOMY_DIRECTIONS[:2])
+    options = ("--registration", "header", "--slice-profile", "box", "--n-gaussians", "1500", "--no-viewer")
+    options += ("--scaffold-steps", "2", "--regularization", "0.1", "--skip-bids-validation")
+    for more, n_files in ((), 4), (("--overwrite", "--no-uncertainty"), 0):
+        done = restored(tmp_path, *options, *more)
+        assert done.returncode == 0, done.stderr
+        assert len(list((tmp_path / "out").rglob("*std_dwi.*"))) == n_files
+        (table,) = (tmp_path / "out").rglob("*desc-sr_metrics.tsv")
+        assert (load_tsv(table)[0]["sd_median"] != "n/a") == (n_files > 0)
+
+
 def test_figures_of_each_shell_and_of_the_difference(run):
     folder = run.root / "out" / "sub-01" / "figures"
     names = {path.name.split("desc-")[1] for path in folder.iterdir()}

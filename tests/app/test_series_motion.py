@@ -102,6 +102,16 @@ def test_figure_sidecar_and_metrics_tell_of_it(out):
     assert validator_errors(out.parent) == []
 
 
+def test_volumes_that_moved_share_the_map_of_those_that_did_not(out):
+    image = nib.load(out / "dwi/sub-01_space-T1w_res-iso_desc-srstd_dwi.nii.gz")
+    sidecar = load_json(out / "dwi/sub-01_space-T1w_res-iso_desc-srstd_dwi.json")
+    assert sidecar["Kinds"] == ["b0", "b1000"]
+    assert sidecar["MapOfVolume"] == [int(b > 0) for b in B_VALUES]
+    assert image.shape[3] == 2
+    assert np.isfinite(image.get_fdata()).all()
+    assert (image.get_fdata().max(axis=(0, 1, 2)) > 0).all()
+
+
 def test_figures_can_be_drawn_again(moving, out):
     names = ("confounds", "b0", "b1000")
     paths = [out / f"figures/sub-01_space-T1w_res-iso_desc-{name}_dwi.png" for name in names]

@@ -10,7 +10,8 @@ import torch
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings, ScaffoldSettings
 from atlasgs_bids.imaging.series import SeriesKinds
 from atlasgs_bids.restoration.result import rendered_volume
-from atlasgs_bids.restoration.series import fit_series, restored_volumes
+from atlasgs_bids.restoration.series import fit_series
+from atlasgs_bids.restoration.series_images import restored_volumes
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.costs import Clock
 from atlasgs_bids.runtime.progress import Progress

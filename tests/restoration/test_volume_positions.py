@@ -9,7 +9,8 @@ from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.imaging.registration.register import apart_mm
 from atlasgs_bids.imaging.series import SeriesKinds
 from atlasgs_bids.imaging.slice_motion import AT_REST
-from atlasgs_bids.restoration.series import fit_series, restored_volumes
+from atlasgs_bids.restoration.series import fit_series
+from atlasgs_bids.restoration.series_images import restored_volumes
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.volume_positions import grouped, with_motion
 from atlasgs_bids.runtime.costs import Clock

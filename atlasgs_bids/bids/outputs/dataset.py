@@ -21,7 +21,8 @@ DESCRIPTIONS = {
         f"{suffix}fov": f"Where the field of view of the acquired {suffix} covers the output grid"
         for suffix in RESTORED_SUFFIXES
     },
-    "srstd": "Standard deviation of the error of the restored image",
+    "srstd": "Standard deviation of the error of the restored image, or of each kind of a series' volumes",
+    "srnoisestd": "The part of it that the noise of one volume's slices makes",
     **{
         f"{suffix}trusted": f"Where the restored {suffix} is expected to err by less than half its contrast"
         for suffix in RESTORED_SUFFIXES
@@ -69,7 +70,8 @@ from this participant's own scans alone.
 - `*_desc-simulated_*.nii.gz`, `*_desc-residual_*.nii.gz`: predicted slices and acquired minus predicted,
   on the acquired grid: what the result does not explain
 - `*_desc-*fov_mask.nii.gz`: where the acquired slices cover the result; outside it the image is 0
-- `*_desc-srstd_*.nii.gz`: standard deviation of the result's error, where held-out slices say that it errs
+- `*_desc-srstd_*.nii.gz`: standard deviation of the result's error, where held-out slices say that it errs;
+  of a series, that of one volume of each kind (its sidecar says which), and `desc-srnoisestd` its noise
 - `*_desc-*trusted_mask.nii.gz`: where the error is below half the local contrast; its sidecar says how sure
 - `*_desc-*flags_dseg.nii.gz`: where the slices contradict the anchor (1), or lie elsewhere than it says (2)
 - `*_from-*_to-*_mode-image_xfm.txt`: rigid registration, ITK text

@@ -90,7 +90,9 @@ class TargetOutputs:
     sr: Path
     """The result on the output grid."""
     srstd: Path
-    """Standard deviation of the result's error, output grid."""
+    """Standard deviation of the result's error, output grid; of a series, of a volume of each kind."""
+    srnoisestd: Path
+    """The part of it that the slices' noise makes; of a series alone."""
     simulated: Path
     """What the model predicts for the acquired slices, native grid."""
     residual: Path
@@ -208,6 +210,7 @@ def target_outputs(
     return TargetOutputs(
         sr=sr,
         srstd=path(suffix, ".nii.gz", desc="srstd", **on_grid),
+        srnoisestd=path(suffix, ".nii.gz", desc="srnoisestd", **on_grid),
         simulated=path(suffix, ".nii.gz", desc="simulated"),
         residual=path(suffix, ".nii.gz", desc="residual"),
         fov_mask=path("mask", ".nii.gz", desc=f"{suffix}fov", **on_grid),

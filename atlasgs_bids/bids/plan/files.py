@@ -40,10 +40,12 @@ def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
         if target.entities["suffix"] in ECHO_PLANAR_SUFFIXES:
             data += [own.deformed_to_anchor, own.deformed_from_anchor]
             others.append(own.figure_of("distortion"))
+    data.append(outputs.srstd)
     if target.series is None:
-        data += [outputs.srstd, outputs.trusted_mask, outputs.flags, outputs.scaffold_npz]
+        data += [outputs.trusted_mask, outputs.flags, outputs.scaffold_npz]
         others.append(outputs.flags_tsv)
     else:
+        data.append(outputs.srnoisestd)
         others += [outputs.figure_of(kind) for kind in (*dict.fromkeys(target.series.kinds), "difference")]
         for image in (outputs.sr, outputs.simulated, outputs.residual):
             others += companions(target, image).values()
