@@ -1,7 +1,7 @@
 """A DWI, ASL or M0 series: registered once, then written volume by volume."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
