@@ -1,7 +1,7 @@
 """A DWI, ASL or M0 series: registered once, then written volume by volume."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,6 +192,8 @@ def _write_volumes(
             for path in (outputs.sr, outputs.simulated, outputs.residual, *known):
                 save_json(sidecars[path], json_path(path))
             _write_companions(run, result.stacks[0], grid, fit.motion)
+            for path in known:
+                _write_kinds(run, path, list(errors))
     return means, result
 
 
@@ -207,6 +209,15 @@ def _write_companions(run: TargetRun, stack: StackResult, grid: Grid, motion: Se
         rows = [{"volume_type": kind} for kind in source.asl_context]
         for image in (outputs.sr, outputs.simulated, outputs.residual):
             save_tsv(rows, companions(run.target, image)["aslcontext"])
+
+
+def _write_kinds(run: TargetRun, image: Path, kinds: Sequence[str]) -> None:
+    """Beside an image with a volume for each kind: its b-value, without a direction, or its ASL context."""
+    if run.target.source.gradients is not None:
+        b_values = np.array([float(kind.removeprefix("b")) for kind in kinds])
+        _save_gradients(Gradients(b_values, np.zeros((len(kinds), 3))), companions(run.target, image))
+    if run.target.source.asl_context is not None:
+        save_tsv([{"volume_type": kind} for kind in kinds], companions(run.target, image)["aslcontext"])
 
 
 def _turned(given: Directions, stack: StackResult, grid: Grid, motion: SeriesMotion | None) -> Directions:

@@ -201,16 +201,8 @@ def rendered_result(
         drawn = partial(
             rendered_volume, grid=grid, inside=inside, scaffold=scaffold, config=config, floor=None
         )
-        error = error_of(
-            uncertainty,
-            drawn,
-            image,
-            grid,
-            inside,
-            foreground & fov,
-            uncertain_positions(stacks),
-            uncertain_profiles(stacks),
-        )
+        known = uncertain_positions(stacks), uncertain_profiles(stacks)
+        error = error_of(uncertainty, drawn, image, grid, inside, foreground & fov, *known)
         if (contradicting := _contradicting(stacks)) or shifts:
             flags = flags_of(contradicting, shifts, image, grid, foreground & fov, anchor)
             error = with_flags(error, flags)

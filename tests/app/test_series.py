@@ -214,6 +214,11 @@ def test_a_standard_deviation_for_each_kind_of_volume(run, datatype, suffix, kin
     mask = inner_brain(run.anchor)
     assert (sd[mask] >= noise_sd[mask]).all()
     assert (noise_sd[mask] > 0).all()
+    if suffix == "dwi":
+        assert np.loadtxt(run.path("dwi", f"{names[0]}.bval")).tolist() == [0, 1000]
+    else:
+        context = load_tsv(run.path("perf", f"{names[0].removesuffix('_asl')}_aslcontext.tsv"))
+        assert [row["volume_type"] for row in context] == kinds
     for name in names:
         sidecar = json.loads(run.path(datatype, f"{name}.json").read_text())
         assert (sidecar["Kinds"], sidecar["MapOfVolume"]) == (kinds, of_volume)
@@ -222,16 +227,18 @@ def test_a_standard_deviation_for_each_kind_of_volume(run, datatype, suffix, kin
 
 
 def test_a_series_without_uncertainty_leaves_none_of_an_earlier_run_behind(tmp_path):
-    dataset = Dataset.create(tmp_path / "bids").add_participant("01")
+    dataset = Dataset.create(tmp_path / "bids")
+    dataset.add("01", "T1w")
     data, affine = small_head("T2w", THICK_MM)
     series = np.stack([data, 0.5 * data], axis=3)
     dataset.add_diffusion("01", series, affine, B_VALUES[:2], ANATOMY_DIRECTIONS[:2])
     options = ("--registration", "header", "--slice-profile", "box", "--n-gaussians", "1500", "--no-viewer")
     options += ("--scaffold-steps", "2", "--regularization", "0.1", "--skip-bids-validation")
-    for more, n_files in ((), 4), (("--overwrite", "--no-uncertainty"), 0):
+    for more, n_files in ((), 8), (("--overwrite", "--no-uncertainty"), 0):
         done = restored(tmp_path, *options, *more)
         assert done.returncode == 0, done.stderr
         assert len(list((tmp_path / "out").rglob("*std_dwi.*"))) == n_files
+        assert validator_errors(tmp_path / "out") == []
         (table,) = (tmp_path / "out").rglob("*desc-sr_metrics.tsv")
         assert (load_tsv(table)[0]["sd_median"] != "n/a") == (n_files > 0)
 

@@ -47,7 +47,9 @@ def target_files(target: TargetPlan, naming: Naming) -> list[Path]:
     else:
         data.append(outputs.srnoisestd)
         others += [outputs.figure_of(kind) for kind in (*dict.fromkeys(target.series.kinds), "difference")]
-        for image in (outputs.sr, outputs.simulated, outputs.residual):
+        for image in (
+            outputs.sr, outputs.simulated, outputs.residual, outputs.srstd, outputs.srnoisestd,
+        ):  # fmt: skip
             others += companions(target, image).values()
     if target.movement(naming.motion) != "none":
         others += _motion_files(target, naming)
