@@ -19,9 +19,9 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from atlasgs_bids.imaging.interpolated import mean_interpolated
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import anchor_of
-from atlasgs_bids.restoration.result import mean_interpolated
 from atlasgs_bids.restoration.scaffold import scaffold_of
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.progress import Progress

@@ -17,10 +17,11 @@ import torch
 
 from atlasgs_bids.core.metrics import psnr_db, ssim
 from atlasgs_bids.core.settings import LEARNED_CPU, LEARNED_FAST, CoreSettings, LearnedSettings
+from atlasgs_bids.imaging.interpolated import mean_interpolated
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import anchor_of
-from atlasgs_bids.restoration.result import TargetResult, mean_interpolated
+from atlasgs_bids.restoration.result import TargetResult
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.progress import Progress

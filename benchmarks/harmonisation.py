@@ -23,9 +23,9 @@ from devices import prepare
 from sklearn.mixture import GaussianMixture
 
 from atlasgs_bids.core.metrics import psnr_db
+from atlasgs_bids.imaging.interpolated import mean_interpolated
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.restore import resolved, restore_stacks
-from atlasgs_bids.restoration.result import mean_interpolated
 from atlasgs_bids.restoration.scaffold import SessionScaffold
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import place

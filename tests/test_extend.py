@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from atlasgs_bids.core.settings import AppearanceSettings, CoreSettings
+from atlasgs_bids.imaging.interpolated import mean_interpolated
 from atlasgs_bids.imaging.slices import slice_geometry
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import load_anchor
-from atlasgs_bids.restoration.result import mean_interpolated, rendered_result
+from atlasgs_bids.restoration.result import rendered_result
 from atlasgs_bids.restoration.scaffold import anchor_gaussians, with_graph
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import StackInput, place

@@ -1,6 +1,6 @@
 """The files of one session: images, sidecars, figure and metrics, the metrics last."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -10,12 +10,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from atlasgs_bids.app.provenance import provenance, source_uri
-from atlasgs_bids.app.sidecars import fit_fields, skull_stripped
+from atlasgs_bids.app.sidecars import target_sidecars
 from atlasgs_bids.app.target import TargetRun
-from atlasgs_bids.bids.outputs.names import TargetOutputs, anchor_outputs, bids_uri, image_sidecar, json_path
+from atlasgs_bids.bids.outputs.names import TargetOutputs, json_path
 from atlasgs_bids.bids.plan.files import remove_old_files, stack_outputs
-from atlasgs_bids.core.trust import RISK
 from atlasgs_bids.imaging.displacement import (
     Displacement,
     anchor_from_target_field,
@@ -24,26 +22,22 @@ from atlasgs_bids.imaging.displacement import (
     unwarped,
 )
 from atlasgs_bids.imaging.grid import resample
+from atlasgs_bids.imaging.interpolated import mean_interpolated
 from atlasgs_bids.imaging.nifti import to_nifti, write_image
 from atlasgs_bids.imaging.profile import slice_profile
 from atlasgs_bids.imaging.registration.register import write_itk_transform
-from atlasgs_bids.imaging.series import SeriesKinds
-from atlasgs_bids.imaging.volume import voxel_sizes_mm
 from atlasgs_bids.report.columns import metrics_dictionary, motion_dictionary
 from atlasgs_bids.report.figures.calibration import calibration_figure
 from atlasgs_bids.report.figures.distortion import DistortionImages, distortion_figure
 from atlasgs_bids.report.figures.motion import motion_figure
 from atlasgs_bids.report.figures.target import TargetImages, target_figure
-from atlasgs_bids.restoration.flags import LABELS, FlaggedRegion
+from atlasgs_bids.restoration.flags import LABELS
 from atlasgs_bids.restoration.metrics import doubts, target_metrics
-from atlasgs_bids.restoration.result import StackResult, TargetResult, mean_interpolated
+from atlasgs_bids.restoration.result import StackResult, TargetResult
 from atlasgs_bids.restoration.stack import Calibration
 from atlasgs_bids.restoration.target_files import save_target
 from atlasgs_bids.runtime.costs import Clock, peak_gpu_memory_mib, peak_memory_mib
 from atlasgs_bids.runtime.files import atomic, save_json, save_tsv
-
-_MOST_REGIONS = 50
-"""Of the flags, the largest, that the sidecar names one by one."""
 
 Sidecars = Mapping[Path, Mapping[str, Any]]
 """Of each file of a target, by the file's path."""
@@ -142,125 +136,6 @@ def _write_images(run: TargetRun, result: TargetResult) -> None:
             _write_motion(stack, own)
         if stack.calibration is not None:
             _draw_calibration(stack, stack.calibration, own)
-
-
-def target_sidecars(run: TargetRun, result: TargetResult) -> dict[Path, dict[str, Any]]:
-    """The sidecar of each file of a target that has one, but for tables."""
-    plan, target, outputs, config = run.plan, run.target, run.outputs, run.config
-    transforms = [step.path for stack in target.stacks for step in stack.transforms]
-    paths = [*(stack.source.path for stack in target.stacks), plan.anchor.path, *transforms]
-    sources = [source_uri(path, config) for path in paths]
-    shared = anchor_outputs(config.out_dir, plan.participant, plan.session, plan.space)
-    anchor_path, scaffold_path = shared.anchor, shared.scaffold_npz
-    size_mm = voxel_sizes_mm(result.grid.world_from_voxel)
-    on_grid: dict[str, Any] = {
-        "spatial_reference": bids_uri(anchor_path, config.out_dir, ""),
-        "resolution": " x ".join(f"{size:.3g}" for size in size_mm)
-        + f" mm ({config.restoration.resolution})",
-    }
-    stripped = skull_stripped(plan, result.anchor)
-    sidecar = partial(image_sidecar, target.source.sidecar, sources=sources)
-    found = {
-        outputs.sr: sidecar(
-            description="Isotropic image rendered from Gaussians fitted to the acquired slices; intensities "
-            "in the units of the source; 0 outside the field of view and the anchor's foreground",
-            skull_stripped=stripped, **on_grid, **fit_fields(result, target, config),
-            **provenance(plan, target, config),
-        ),
-        outputs.fov_mask: sidecar(
-            description="Where the acquired slices cover the output grid", mask_type="ROI", **on_grid
-        ),
-    }  # fmt: skip
-    if target.series is None and result.sd is not None:
-        found[outputs.srstd] = sidecar(
-            description="Standard deviation of the error of the isotropic image, in its units, from slices "
-            "predicted without them: 90 % of the errors are expected within 1.645 times it",
-            skull_stripped=stripped,
-            **on_grid,
-        )
-    if target.series is not None and result.volume_errors:
-        found |= _series_errors(
-            run, target.series, result, partial(sidecar, skull_stripped=stripped, **on_grid)
-        )
-    if target.series is None and (trust := result.trust) is not None:
-        found[outputs.trusted_mask] = sidecar(
-            description="Where the error is expected below half the local contrast, the standard deviation "
-            "of the image within some 3 mm. The promise is about this subject's slices, each predicted from "
-            "others: at most a tenth of their believed voxels err by more. What simulations with a truth "
-            "say of the image itself is in docs/benchmarks.md",
-            mask_type="ROI",
-            **on_grid,
-            RiskPromised=RISK, RiskOnSlices=trust.risk, RiskOnSlicesWithoutMask=trust.risk_everywhere,
-            NumberOfSlices=trust.n_slices,
-        )  # fmt: skip
-    if target.series is None and result.flags is not None:
-        found[outputs.flags] = sidecar(
-            description="1, contradicted: the slices show what neither other slices nor the anchor foretell, "
-            "or nothing of a contrast that the anchor has, or what the image does not explain. 2, "
-            "misaligned: a patch of the head of some 40 mm fits the anchor better more than 1 mm elsewhere, "
-            "by two standard errors. 0 says that neither was found, not that the image is right",
-            **on_grid,
-            Regions=[_described_region(region) for region in result.flags.regions[:_MOST_REGIONS]],
-        )
-    if target.series is None:
-        found[outputs.scaffold_npz] = {
-            "Description": "The target as Gaussians: amplitudes of the shared ones, then means, "
-            "scales (mm, RAS), quaternions and amplitudes of the target's own; see atlasgs-render",
-            "Sources": [bids_uri(scaffold_path, config.out_dir, "")],
-            "NumberOfSharedGaussians": result.n_shared,
-            "NumberOfSpecificGaussians": len(result.gaussians) - result.n_shared,
-        }
-    for planned in target.stacks:
-        own = stack_outputs(planned, target, run.naming)
-        native = partial(image_sidecar, planned.source.sidecar, sources=sources, skull_stripped=stripped)
-        found[own.simulated] = native(description="What the model predicts for the acquired slices")
-        found[own.residual] = native(
-            description="Acquired minus simulated slices; 0 where a voxel took no part"
-        )
-        found[own.xfm] = {
-            "Description": "ITK transform for resampling the target onto the anchor: its point map goes "
-            "from the anchor to the target (LPS, mm)",
-            "Sources": sources,
-        }
-        field = (
-            "ITK displacement field (LPS, mm) from points of the {} to points of the {}, to resample the {} "
-        )
-        field += "onto the {}; signal is squeezed with space: multiply by the determinant of its Jacobian"
-        for path, words in (
-            (own.deformed_to_anchor, ("anchor", "target", "target", "anchor")),
-            (own.deformed_from_anchor, ("target", "anchor", "anchor", "target")),
-        ):
-            found[path] = {"Description": field.format(*words), "Sources": sources}
-    return found
-
-
-def _series_errors(
-    run: TargetRun, kinds: SeriesKinds, result: TargetResult, sidecar: Callable[..., dict[str, Any]]
-) -> dict[Path, dict[str, Any]]:
-    """Of the standard deviations of a series, one map for each kind of volume, and of their noise."""
-    names = list(result.volume_errors)
-    maps = {"Kinds": names, "MapOfVolume": [names.index(kind) for kind in kinds.kinds]}
-    about = (
-        "of one volume of each of the Kinds of the restored series, lying still and with all its slices, in "
-        "its units; MapOfVolume: for each volume of the series the index of its map, from 0."
-    )
-    total = f"Standard deviation of the error {about} 90 % of the errors are expected within 1.645 times it"
-    noise = (
-        f"What the slices' noise makes of the standard deviation of the error {about} It differs from volume "
-        "to volume; the rest of desc-srstd is much the same in all volumes of a kind"
-    )
-    return {
-        run.outputs.srstd: sidecar(description=total, **maps),
-        run.outputs.srnoisestd: sidecar(description=noise, **maps),
-    }
-
-
-def _described_region(region: FlaggedRegion) -> dict[str, Any]:
-    """Of a sidecar; mm and mm³, RAS."""
-    shift = {} if region.shift_mm is None else {"Shift": [round(float(d), 1) for d in region.shift_mm]}
-    centre = [round(float(x), 1) for x in region.centre_mm]
-    known = {"Label": LABELS[region.label], "Centre": centre, "Side": region.side}
-    return {**known, "Volume": round(region.volume_mm3), **shift}
 
 
 def _write_displacement(

@@ -16,13 +16,13 @@ from atlasgs_bids.bids.plan.series import SeriesPlan
 from atlasgs_bids.bids.plan.session import SubjectPlan
 from atlasgs_bids.errors import InputError
 from atlasgs_bids.imaging.grid import resample
+from atlasgs_bids.imaging.interpolated import mean_interpolated
 from atlasgs_bids.imaging.nifti import load_series, load_volume
 from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from atlasgs_bids.imaging.volume import Grid
 from atlasgs_bids.report.columns import metrics_dictionary
 from atlasgs_bids.report.figures.target import TargetImages, target_figure
 from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.restoration.result import mean_interpolated
 from atlasgs_bids.runtime.files import atomic, save_json
 from atlasgs_bids.runtime.progress import Progress
 

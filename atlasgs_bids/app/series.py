@@ -11,8 +11,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from atlasgs_bids.app.confounds import write_confounds
-from atlasgs_bids.app.outputs import target_sidecars
 from atlasgs_bids.app.series_figures import SeriesPosition, write_series_figures
+from atlasgs_bids.app.sidecars import target_sidecars
 from atlasgs_bids.app.stacks import phase_axis, stack_input
 from atlasgs_bids.app.target import TargetRun
 from atlasgs_bids.bids.images import Gradients

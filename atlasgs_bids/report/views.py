@@ -12,6 +12,7 @@ from scipy import ndimage
 from skimage.feature import canny
 
 from atlasgs_bids.imaging.grid import resample
+from atlasgs_bids.imaging.interpolated import mean_interpolated
 from atlasgs_bids.imaging.nifti import load_volume
 from atlasgs_bids.imaging.registration.itk_files import read_itk_transform
 from atlasgs_bids.imaging.volume import Grid, Volume, voxel_sizes_mm
@@ -31,7 +32,6 @@ from atlasgs_bids.report.volumes import (
     ras_axis,
 )
 from atlasgs_bids.restoration.anchor import Anchor
-from atlasgs_bids.restoration.result import mean_interpolated
 
 INTERPOLATED, RESTORED, SD, TRUSTED = "interpolated", "restored", "standard deviation", "trusted"
 FLAGGED = "flagged"

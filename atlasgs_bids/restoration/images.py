@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from atlasgs_bids.imaging.grid import resample
+from atlasgs_bids.imaging.interpolated import mean_interpolated
 from atlasgs_bids.imaging.nifti import to_nifti
 from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.volume import Grid
 from atlasgs_bids.restoration.given import ImageLike, view_of
 from atlasgs_bids.restoration.metrics import doubts, target_metrics
-from atlasgs_bids.restoration.result import TargetResult, mean_interpolated
+from atlasgs_bids.restoration.result import TargetResult
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.views import TargetModel, View
 

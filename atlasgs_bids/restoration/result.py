@@ -18,8 +18,9 @@ from atlasgs_bids.core.priors.expectation import ExpectedStack
 from atlasgs_bids.core.rigid import UncertainPosition
 from atlasgs_bids.core.uncertainty import Uncertainty
 from atlasgs_bids.imaging.displacement import Displacement
-from atlasgs_bids.imaging.grid import fov_mask, output_grid, resample
+from atlasgs_bids.imaging.grid import output_grid
 from atlasgs_bids.imaging.header import ALIGNED_CODE
+from atlasgs_bids.imaging.interpolated import Interpolable
 from atlasgs_bids.imaging.registration.register import Registration
 from atlasgs_bids.imaging.slice_motion import SlicePosition
 from atlasgs_bids.imaging.slices import slice_normal
@@ -34,8 +35,6 @@ from atlasgs_bids.restoration.stack import Calibration, StackInput, covered
 from atlasgs_bids.restoration.views import Region, TargetModel, at_gaussians, rendered
 
 FloatArray = npt.NDArray[np.float32]
-Interpolable = tuple[Volume, npt.NDArray[np.float64], float]
-"""A stack, target_from_anchor (world, mm), and its gain."""
 
 
 @dataclass(frozen=True)
@@ -163,15 +162,6 @@ class TargetResult:
         """Part of the slices' voxels in which they and the prior disagree beyond the noise."""
         n_observed = sum(int((stack.weights > 0).sum()) for stack in self.stacks)
         return sum(int(stack.disagrees.sum()) for stack in self.stacks) / max(1, n_observed)
-
-
-def mean_interpolated(stacks: Sequence[Interpolable], grid: Grid) -> FloatArray:
-    """Cubic interpolation of the stacks, each over its gain, averaged where they overlap."""
-    total, n_stacks = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
-    for acquired, target_from_anchor, gain in stacks:
-        total += resample(acquired, grid, target_from_anchor) / np.float32(gain)
-        n_stacks += fov_mask(acquired.grid, grid, target_from_anchor)
-    return np.asarray(total / np.maximum(n_stacks, np.float32(1)))
 
 
 def rendered_result(

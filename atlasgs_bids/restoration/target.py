@@ -14,6 +14,7 @@ from atlasgs_bids.core.observation import LatticeObservation
 from atlasgs_bids.core.priors.expectation import ExpectedStack, Prediction
 from atlasgs_bids.core.priors.quadratic import PartialLaplacian
 from atlasgs_bids.core.specific import missing_image, specific_gaussians
+from atlasgs_bids.imaging.interpolated import mean_interpolated
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import Anchor
 from atlasgs_bids.restoration.finer import FinerScaffold, finer_scaffold
@@ -21,7 +22,7 @@ from atlasgs_bids.restoration.fit import fit_stacks
 from atlasgs_bids.restoration.learning import expected_of
 from atlasgs_bids.restoration.motion import fit_moving_stacks
 from atlasgs_bids.restoration.observation import measured, observe_placed
-from atlasgs_bids.restoration.result import StackResult, TargetFit, mean_interpolated
+from atlasgs_bids.restoration.result import StackResult, TargetFit
 from atlasgs_bids.restoration.scaffold import SessionScaffold, graph_prior, spatial_prior
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.restoration.stack import PlacedStack, covered

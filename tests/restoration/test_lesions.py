@@ -18,9 +18,10 @@ from atlasgs_bids.core.metrics import psnr_db
 from atlasgs_bids.core.priors.learned.prepare import prepare
 from atlasgs_bids.core.priors.learned.prior import Stack, _restore_along, predict, train_prior
 from atlasgs_bids.core.settings import LEARNED_CPU, CoreSettings
+from atlasgs_bids.imaging.interpolated import mean_interpolated
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.restoration.anchor import anchor_of
-from atlasgs_bids.restoration.result import TargetResult, mean_interpolated
+from atlasgs_bids.restoration.result import TargetResult
 from atlasgs_bids.restoration.scaffold import SessionScaffold, scaffold_of
 from atlasgs_bids.restoration.settings import RestorationSettings
 from atlasgs_bids.runtime.progress import Progress
