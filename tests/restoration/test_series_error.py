@@ -99,11 +99,3 @@ def test_with_five_slices_the_posterior_speaks_alone(scaffold):
     for error in errors.values():
         assert error.noise_sd is None
         assert (error.sd[brain(reference)] > 0).all()
-
-
-def test_none_is_estimated_where_it_is_not_asked_for(scaffold):
-    settings = replace(SETTINGS, estimate_uncertainty=False)
-    acquired = diffusion_series(np.eye(4), SPACING_MM, NOISE)
-    series, placed = placed_series(acquired, DIFFUSION, SPACING_MM)
-    fit = fit_series(placed, series, DIFFUSION, scaffold, settings, Progress.quiet())
-    assert volume_uncertainties(fit, {}) == {}
