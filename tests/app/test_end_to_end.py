@@ -197,7 +197,7 @@ def test_transform_is_rigid_and_in_itk_convention(run):
 def test_group_table_has_a_row_for_each_target_and_explains_its_columns(run, suffix):
     with (run.out_dir / f"group_{suffix}.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    assert [row["participant_id"] for row in rows] == ["sub-01", "sub-02"]
+    assert [row["participant_id"] for row in rows] == [stem for stem, own in TARGETS if own == suffix]
     dictionary = json.loads((run.out_dir / f"group_{suffix}.json").read_text())
     assert set(rows[0]) <= set(dictionary)
 
