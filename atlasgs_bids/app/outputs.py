@@ -84,6 +84,7 @@ def write_target(run: TargetRun, result: TargetResult, clock: Clock) -> None:
     """Every file of a target but the volumes of a series; the metrics last, which say that it is finished."""
     with clock.measure("writing"):
         row = _write_files(run, result)
+    row["seconds_uncertainty"] = None  # of an image a part of its appearance
     row |= {f"seconds_{stage}": value for stage, value in clock.seconds.items()}
     row |= {"peak_memory": peak_memory_mib(), "peak_gpu_memory": peak_gpu_memory_mib()}
     row["device"] = run.config.restoration.device

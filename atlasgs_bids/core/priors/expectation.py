@@ -107,7 +107,7 @@ def expected_stack(
     inside = _inside(observation.lattice_shape, means_vox)
     cells = AcquisitionOperator.of_cells(observation.lattice_shape)
     expectation = Expectation(
-        observation=replace(observation, slices=image, weights=trust, acquisition=cells),
+        observation=replace(observation, slices=image, weights=trust, acquisition=cells, cut=None),
         sd=sd,
         amplitudes=sample_lattice(image, means_vox),
         amplitude_sd=sample_lattice(against_scan, means_vox).clamp_min(1e-12),
