@@ -116,7 +116,7 @@ def shading(data):
 @pytest.mark.parametrize(
     ("changes", "anchor_changes"),
     [
-        ({"noise": 0.03}, {}),
+        pytest.param({"noise": 0.03}, {}, marks=pytest.mark.slow),
         pytest.param({"change": shading}, {}, marks=pytest.mark.slow),
         pytest.param({"change": lesion}, {}, marks=pytest.mark.slow),
         ({}, {"inverted": True}),

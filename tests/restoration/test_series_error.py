@@ -76,6 +76,7 @@ def test_the_interval_holds_nine_tenths_of_a_shells_errors(scaffold):
     assert (errors["b0"].sd[where] > errors["b0"].noise_sd[where]).all()
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_volume_is_what_its_replicates_differ_by(scaffold):
     """Its map is that of one volume, not of their mean, and of noise alone: the same in air and tissue."""
     still = labelling_series(np.eye(4), SPACING_MM, 0.0, n_pairs=3)

@@ -87,6 +87,7 @@ def test_what_lies_still_stays(scaffold, noise):
     assert max(motion.errors_mm) < 0.5
 
 
+@pytest.mark.slow
 def test_restored_where_they_lay_they_are_nearer_to_the_truth(moving, scaffold):
     series, placed, reference, motion = moving
     acquired = series_of(MOVED, 1.0)

@@ -254,6 +254,7 @@ def at_its_first_cells(dataset, out_dir, *options):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_process_that_the_system_kills_takes_its_own_cell_along(dataset, tmp_path):
     out_dir, options = tmp_path / "out", ("--methods", "graph", "--factors", "2", "3")
     with at_its_first_cells(dataset, out_dir, *options) as (process, workers):
