@@ -17,8 +17,10 @@ _TRANSLATIONS = ("trans_x", "trans_y", "trans_z")
 _ROTATIONS = ("rot_x", "rot_y", "rot_z")
 
 
-def write_confounds(run: TargetRun, motion: SeriesMotion) -> None:
-    """Where every volume lay, and which slices lost their signal: a row for each, and a figure."""
+def write_confounds(
+    run: TargetRun, motion: SeriesMotion, anchor: Anchor, target_from_anchor: npt.NDArray[np.float64]
+) -> None:
+    """Where every volume lay, and which slices lost their signal: a row for each, and a figure of these."""
     table = run.outputs.confounds_tsv
     rows = [
         {
@@ -32,8 +34,10 @@ def write_confounds(run: TargetRun, motion: SeriesMotion) -> None:
         }
         for v, position in enumerate(motion.positions)
     ]
-    describe_confounds(run, motion)
     save_tsv(rows, table)
+    written = read_confounds(run, anchor, target_from_anchor)
+    assert written is not None
+    describe_confounds(run, written)
 
 
 def describe_confounds(run: TargetRun, motion: SeriesMotion) -> None:

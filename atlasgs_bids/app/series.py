@@ -77,7 +77,7 @@ def restore_series(
         sds = {kind: own.sd for kind, own in result.volume_errors.items()}
         write_series_figures(run, kinds, series, means.rendered, sds, result.anchor, position)
         if motion is not None:
-            write_confounds(run, motion)
+            write_confounds(run, motion, result.anchor, position.target_from_anchor)
     return replace(result, difference_to_noise=_difference_to_noise(kinds, series, means, fit))
 
 
