@@ -28,6 +28,12 @@ def stored(content: Any, name: str) -> Path:
     return path
 
 
+def markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table, a text for each cell."""
+    rows = [f"| {' | '.join(line)} |" for line in (heading, *lines)]
+    return "\n".join([rows[0], "|---" * len(heading) + "|", *rows[1:]]) + "\n"
+
+
 def put_between(page: Path, mark: str, table: str) -> None:
     """A table between the marks of that name in a page; where they are missing the program ends."""
     begin, end = (f"<!-- {mark}: {word} -->" for word in ("begin", "end"))

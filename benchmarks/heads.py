@@ -80,11 +80,10 @@ def main() -> int:
 
 def load_template() -> Template:
     """The MNI152 template and its tissue maps."""
-    t1, grey, white = (
-        np.asarray(load(resolution=1).dataobj, np.float32)
-        for load in (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template)
-    )
-    affine = load_mni152_template(resolution=1).affine
+    loaders = load_mni152_template, load_mni152_gm_template, load_mni152_wm_template
+    images = [load(resolution=1) for load in loaders]
+    t1, grey, white = (np.asarray(image.dataobj, np.float32) for image in images)
+    affine = images[0].affine
     brain = (t1 > 0).astype(np.float32)
     fluid = np.clip(brain - grey - white, 0, 1)
     maps = np.stack([fluid, grey, white])

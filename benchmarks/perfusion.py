@@ -21,6 +21,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from documents import markdown
 from series import STEM, averaged, parser_of_series, run_app, stroke_pair, tissue_of, write_dataset
 
 from atlasgs_bids.core.metrics import psnr_db
@@ -163,7 +164,7 @@ def scores(head: Head, m0: Image, difference: Image) -> dict[str, float]:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: each thickness by cubic and by each prior."""
     head = ["slices, mm", "by", "control − label, dB", "M0, dB", "flow, RMS error", "grey", "white", "lesion"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines: list[list[str]] = []
     told = set()
     for row in rows:
         thickness = row["thickness"]
@@ -174,8 +175,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         for name, found in shown:
             values = [f"{found['difference_db']:.2f}", f"{found['m0_db']:.2f}", f"{found['flow_rms']:.1f}"]
             values += [f"{found[region]:.2f}" for region in ("grey", "white", "lesion")]
-            lines.append("| " + " | ".join([str(thickness), name, *values]) + " |")
-    return "\n".join(lines)
+            lines.append([str(thickness), name, *values])
+    return markdown(head, lines).rstrip()
 
 
 if __name__ == "__main__":

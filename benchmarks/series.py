@@ -33,6 +33,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from documents import markdown
 from tensors import Tensors, errors, fitted, gradients_beside
 
 from atlasgs_bids.bids.inputs.companions import B0_AT_MOST
@@ -388,20 +389,22 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: each case by cubic and by each prior."""
     shells = [name for name in rows[0]["cubic"] if name.startswith("b")]
     head = ["slices, mm", "by", *(f"b = {name[1:]}, dB" for name in shells), "FA", "MD, %", "angle, °", "s"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines: list[list[str]] = []
     told = set()
     for row in rows:
         if row["thickness"] not in told:
             told.add(row["thickness"])
             lines.append(cells(row["thickness"], "cubic", row["cubic"], shells, ""))
         lines.append(cells(row["thickness"], row["prior"], row["atlasgs"], shells, f"{row['seconds']:.0f}"))
-    return "\n".join(lines)
+    return markdown(head, lines).rstrip()
 
 
-def cells(thickness: int, name: str, found: Mapping[str, float], shells: Sequence[str], seconds: str) -> str:
+def cells(
+    thickness: int, name: str, found: Mapping[str, float], shells: Sequence[str], seconds: str
+) -> list[str]:
     values = [f"{found[shell]:.2f}" for shell in shells]
     values += [f"{found['fa']:.3f} ({found['fa_bias']:+.3f})", f"{found['md']:.1f}", f"{found['angle']:.1f}"]
-    return "| " + " | ".join([str(thickness), name, *values, seconds]) + " |"
+    return [str(thickness), name, *values, seconds]
 
 
 def line(row: Mapping[str, Any]) -> str:

@@ -33,9 +33,9 @@ import numpy as np
 import numpy.typing as npt
 import perfusion
 import series
-from documents import DOCS, Row, put_between, stored, with_row
+from documents import DOCS, Row, markdown, put_between, stored, with_row
 from scipy import stats
-from trust import NORMAL_90, explained
+from trust import NORMAL_90, least_explained, steepest
 
 from atlasgs_bids.imaging.volume import Volume
 from atlasgs_bids.runtime.files import load_json, load_tsv
@@ -151,12 +151,10 @@ def coverage(
     anchor: Image, truths: Sequence[Image], errors: Sequence[Image], sd: Image, brain: npt.NDArray[np.bool_]
 ) -> Row:
     """Means over the volumes of one kind, which share a map."""
-    slope = np.sqrt(sum(part**2 for part in np.gradient(anchor)))
-    edges = brain & (slope > np.percentile(slope[brain], 85))
+    edges = steepest(anchor, brain)
     rows: list[dict[str, float]] = []
     for truth, error in zip(truths, errors, strict=True):
-        alone = np.abs(truth - explained(truth, anchor, brain))
-        own = brain & (alone > np.percentile(alone[brain], 90))
+        own = least_explained(truth, anchor, brain)
         size = np.abs(error)
         inside = size <= NORMAL_90 * sd
         rows.append(
@@ -176,17 +174,9 @@ def coverage(
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
-    head = [
-        "series",
-        "of",
-        "volumes",
-        *(name.replace("_", " ") for name in REGIONS),
-        "ρ",
-        "RMS sd / error",
-        "noise",
-        "s",
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    regions = [name.replace("_", " ") for name in REGIONS]
+    head = ["series", "of", "volumes", *regions, "ρ", "RMS sd / error", "noise", "s"]
+    lines = []
     for row in rows:
         cells: list[Any] = [f"{row['series']} {row['thickness']} mm {row['noise']:g} % {row['prior']}"]
         cells += [row["kind"], row["n_volumes"], *(f"{100 * row[f'inside_{name}']:.0f}" for name in REGIONS)]
@@ -194,8 +184,8 @@ def table(rows: Sequence[Row]) -> str:
         noise = row.get("rms_noise_sd")
         cells.append("" if noise is None else f"{noise / row['rms_error']:.2f}")
         cells.append(f"{row['seconds_uncertainty']:.0f} of {row['seconds']:.0f}")
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(list(map(str, cells)))
+    return markdown(head, lines)
 
 
 if __name__ == "__main__":

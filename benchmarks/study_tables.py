@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from documents import DOCS, put_between, stored
+from documents import DOCS, Row, markdown, put_between, stored
 
 from atlasgs_bids.study.results.cells import Cell, Cells
 from atlasgs_bids.study.results.oblique import ANGLES_DEG
 from atlasgs_bids.study.results.summary import comparison_rows, summary_rows, write_results
-from atlasgs_bids.study.results.tables import differences_from
+from atlasgs_bids.study.results.tables import differences_from, span
 from atlasgs_bids.study.results.tissues import CLASSES
 
-Row = dict[str, Any]
 STORED = "study.json"
 STUDIES = {
     "stroke": "one real brain, the one that AtlasGS's settings were chosen on",
@@ -182,9 +181,9 @@ def study_tables(who: str, rows: Sequence[Row]) -> list[str]:
 
 def caption(who: str, rows: Sequence[Row]) -> str:
     """Who it is, n, and what the brackets are."""
-    numbers = sorted({row["n"] for row in rows})
-    n = " to ".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
-    return f"n = {n}, {who}" + ("; brackets: bootstrap 95 % over subjects" if numbers[-1] > 1 else "")
+    numbers = [row["n"] for row in rows]
+    brackets = "; brackets: bootstrap 95 % over subjects" if max(numbers) > 1 else ""
+    return f"n = {span(numbers)}, {who}{brackets}"
 
 
 def over_factors(rows: Sequence[Row], metric: str, more: Sequence[Sequence[str]] = ()) -> str:
@@ -292,11 +291,6 @@ def headline(content: Mapping[str, list[Row]]) -> str:
     ]
     measured = [line for line in lines if line[2:] != ["–", "–"]]
     return markdown(["PSNR over cubic, dB", "", "graph (CPU)", "learned (GPU)"], measured)
-
-
-def markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    every = [heading, ["---"] * len(heading), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in every) + "\n"
 
 
 def _entry(row: Row, metric: str) -> str:

@@ -76,15 +76,14 @@ class _Session:
         registrations: Registrations,
         progress: Progress,
     ) -> None:
-        self._images = [run for run in runs if run.target.series is None]
+        self._waiting = iter([run for run in runs if run.target.series is None])
         self._scaffold, self._registrations, self._progress = scaffold, registrations, progress
         self._ahead: dict[str, _Ahead | Exception] = {}
 
     def process(self, run: TargetRun) -> None:
         """One target, from its images to its files."""
         if run.target.series is None and run.target.label not in self._ahead:
-            first = next(number for number, own in enumerate(self._images) if own is run)
-            self._prepare(self._images[first:])
+            self._prepare(run.config)
         ahead = self._ahead.pop(run.target.label, None)
         if isinstance(ahead, Exception):
             raise ahead
@@ -92,12 +91,11 @@ class _Session:
         attempt = partial(_process_target, run, ahead, self._scaffold, self._progress)
         with_smaller_chunks(attempt, restoration.core, restoration.device, n_gaussians)
 
-    def _prepare(self, runs: Sequence[TargetRun]) -> None:
-        """As many as learn at once, registered and calibrated; a failure waits for its turn."""
-        config, ready = runs[0].config, {}
-        at_once = 1 if config.stop_on_first_crash else targets_at_once(config.restoration)
-        for run in runs:
-            label, settings = run.target.label, config.restoration
+    def _prepare(self, config: RunConfig) -> None:
+        """The next, as many as learn at once, registered and calibrated; a failure waits for its turn."""
+        settings, ready = config.restoration, {}
+        for run in self._waiting:
+            label = run.target.label
             attempt = partial(_prepared, run, self._scaffold, self._registrations, self._progress)
             try:
                 ready[label] = with_smaller_chunks(
@@ -105,16 +103,16 @@ class _Session:
                 )
             except Exception as error:  # noqa: BLE001 - whatever breaks one target breaks no other
                 self._ahead[label] = error
-            if len(ready) == at_once or config.stop_on_first_crash:
+            if len(ready) == targets_at_once(settings) or config.stop_on_first_crash:
                 break
+        self._ahead |= ready  # by themselves, if learning together fails
         progress = self._progress.under(" and ".join(ready))
         targets = [own.prepared for own in ready.values()]
         start = time.perf_counter()
-        learned = learn_side_by_side(targets, self._scaffold, config.restoration, progress)
+        learned = learn_side_by_side(targets, self._scaffold, settings, progress)
         seconds = (time.perf_counter() - start) / max(1, len(ready))
         for (label, own), prepared in zip(ready.items(), learned, strict=True):
-            clock = Clock({**own.seconds, "appearance": seconds})
-            self._ahead[label] = _Ahead(prepared, clock.seconds)
+            self._ahead[label] = _Ahead(prepared, {**own.seconds, "appearance": seconds})
 
 
 @dataclass(frozen=True)

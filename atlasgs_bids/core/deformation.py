@@ -113,14 +113,14 @@ class DeformationEvidence:
         """J with its penalty, and its derivatives (6 + m,)."""
         self.n_evaluations += 1
         motion, coefficients = parameters[:_N_RIGID], parameters[_N_RIGID:]
-        term, splat, displaced, shares = self._at(motion, coefficients)
+        term, splat, shares = self._at(motion, coefficients)
         amplitudes = self._amplitudes = self._solved(term, self._amplitudes)
         error = term.slices_from_amplitudes.forward(amplitudes) - term.slices
         value = self._regularization * float((amplitudes * self._prior.forward(amplitudes)).sum())
         value += float((term.weights * error.square()).sum(dtype=torch.float64))
         by_cell = term.acquisition.adjoint(2 * term.weights * error)
         pull = pull_of(splat, by_cell, shares * amplitudes)
-        by_motion = scores_of(pull, displaced, self._frame, motion).sum(0).cpu().numpy()
+        by_motion = scores_of(pull, splat.gaussians, self._frame, motion).sum(0).cpu().numpy()
         # A share is one over the stretch: it falls by its square with it, unless the stretch is at its least.
         by_stretch = -shares.square() * (shares < 1 / LEAST_STRETCH) * amplitudes * pull.by_amplitude
         by_control = self._basis.adjoint(pull.force @ self._direction) + self._slopes.adjoint(by_stretch)
@@ -130,7 +130,7 @@ class DeformationEvidence:
 
     def predicted(self, parameters: Array) -> Tensor:
         """The slices as the amplitudes of the least J at these parameters have them."""
-        term, *_ = self._at(parameters[:_N_RIGID], parameters[_N_RIGID:])
+        term, _, _ = self._at(parameters[:_N_RIGID], parameters[_N_RIGID:])
         return term.slices_from_amplitudes.forward(self._solved(term, None))
 
     def steps(self) -> Array:
@@ -166,10 +166,8 @@ class DeformationEvidence:
         objective = Objective((term,), self._prior, self._regularization)
         return objective.solve(start, _SOLVE_TOLERANCE, _SOLVE_STEPS).value
 
-    def _at(
-        self, motion: Array, coefficients: Array
-    ) -> tuple[LatticeObservation, SplatOperator, Gaussians, Tensor]:
-        """The stack there, how it shows the displaced Gaussians, these, and the factor on each."""
+    def _at(self, motion: Array, coefficients: Array) -> tuple[LatticeObservation, SplatOperator, Tensor]:
+        """The stack there, how it shows the displaced Gaussians, and the factor on the amplitude of each."""
         along = torch.from_numpy(coefficients).to(self._gaussians.means_mm)
         shift_mm, stretch = self._basis.forward(along), 1 + self._slopes.forward(along)
         shares = 1 / stretch.clamp_min(LEAST_STRETCH)
@@ -181,7 +179,7 @@ class DeformationEvidence:
             displaced, self._term.lattice_shape, world_from_lattice, self._needed, self._chunk_elements
         )
         term = replace(self._term, splat=own @ Diagonal(shares), world_from_lattice=world_from_lattice)
-        return term, own, displaced, shares
+        return term, own, shares
 
 
 def find_deformation(

@@ -85,10 +85,8 @@ class MovementEvidence:
             error = predicted - term.slices
             value += float((term.weights * error.square()).sum(dtype=torch.float64))
             force = 2 * term.weights * error
-            scores = motion_scores(
-                splat, _part(self._gaussians, members), term.acquisition.adjoint(term.gain * force),
-                amplitudes[members], self._frame, parameters[number, :6],
-            )  # fmt: skip
+            by_cell = term.acquisition.adjoint(term.gain * force)
+            scores = motion_scores(splat, by_cell, amplitudes[members], self._frame, parameters[number, :6])
             blocks = torch.zeros(int(self._block.max()) + 1, 6, dtype=torch.float64, device=scores.device)
             blocks = blocks.index_add_(0, self._block[members], scores)
             self._spread[number] = (blocks.T @ blocks).cpu().numpy()
@@ -121,14 +119,11 @@ class MovementEvidence:
         along = means @ lattice_from_world[axis, :3] + lattice_from_world[axis, 3]
         reach = self._reach_mm * float(lattice_from_world[axis, :3].norm())
         members = ((along > -reach) & (along < term.lattice_shape[axis] - 1 + reach)).nonzero().squeeze(1)
+        part = Gaussians(**{name: value[members] for name, value in vars(self._gaussians).items()})
         own = SplatOperator(
-            _part(self._gaussians, members), term.lattice_shape, world_from_lattice, self._needed[number],
+            part, term.lattice_shape, world_from_lattice, self._needed[number],
             self._chunk_elements,
         )  # fmt: skip
         splat = own @ Chosen(members, len(means))
         moved = replace(term, splat=splat, world_from_lattice=world_from_lattice, gain=gain)
         return moved, own, members
-
-
-def _part(gaussians: Gaussians, members: Tensor) -> Gaussians:
-    return Gaussians(**{name: value[members] for name, value in vars(gaussians).items()})

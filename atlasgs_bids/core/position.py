@@ -146,7 +146,7 @@ class PositionEvidence:
             error = term.slices_from_amplitudes.forward(amplitudes) - term.slices
             value += float((term.weights * error.square()).sum(dtype=torch.float64))
             by_cell = term.acquisition.adjoint(2 * term.weights * error)
-            scores.append(motion_scores(splat, self._gaussians, by_cell, shown, self.frame, x))
+            scores.append(motion_scores(splat, by_cell, shown, self.frame, x))
         self._last = np.array(parameters), value, scores
         return value, scores
 
@@ -178,7 +178,6 @@ def pull_of(splat: SplatOperator, by_cell: Float[Tensor, "x y z"], amplitudes: F
 
 def motion_scores(
     splat: SplatOperator,
-    gaussians: Gaussians,
     by_cell: Float[Tensor, "x y z"],
     amplitudes: Float[Tensor, " n"],
     frame: RigidFrame,
@@ -186,9 +185,9 @@ def motion_scores(
 ) -> Float[Tensor, "n 6"]:
     """∂/∂x of Σ ``by_cell`` · S(x) a split by Gaussian: a lattice that moves is Gaussians that move back.
 
-    ``splat``: how the lattice shows the ``gaussians`` where x has moved it.
+    ``splat``: S, where x has moved the lattice.
     """
-    return scores_of(pull_of(splat, by_cell, amplitudes), gaussians, frame, x)
+    return scores_of(pull_of(splat, by_cell, amplitudes), splat.gaussians, frame, x)
 
 
 def scores_of(pull: Pull, gaussians: Gaussians, frame: RigidFrame, x: Parameters) -> Float[Tensor, "n 6"]:

@@ -116,7 +116,7 @@ def test_a_known_squeeze_is_found(scene):
         frame, shift = RigidFrame.of(gaussians.means_mm), SmoothShift(control, AXIS, Stiffness(0.1, 1e-4))
         return DeformationEvidence(observation, gaussians, prior, 0.01, frame, shift)
 
-    term, _, _, shares = evidence(empty)._at(np.zeros(6), truth)
+    term, _, shares = evidence(empty)._at(np.zeros(6), truth)
     slices = term.slices_from_amplitudes.forward(contrast)
     assert float(shares.max() - shares.min()) > 0.1
     observed = replace(empty, slices=slices)

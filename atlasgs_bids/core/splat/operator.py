@@ -12,7 +12,7 @@ from atlasgs_bids.core.gaussians import Gaussians, ProjectedGaussians
 from atlasgs_bids.core.operators import LinearOperator, SparseOperator
 from atlasgs_bids.core.splat.kernels import kernels_for
 from atlasgs_bids.core.splat.reference import Shape
-from atlasgs_bids.core.splat.render import DENSITY_FLOOR
+from atlasgs_bids.core.splat.render import DENSITY_FLOOR, gathered
 
 _BYTES_PER_PAIR = 16
 """Weight and index, in the matrix and in its transpose."""
@@ -53,7 +53,7 @@ class SplatOperator(LinearOperator):
         starts = torch.zeros(len(gaussians) + 1, dtype=torch.int64, device=device)
         torch.cumsum(counts, 0, out=starts[1:])
         self.shape_in, self.shape_out = (len(gaussians),), shape
-        self._gaussians, self._voxel_from_world = gaussians, voxel_from_world
+        self.gaussians, self._voxel_from_world = gaussians, voxel_from_world
         self._chunk_elements = chunk_elements
         self.is_matrix = int(starts[-1]) * _BYTES_PER_PAIR <= matrix_gib * 2**30
         self._splat: _MatrixSplat | _DirectSplat
@@ -78,15 +78,14 @@ class SplatOperator(LinearOperator):
 
         As the gradients of ``splat`` (core/splat/render.py), whose image and density are known here.
         """
-        own, kernels = self._gaussians, kernels_for(self._gaussians.means_mm)
-        projected = kernels.project(own.means_mm, own.scales_mm, own.quaternions, self._voxel_from_world)
-        by_amplitude, by_mean, by_precision = kernels.gather(
-            projected, amplitudes, self._splat.over_density(by_voxel), self.forward(amplitudes),
-            self._chunk_elements,
-        )  # fmt: skip
-        by_mean, _, by_quaternion = kernels.project_backward(
-            own.scales_mm, own.quaternions, self._voxel_from_world, by_mean, by_precision
+        own = self.gaussians
+        projected = kernels_for(own.means_mm).project(
+            own.means_mm, own.scales_mm, own.quaternions, self._voxel_from_world
         )
+        by_mean, _, by_quaternion, by_amplitude = gathered(
+            projected, own.scales_mm, own.quaternions, amplitudes, self._voxel_from_world,
+            self._splat.over_density(by_voxel), self.forward(amplitudes), self._chunk_elements,
+        )  # fmt: skip
         return by_mean, by_quaternion, by_amplitude
 
 

@@ -42,14 +42,32 @@ class _NormalizedSplat(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_rendered: Tensor) -> tuple[Tensor | None, ...]:
         scales, quaternions, amplitudes, voxel_from_world, *fields, density, rendered = ctx.saved_tensors
-        kernels = kernels_for(scales)
-        grad_amplitudes, grad_means_vox, grad_precisions = kernels.gather(
-            ProjectedGaussians(*fields), amplitudes, grad_rendered / density, rendered, ctx.chunk_elements
-        )
-        grads = kernels.project_backward(
-            scales, quaternions, voxel_from_world, grad_means_vox, grad_precisions
-        )
-        return *grads, grad_amplitudes, None, None, None
+        grads = gathered(
+            ProjectedGaussians(*fields), scales, quaternions, amplitudes, voxel_from_world,
+            grad_rendered / density, rendered, ctx.chunk_elements,
+        )  # fmt: skip
+        return *grads, None, None, None
+
+
+def gathered(
+    projected: ProjectedGaussians,
+    scales: Float[Tensor, "n 3"],
+    quaternions: Float[Tensor, "n 4"],
+    amplitudes: Float[Tensor, " n"],
+    voxel_from_world: Float[Tensor, "4 4"],
+    grad_over_density: Float[Tensor, "x y z"],
+    rendered: Float[Tensor, "x y z"],
+    chunk_elements: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by means (n, 3), scales (n, 3), quaternions (n, 4) and amplitudes (n,) from the image's."""
+    kernels = kernels_for(scales)
+    by_amplitude, by_mean_vox, by_precision = kernels.gather(
+        projected, amplitudes, grad_over_density, rendered, chunk_elements
+    )
+    by_mean, by_scale, by_quaternion = kernels.project_backward(
+        scales, quaternions, voxel_from_world, by_mean_vox, by_precision
+    )
+    return by_mean, by_scale, by_quaternion, by_amplitude
 
 
 def splat(

@@ -39,11 +39,8 @@ def markdown_table(summary: Sequence[Row], comparisons: Sequence[Row], not_run: 
             table = _table(own, metric, digits, factors, lambda text, best: f"**{text}**" if best else text)
             if not table:
                 continue
-            heading = ["method", *(f"×{factor}" for factor in factors)]
-            lines = [heading, ["---"] * len(heading), *table]
             n = numbers_of_subjects([row for row in own if row["metric"] == metric])
-            parts.append(f"### {target}, {region}: {name}; n = {n}\n")
-            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+            parts += _titled(f"{target}, {region}: {name}; n = {n}", factors, table)
         parts += _difference_parts(comparisons, target, region)
     parts.append(_note(summary) + "\n")
     parts += [f"- not run: {method}: {reason}" for method, reason in not_run.items()]
@@ -71,7 +68,11 @@ def differences_from(comparisons: Sequence[Row], reference: str) -> list[Row]:
 
 def numbers_of_subjects(rows: Sequence[Row]) -> str:
     """``8``, or ``6 to 8`` where methods or factors differ."""
-    numbers = [row["n_subjects"] for row in rows]
+    return span([row["n_subjects"] for row in rows])
+
+
+def span(numbers: Sequence[int]) -> str:
+    """The one number, or the least and the largest."""
     return str(numbers[0]) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
 
 
@@ -87,12 +88,16 @@ def _difference_parts(comparisons: Sequence[Row], target: str, region: str) -> l
         factors = sorted({row["factor"] for row in own})
         table = _table(own, "psnr", 2, factors, lambda text, _best: text)
         if table:
-            heading = ["method", *(f"×{factor}" for factor in factors)]
-            lines = [heading, ["---"] * len(heading), *table]
-            n = numbers_of_subjects(own)
-            parts.append(f"### {target}, {region}: PSNR minus that of {reference}, dB; n = {n}\n")
-            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+            title = f"{target}, {region}: PSNR minus that of {reference}, dB; n = {numbers_of_subjects(own)}"
+            parts += _titled(title, factors, table)
     return parts
+
+
+def _titled(title: str, factors: Sequence[int], table: Sequence[Sequence[str]]) -> list[str]:
+    """Heading and Markdown of a table with methods as rows and factors as columns."""
+    heading = ["method", *(f"×{factor}" for factor in factors)]
+    lines = [heading, ["---"] * len(heading), *table]
+    return [f"### {title}\n", "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"]
 
 
 def latex_table(summary: Sequence[Row]) -> str:

@@ -60,7 +60,7 @@ class TrainedPrior:
     in_plane: _Restorer | None
 
 
-_Training = Generator[Iterator[None], None, TrainedPrior]
+_Training = Generator[Iterator[int], None, TrainedPrior]
 """Yields the rounds of steps that it wants, and goes on once one has been made."""
 
 
@@ -89,7 +89,10 @@ def train_priors(
     seed: int,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> list[TrainedPrior | TooLittleDataError]:
-    """``train_prior`` of several contrasts, their steps by turns: the same networks, sooner on a GPU."""
+    """``train_prior`` of several contrasts, their steps by turns: the same networks, sooner on a GPU.
+
+    ``on_step(k)`` is called after a step of each of the k that are being trained.
+    """
     found: dict[int, TrainedPrior | TooLittleDataError] = {}
     trainings = {number: _training(stacks, settings, seed) for number, stacks in enumerate(contrasts)}
     while trainings:
@@ -165,7 +168,7 @@ def _weighed(
 
 def _trained(
     views: Sequence[View], settings: LearnedSettings, n_steps: int, generator: torch.Generator
-) -> Generator[Iterator[None], None, RestorationNetwork]:
+) -> Generator[Iterator[int], None, RestorationNetwork]:
     trainer = Trainer([view.planes for view in views], settings, 0, generator)
     yield trainer.steps(n_steps)
     return trainer.finish()
@@ -176,7 +179,7 @@ def _trained_on_lattice(
     first: RestorationNetwork,
     settings: LearnedSettings,
     generator: torch.Generator,
-) -> Generator[Iterator[None], None, _Restorer]:
+) -> Generator[Iterator[int], None, _Restorer]:
     """The network that ends ``settings.n_cycles`` rounds, each trained on what the round before predicted."""
     images = _predicted(first, data)
     views = [view for pair in zip(data, images, strict=True) for view in lattice_views(*pair)]

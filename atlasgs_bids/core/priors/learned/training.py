@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -43,10 +44,11 @@ class Trainer:
         self._choices = [torch.zeros(size, 6, dtype=torch.int64, device=self._device) for size in self._sizes]
         self._recorded = [self._record(which) for which in range(len(planes))] if on_gpu else []
 
-    def steps(self, n_steps: int) -> Iterator[None]:
+    def steps(self, n_steps: int) -> Iterator[int]:
         """One round of ``n_steps``, the planes by turns; the learning rate rises and falls once.
 
-        Each step is done, or on a GPU queued on the trainer's own stream, when the iterator is advanced.
+        Each step is done, or on a GPU queued on the trainer's own stream, when the iterator is advanced to
+        its 1.
         """
         window, n_turns = self._settings.window, math.ceil(n_steps / len(self._planes))
         drawn = [
@@ -64,7 +66,7 @@ class Trainer:
                     self._recorded[which].replay()
                 else:
                     self._step(which)
-            yield
+            yield 1
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
@@ -120,22 +122,13 @@ class Trainer:
         return (per_voxel * batch.weights).sum() / batch.weights.sum().clamp_min(1)
 
 
-def advance_together(rounds: Iterable[Iterator[None]], on_step: Callable[[int], None]) -> None:
+def advance_together(rounds: Iterable[Iterator[int]], on_step: Callable[[int], None]) -> None:
     """Rounds of several trainers, a step of each by turns: on a GPU they run beside each other.
 
     One network's kernels fill three quarters of a large GPU; what each learns is the same as alone.
     """
-    going = list(rounds)
-    while going:
-        still = []
-        for each in going:
-            try:
-                next(each)
-            except StopIteration:
-                continue
-            on_step(1)
-            still.append(each)
-        going = still
+    for done in zip_longest(*rounds, fillvalue=0):
+        on_step(sum(done))
 
 
 def _schedule(fraction: float) -> float:
